@@ -1,0 +1,17 @@
+"""The digest of a request: the same for the same meaning, also when a later version adds a field with a default."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from aios.abi.request import Request
+
+_canonical = msgspec.json.Encoder(order="sorted")
+
+
+def digest(name: str, version: int, request: Request[Any]) -> bytes:
+    """SHA-256 over row name, request version and the canonical body without defaults: 32 bytes."""
+    return hashlib.sha256(b"%s/%d\n" % (name.encode(), version) + _canonical.encode(request)).digest()

@@ -1,0 +1,115 @@
+"""What happened: the events that the kernel tells, and how they are read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from aios.abi.process import Signal
+from aios.abi.request import Class, Reply, Request
+from aios.abi.waits import Outcome, State
+
+
+class Happened(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
+    """Base of events. `seq` counts them from 1 without gaps; `at_ns`: nanoseconds UTC; `tenant`: whose it is."""
+
+    seq: int
+    at_ns: int
+    tenant: str = ""
+
+
+class ProcessChanged(Happened, frozen=True, tag="process"):
+    """A process entered a state. `restart`: how often its host had died before."""
+
+    pid: str
+    name: str
+    state: State
+    cls: Class
+    outcome: Outcome | None = None
+    restart: int = 0
+    detail: str = ""
+
+
+class Signalled(Happened, frozen=True, tag="signal"):
+    """Somebody signalled a process; `by`: the name of the process that did."""
+
+    pid: str
+    name: str
+    signal: Signal
+    by: str
+
+
+class CallEnded(Happened, frozen=True, tag="call"):
+    """A call ended. Times are nanoseconds UTC: asked, got its turn, first piece told; None for what did not come.
+
+    `outcome`: "ok", or the error's code. `reason`: why the policy chose it. `waiting`: calls of each class that were left
+    waiting when it was chosen.
+    """
+
+    call: str
+    pid: str
+    name: str
+    row: str
+    cls: Class
+    outcome: str
+    asked_ns: int
+    turn_ns: int | None = None
+    first_ns: int | None = None
+    core: str = ""
+    slot: int | None = None
+    reason: str = ""
+    waiting: dict[str, int] = {}
+    attempts: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class CoreChanged(Happened, frozen=True, tag="core"):
+    """A core came up or went down; `os_pid`: of its host."""
+
+    core: str
+    change: Literal["up", "down"]
+    detail: str = ""
+    os_pid: int | None = None
+
+
+class HostChanged(Happened, frozen=True, tag="host"):
+    """A host child for agents started or ended. `running`: names of the processes that were in it."""
+
+    os_pid: int
+    change: Literal["started", "ended"]
+    program: str
+    running: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class KernelChanged(Happened, frozen=True, tag="kernel"):
+    """The kernel itself: up, draining, or its loop was late by `lag_s` seconds."""
+
+    change: Literal["up", "draining", "late"]
+    lag_s: float = 0.0
+    detail: str = ""
+
+
+AnyEvent = ProcessChanged | Signalled | CallEnded | CoreChanged | HostChanged | KernelChanged
+
+
+class EventPage(Reply, frozen=True):
+    """Events after a cursor, oldest first. `next`: the cursor after them. `lost`: events that were forgotten unread."""
+
+    events: tuple[AnyEvent, ...]
+    next: int
+    lost: int = 0
+
+
+class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
+    """Events after cursor `after`: the caller's own and its descendants'; operators see all.
+
+    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `call`, `core`, `host`, `signal`, `kernel`).
+    """
+
+    after: int = 0
+    limit: int = 1000
+    wait_s: float = 0.0
+    kinds: tuple[str, ...] = ()

@@ -1,0 +1,217 @@
+"""The model as a processor: generate, count, models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from aios.abi.request import Event, Reply, Request
+
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One piece of a message's content: text, or an image by address (`https:` or `data:`)."""
+
+    type: Literal["text", "image"]
+    text: str = ""
+    image: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model wants called. `arguments`: JSON text as the model wrote it, perhaps not valid."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | tuple[Part, ...] = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A function that the model may ask for. `parameters`: a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    strict: bool | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Tokens, as disjoint integers: their sum is what was processed."""
+
+    input_uncached: int = 0
+    cache_read: int = 0
+    output_visible: int = 0
+    reasoning: int = 0
+
+    @property
+    def input_tokens(self) -> int:
+        return self.input_uncached + self.cache_read
+
+    @property
+    def output_tokens(self) -> int:
+        return self.output_visible + self.reasoning
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A token's text and natural logarithm of its probability; `top`: the likeliest others at this place."""
+
+    token: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answer. `finish`: why it ended."""
+
+    text: str = ""
+    finish: Finish = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Completion(Reply, frozen=True, omit_defaults=True):
+    """What a model answered. `model`: the model that did it, `core`: where; `id` is unique for ever."""
+
+    id: str
+    model: str
+    core: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+
+    @property
+    def text(self) -> str:
+        """The first answer's text."""
+        return self.choices[0].text if self.choices else ""
+
+
+class Queued(Event, frozen=True, tag="queued", omit_defaults=True):
+    """The call was accepted and now waits for a turn; a call that finds a free slot says nothing of the kind."""
+
+    call: str
+
+
+class Started(Event, frozen=True, tag="started", omit_defaults=True):
+    """The call has its turn: on which core, and after how many seconds of waiting. `id`: of the completion to come."""
+
+    call: str
+    id: str
+    model: str
+    core: str
+    wait_s: float
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A piece of a tool call; `id` and `name` come with the first piece of each `index`."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Delta(Event, frozen=True, tag="delta", omit_defaults=True):
+    """A piece of answer `index`. `tokens`: how many tokens it stands for, 0 if unknown."""
+
+    index: int = 0
+    text: str = ""
+    tokens: int = 0
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    reasoning: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: Finish | None = None
+
+
+def _within(field: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise ValueError(f"`{field}` must be {least:g} to {most:g}")
+
+
+class Generate(Request[Completion], frozen=True, kw_only=True):
+    """Ask a model: a conversation (`messages`) or a text to go on with (`prompt`), exactly one of the two.
+
+    `model`: a model's name or an alias; `default` is the kernel's choice. `max_tokens`: at most so many new tokens;
+    None: as many as the window has room for. `temperature` 0 is greedy. `stop`: texts that end the answer and are not
+    part of it. `seed`: the same seed gives the same random numbers. What no core can do is refused with `NoCore`.
+    """
+
+    model: str = "default"
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.messages) == (self.prompt is not None):
+            raise ValueError("`messages` or `prompt` must be given, and not both")
+        _within("max_tokens", self.max_tokens, 1, 1_000_000)
+        _within("temperature", self.temperature, 0, 2)
+        _within("top_p", self.top_p, 0, 1)
+        _within("seed", self.seed, -(2**63), 2**64 - 1)
+        _within("n", self.n, 1, 128)
+        _within("presence_penalty", self.presence_penalty, -2, 2)
+        _within("frequency_penalty", self.frequency_penalty, -2, 2)
+        _within("top_logprobs", self.top_logprobs, 0, 20)
+        _within("stop", len(self.stop), 0, 16)
+        if not all(self.stop):
+            raise ValueError("`stop` must hold texts that are not empty")
+
+
+class Tokens(Reply, frozen=True):
+    """A number of tokens, and whether the model's own tokenizer counted them."""
+
+    tokens: int
+    exact: bool
+
+
+class Count(Request[Tokens], frozen=True, kw_only=True):
+    """How many tokens a text or a conversation is for a model."""
+
+    model: str = "default"
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+
+
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model that may be used. `window`: tokens of question and answer together. `features`: what it can do."""
+
+    name: str
+    cores: tuple[str, ...]
+    window: int
+    features: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+
+
+class ModelList(Reply, frozen=True):
+    """The models that this process may use."""
+
+    models: tuple[Model, ...]
+
+
+class Models(Request[ModelList], frozen=True, kw_only=True):
+    """What this process may use."""

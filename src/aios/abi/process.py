@@ -1,0 +1,157 @@
+"""Processes: runs of agents, and what can be done with them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from aios.abi.manifest import Manifest
+from aios.abi.request import Class, Done, Reply, Request
+from aios.abi.waits import Outcome, State, Wait
+
+ProcessKind = Literal["agent", "session", "service"]
+Signal = Literal["stop", "kill"]
+
+
+class ProcessInfo(Reply, frozen=True, omit_defaults=True):
+    """A process as others see it. `name`: what people type (`triage-417`). `word`: its state in one word.
+
+    `restarts`: how often the kernel started it again after its host died. `tokens`: processed for it so far.
+    """
+
+    pid: str
+    name: str
+    kind: ProcessKind
+    cls: Class
+    state: State
+    word: str
+    started_ns: int
+    agent: str
+    tenant: str
+    parent: str | None = None
+    outcome: Outcome | None = None
+    wait: Wait | None = None
+    ended_ns: int | None = None
+    calls: int = 0
+    tokens: int = 0
+    restarts: int = 0
+    host_pid: int | None = None
+
+
+class Spawn(Request[ProcessInfo], frozen=True, kw_only=True):
+    """Start an agent as a child of the caller.
+
+    `arguments`: what its function is called with, JSON values. `accepted`: hash of the manifest that the caller, a
+    person, has read and accepts; needed once per manifest, and not for children of agents (theirs is a part of their
+    parent's).
+    """
+
+    manifest: Manifest
+    arguments: tuple[Any, ...] = ()
+    accepted: str | None = None
+
+
+class Exit(Reply, frozen=True, omit_defaults=True):
+    """How a process ended. `result`: what its function returned, if it did; `error`: the error's code and message."""
+
+    pid: str
+    outcome: Outcome
+    result: Any = None
+    error: str = ""
+    message: str = ""
+
+
+class WaitFor(Request[Exit], frozen=True, kw_only=True):
+    """Wait until a process has ended."""
+
+    pid: str
+
+
+class SignalProcess(Request[Done], frozen=True, kw_only=True):
+    """`stop` asks a process to end (its code sees a cancellation and may clean up); `kill` ends it.
+
+    A kill ends the process's calls at once. Code that has not ended 5 s later loses its host.
+    """
+
+    pid: str
+    signal: Signal
+
+
+class ProcessList(Reply, frozen=True):
+    """Processes, oldest first."""
+
+    processes: tuple[ProcessInfo, ...]
+
+
+class List(Request[ProcessList], frozen=True, kw_only=True):
+    """The processes that the caller may see: itself and its descendants; operators see all.
+
+    `kinds`: which; sessions and services are left out by default. `ended`: also those that have ended.
+    """
+
+    kinds: tuple[ProcessKind, ...] = ("agent",)
+    ended: bool = True
+
+
+class Self(Request[ProcessInfo], frozen=True, kw_only=True):
+    """What the kernel knows of the caller."""
+
+
+class Ahead(msgspec.Struct, frozen=True):
+    """A call that is served before: whose, and of which class."""
+
+    name: str
+    cls: Class
+
+
+class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that has not ended: what it is, since when, and why it does not go on (None: it acts)."""
+
+    call: str
+    row: str
+    since_ns: int
+    wait: Wait | None = None
+    core: str = ""
+    ahead: tuple[Ahead, ...] = ()
+    ahead_count: int = 0
+
+
+class Explanation(Reply, frozen=True, omit_defaults=True):
+    """Why a process does what it does: `reason` in words, its open calls, and what would move it."""
+
+    process: ProcessInfo
+    reason: str
+    calls: tuple[CallInfo, ...] = ()
+    moves: tuple[str, ...] = ()
+
+
+class Explain(Request[Explanation], frozen=True, kw_only=True):
+    """Why a process waits, on what, behind whom, how long still, and what would move it."""
+
+    pid: str
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line that a process printed, without control sequences."""
+
+    at_ns: int
+    stream: Literal["out", "err"]
+    text: str
+
+
+class LogLines(Reply, frozen=True):
+    """Lines after a cursor; `next`: the cursor after them; `ended`: nothing more will come."""
+
+    lines: tuple[LogLine, ...]
+    next: int
+    ended: bool
+
+
+class Logs(Request[LogLines], frozen=True, kw_only=True):
+    """What a process printed after cursor `after`; waits up to `wait_s` for the first new line."""
+
+    pid: str
+    after: int = 0
+    limit: int = 1000
+    wait_s: float = 0.0

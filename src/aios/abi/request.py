@@ -1,0 +1,71 @@
+"""What a system call is made of: a request that knows its reply, and the options that ride beside it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+
+R = TypeVar("R")
+
+Class = Literal["interactive", "standard", "batch"]
+CLASSES: tuple[Class, ...] = ("interactive", "standard", "batch")
+
+
+class Request(msgspec.Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all requests: `class Generate(Request[Completion])` is answered by a `Completion`.
+
+    Unknown fields are refused, so that a misspelled field is an error and not a silent default.
+    """
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all replies. Readers ignore unknown fields, so that a newer kernel can say more."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Base of what a streamed call says before its reply."""
+
+
+class Done(Reply, frozen=True):
+    """The reply of calls that have nothing to tell but that they happened."""
+
+
+class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Rides beside a request; may lower what the process was granted, never raise it.
+
+    `deadline_s`: seconds from now after which the call ends with `DeadlineExceeded` (None: the row's own).
+    `cls`: the scheduling class of this one call, at most that of its process.
+    `key`: the caller's own name for the call, unique in its process: asked again with the same key, the recorded result is
+    returned and nothing is done twice.
+    """
+
+    deadline_s: float | None = None
+    cls: Class | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:
+            raise ValueError("`deadline_s` must be a number of seconds above 0")
+        if self.key is not None and not 0 < len(self.key) <= 200:
+            raise ValueError("`key` must have 1 to 200 characters")
+
+
+NO_OPTIONS = CallOptions()
+
+
+@cache
+def reply_of(request: type[Request[Any]]) -> type[Any]:
+    """The reply type that a request type declares."""
+    for base in getattr(request, "__orig_bases__", ()):
+        if get_origin(base) is Request:
+            return get_args(base)[0]  # type: ignore[no-any-return]  # typing gives Any
+    raise TypeError(f"{request.__name__} does not say what it is answered by: derive it from Request[Reply]")
+
+
+def lower(granted: Class, asked: Class | None) -> Class:
+    """The class a call gets: what it asks for, but never above what its process was granted."""
+    if asked is None:
+        return granted
+    return max(granted, asked, key=CLASSES.index)

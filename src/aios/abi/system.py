@@ -1,0 +1,136 @@
+"""Observation and steering of the kernel, tokens, time and chance."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aios.abi.request import Class, Done, Reply, Request
+
+
+class TokenInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A token as it is kept: never its value. `agent`: who it speaks for. `created_ns`: UTC."""
+
+    id: str
+    agent: str
+    created_ns: int
+    grants: tuple[str, ...]
+    cls: Class = "standard"
+
+
+class NewToken(Reply, frozen=True):
+    """A new token. `value` is shown this once; only its hash is kept."""
+
+    info: TokenInfo
+    value: str
+
+
+class AddToken(Request[NewToken], frozen=True, kw_only=True):
+    """Make a token that speaks for one agent. `grants`: its rights; `cls`: the highest class of its calls."""
+
+    agent: str
+    grants: tuple[str, ...] = ("use /llm/*",)
+    cls: Class = "standard"
+
+
+class TokenList(Reply, frozen=True):
+    """The tokens that are valid."""
+
+    tokens: tuple[TokenInfo, ...]
+
+
+class ListTokens(Request[TokenList], frozen=True, kw_only=True):
+    """The tokens that are valid, without their values."""
+
+
+class RevokeToken(Request[Done], frozen=True, kw_only=True):
+    """Make a token worthless at once; its sessions end, their calls with them. `id`: as listed."""
+
+    id: str
+
+
+class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A core and its load. `running`, `waiting`: calls; `rate`: output tokens per second lately; `os_pid`: its host."""
+
+    name: str
+    driver: str
+    models: tuple[str, ...]
+    features: tuple[str, ...]
+    up: bool
+    slots: int
+    window: int
+    running: int
+    restarts: int = 0
+    os_pid: int | None = None
+    detail: str = ""
+
+
+class CoreList(Reply, frozen=True):
+    """All cores, and how many calls wait for one of them, by class."""
+
+    cores: tuple[CoreState, ...]
+    waiting: dict[str, int]
+
+
+class ListCores(Request[CoreList], frozen=True, kw_only=True):
+    """The cores, their state and load."""
+
+
+class Statistics(Reply, frozen=True):
+    """Figures of the running kernel, since it started. Times in seconds, memory in bytes.
+
+    `loop_lag_max_s`: the longest that the loop was late; `journal_records`: lines in the journal.
+    """
+
+    uptime_s: float
+    cpu_s: float
+    rss_bytes: int
+    processes: int
+    hosts: int
+    calls: int
+    calls_failed: int
+    calls_running: int
+    calls_waiting: int
+    input_tokens: int
+    output_tokens: int
+    events: int
+    journal_records: int
+    loop_lag_max_s: float
+    version: str
+
+
+class ReadStatistics(Request[Statistics], frozen=True, kw_only=True):
+    """Figures of the running kernel."""
+
+
+class Drain(Request[Done], frozen=True, kw_only=True):
+    """Take no new calls, let running ones end for at most `grace_s` seconds, then go down."""
+
+    grace_s: float = 10.0
+
+
+class Instant(Reply, frozen=True):
+    """A moment: nanoseconds UTC."""
+
+    at_ns: int
+
+
+class Now(Request[Instant], frozen=True, kw_only=True):
+    """The time, recorded: the same when the call is answered from the journal."""
+
+
+class Sleep(Request[Done], frozen=True, kw_only=True):
+    """Wait for `seconds`."""
+
+    seconds: float
+
+
+class Chance(Reply, frozen=True):
+    """Random bytes."""
+
+    data: bytes
+
+
+class RandomBytes(Request[Chance], frozen=True, kw_only=True):
+    """`size` random bytes (at most 4,096), recorded."""
+
+    size: int = 32

@@ -1,0 +1,60 @@
+"""Why something does not go on: states, wait codes, and the words that every surface shows for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+State = Literal["declared", "ready", "running", "waiting", "ended"]
+Outcome = Literal["result", "error", "killed"]
+Code = Literal["S", "M", "T", "W", "C", "X"]
+
+
+class WaitKind(msgspec.Struct, frozen=True):
+    """One line of the table: what a code means and the word a person sees."""
+
+    code: Code
+    word: str
+    meaning: str
+
+
+WAITS: dict[str, WaitKind] = {
+    kind.code: kind
+    for kind in (
+        WaitKind("S", "queued", "a turn in a lane"),
+        WaitKind("M", "sleeping", "a message or an event"),
+        WaitKind("T", "sleeping", "a timer"),
+        WaitKind("W", "sleeping", "another process to end"),
+        WaitKind("C", "blocked", "a core that is down"),
+        WaitKind("X", "blocked", "held: by a person, a parent, or after repeated crashes"),
+    )
+}
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a call waits: `code` of the table, who holds what it waits for, since when, and when it should end.
+
+    `since_ns`: UTC; `eta_s`: seconds from now, None where nobody can say.
+    """
+
+    code: Code
+    on: str
+    since_ns: int
+    holder: str = ""
+    eta_s: float | None = None
+
+    @property
+    def word(self) -> str:
+        return WAITS[self.code].word
+
+
+def word_of(state: State, code: str | None = None, outcome: Outcome | None = None) -> str:
+    """The word for a process: a pure function of (state, code), so that every surface says the same."""
+    if state == "ended":
+        return {"result": "done", "error": "failed", "killed": "killed"}[outcome or "result"]
+    if state in ("declared", "ready"):
+        return "queued"
+    if state == "running":
+        return "running"
+    return WAITS[code].word if code else "waiting"

@@ -1,0 +1,96 @@
+"""Requests as bytes and back: strict, and with the path of the field that is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, NoReturn, TypeVar
+
+import msgspec
+
+from aios.abi.errors import Invalid, UnknownCall
+from aios.abi.request import Request
+from aios.abi.table import ALIASES, ROWS, Row
+
+T = TypeVar("T")
+Codec = Literal["json", "msgpack"]
+
+_decoders: dict[Codec, dict[str, Any]] = {
+    "json": {row.name: msgspec.json.Decoder(row.request) for row in ROWS.values()},
+    "msgpack": {row.name: msgspec.msgpack.Decoder(row.request) for row in ROWS.values()},
+}
+_where = re.compile(r" - at `\$?\.?(.*)`$")
+_unknown = re.compile(r"unknown field `(.*?)`")
+
+
+def row_named(name: str) -> Row:
+    """The row of that name or classic alias. Raises `UnknownCall`, with the nearest name."""
+    row = ROWS.get(ALIASES.get(name, name))
+    if row is None:
+        raise UnknownCall(f"there is no call `{name[:80]}`{nearest(name, ROWS)}")
+    return row
+
+
+def decode_request(row: Row, body: bytes | msgspec.Raw, codec: Codec) -> Request[Any]:
+    """The row's request in a body. Raises `Invalid` with the path of the field."""
+    if codec == "json":
+        check_json(bytes(body))
+    try:
+        return _decoders[codec][row.name].decode(body)  # type: ignore[no-any-return]  # a decoder of the row's request
+    except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError) as error:
+        refuse(error, row.request.__struct_fields__)
+
+
+def refuse(error: Exception, fields: Iterable[str] = ()) -> NoReturn:
+    """Raise the `Invalid` that a decoder's error stands for; `fields`: the names that would have been right."""
+    if isinstance(error, RecursionError):
+        raise Invalid("the body is nested too deeply") from None
+    text = str(error)
+    where = _where.search(text)
+    field = where.group(1) if where else ""
+    unknown = _unknown.search(text)
+    if unknown:
+        field = f"{field}.{unknown.group(1)}" if field else unknown.group(1)
+        raise Invalid(f"unknown field `{field[:200]}`{nearest(unknown.group(1), fields)}", field=field[:200]) from None
+    missing = re.search(r"missing required field `(.*?)`", text)
+    if missing:
+        field = f"{field}.{missing.group(1)}" if field else missing.group(1)
+    said = _where.sub("", text)
+    named = re.match(r"`(\w+)` ", said)
+    if named:
+        raise Invalid(said, field=f"{field}.{named.group(1)}" if field else named.group(1)) from None
+    raise Invalid(f"`{field[:200]}`: {said}" if field else said, field=field[:200] or None) from None
+
+
+def check_json(body: bytes) -> None:
+    """Refuse what JSON readers disagree about: duplicate keys, NaN, numbers without end, nesting without end, surrogates.
+
+    Two readers that take different values from one body are a way around every check. Raises `Invalid`.
+    """
+    try:
+        json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise Invalid("the body is nested too deeply") from None
+    except ValueError as error:
+        raise Invalid(f"the body is no JSON: {error}") from None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > 1:
+        names = {name for name, _ in pairs}
+        if len(names) < len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise Invalid(f"field `{twice[:200]}` is given twice", field=twice[:200])
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Invalid(f"`{name}` is no JSON number")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean ...?` if a name is near, else nothing."""
+    close = difflib.get_close_matches(name[:80], list(names), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,1 @@
+"""The kernel: every use of anything by an agent is a system call that goes through `call.py`."""

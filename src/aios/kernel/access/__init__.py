@@ -1,0 +1,1 @@
+"""Who may do what, and on whose word: grants, tokens, acceptance of manifests."""

@@ -1,0 +1,80 @@
+"""Tokens: 256 random bits that speak for one agent; only their hashes are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+import msgspec
+
+from aios.abi.errors import Invalid, NotFound, Unauthenticated, Unavailable
+from aios.abi.request import Class
+from aios.abi.system import NewToken, TokenInfo
+from aios.ports.clock import Clock
+from aios.ports.store import Document
+
+PREFIX = "aios_"
+OPERATOR_AGENT = "operator"
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    info: TokenInfo
+    sha256: str
+    operator: bool = False
+
+
+_decoder = msgspec.json.Decoder(list[_Kept])
+
+
+class Tokens:
+    """The tokens that are valid. Looked up by hash, so that the time it takes tells nothing about the value."""
+
+    def __init__(self, document: Document, clock: Clock) -> None:
+        self._document = document
+        self._clock = clock
+        self._by_hash: dict[str, _Kept] = {}
+        content = document.load()
+        if content is not None:
+            try:
+                self._by_hash = {kept.sha256: kept for kept in _decoder.decode(content)}
+            except msgspec.DecodeError as error:
+                raise Unavailable(f"the token file is damaged ({error}): move it away, and make tokens anew") from None
+
+    def add(self, agent: str, grants: tuple[str, ...], cls: Class, operator: bool = False) -> NewToken:
+        """Make a token; its value is told this once."""
+        if not agent or len(agent) > 64 or not agent.replace("-", "").replace("_", "").isalnum():
+            raise Invalid("`agent` must be 1 to 64 letters, digits, `-` or `_`", field="agent")
+        value = PREFIX + secrets.token_urlsafe(32)
+        info = TokenInfo(secrets.token_hex(4), agent, self._clock.now_ns(), grants, cls)
+        self._save({**self._by_hash, _hash(value): _Kept(info, _hash(value), operator)})
+        return NewToken(info=info, value=value)
+
+    def new_operator(self) -> str:
+        """Make the operator's token anew; the one before is worthless from now on."""
+        self._by_hash = {h: kept for h, kept in self._by_hash.items() if not kept.operator}
+        return self.add(OPERATOR_AGENT, (), "interactive", operator=True).value
+
+    def find(self, value: str) -> tuple[TokenInfo, bool]:
+        """What a token stands for, and whether it is the operator's. Raises `Unauthenticated`."""
+        kept = self._by_hash.get(_hash(value))
+        if kept is None:
+            raise Unauthenticated("this token is not valid: `aios token add --agent NAME` makes one")
+        return kept.info, kept.operator
+
+    def list(self) -> tuple[TokenInfo, ...]:
+        return tuple(kept.info for kept in self._by_hash.values() if not kept.operator)
+
+    def revoke(self, id: str) -> None:
+        """Make a token worthless. Raises `NotFound`."""
+        left = {h: kept for h, kept in self._by_hash.items() if kept.info.id != id or kept.operator}
+        if len(left) == len(self._by_hash):
+            raise NotFound(f"there is no token `{id[:80]}`: `aios token ls` lists them", field="id")
+        self._save(left)
+
+    def _save(self, tokens: dict[str, _Kept]) -> None:
+        self._document.save(msgspec.json.format(msgspec.json.encode(list(tokens.values()))))
+        self._by_hash = tokens
+
+
+def _hash(value: str) -> str:
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,253 @@
+"""The call path: the only road from an agent to anything.
+
+    row → recorded? → prepare → access → attempt (turn → intent → act → settle) → label, record, commit → reply
+
+The caller's own task walks it. A cancel, a deadline, a kill or a drain ends the call where it stands, and whatever it held is
+given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from aios.abi.digest import digest
+from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, DeadlineExceeded, Draining, Internal, UnknownCall
+from aios.abi.event import CallEnded
+from aios.abi.llm import Queued
+from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
+from aios.abi.table import ROW_OF, ROWS
+from aios.kernel.access.grants import Grants
+from aios.kernel.events import EventLog
+from aios.kernel.lanes.lane import Lane, Ticket, Turn
+from aios.kernel.process import Call, Process, ProcessTable
+from aios.kernel.record.journal import Journal
+from aios.kernel.syscall import Syscall, resource_of
+from aios.ports.clock import Clock
+from aios.ports.kernel import Answer, Tell
+
+ATTEMPTS = 2
+"""How often a call is attempted whose core failed before it said anything."""
+
+log = logging.getLogger("aios.kernel")
+
+
+class CallPath:
+    """Walks calls through their steps."""
+
+    def __init__(
+        self, clock: Clock, processes: ProcessTable, grants: Grants, lanes: Mapping[str, Lane], journal: Journal,
+        events: EventLog, syscalls: Mapping[str, Syscall],
+    ) -> None:  # fmt: skip
+        self._clock = clock
+        self._processes = processes
+        self._grants = grants
+        self._lanes = lanes
+        self._journal = journal
+        self._events = events
+        self._syscalls = syscalls
+        self._prepare = {name: call.prepare or resource_of(ROWS[name]) for name, call in syscalls.items()}
+        self._verbs = {name: ROWS[name].needs.partition(" ")[0] for name in syscalls}
+        self._deadlines = Deadlines(clock)
+        self.draining = False
+        self.count = self.failed = self.running = 0
+        self.input_tokens = self.output_tokens = 0
+
+    async def call(
+        self, process: Process, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
+    ) -> Answer:
+        """Make a system call in the caller's own task. Raises `AiosError`; cancelling the task cancels the call."""
+        call = self._open(process, request, options, tell)
+        try:
+            value = await self._walk(call)
+        except asyncio.CancelledError:
+            self._fail(call, call.stopped or Cancelled("the caller gave up"))
+            if call.stopped is None or call.task is None:
+                raise
+            call.task.uncancel()
+            raise call.stopped from None
+        except AiosError as error:
+            self._fail(call, error)
+            raise
+        except Exception as bug:  # noqa: BLE001  # the edge: a handler's bug ends its own call and nothing else
+            internal = Internal(f"a bug of ours, noted as incident {self.incident(bug)}")
+            self._fail(call, internal)
+            raise internal from None
+        finally:
+            self._close(call)
+        self._tell_end(call, "ok")
+        return Answer(value, call.label, call.id, call.wait_s)
+
+    def incident(self, bug: BaseException) -> str:
+        """Log a bug of ours; the id is all that a caller is told."""
+        id = secrets.token_hex(6)
+        log.error("incident %s", id, exc_info=bug)
+        return id
+
+    def _open(self, process: Process, request: Request[Any], options: CallOptions, tell: Tell | None) -> Call:
+        row = ROW_OF.get(type(request))
+        if row is None:
+            raise UnknownCall(f"no row of the table takes a `{type(request).__name__}`")
+        if process.exit is not None:
+            raise Conflict(f"`{process.name}` has ended and makes no calls")
+        if self.draining and (row.lane is not None or row.name == "process.spawn"):
+            raise Draining("the kernel is going down: try again when it is up", retry_after_s=10.0)
+        path = process.next_path() if options.key is None else f"k.{options.key}"
+        if path in process.calls:
+            raise Conflict("a call with this `key` is under way: wait for it", field="key")
+        call = Call(process, row, request, options, tell, lower(process.cls, options.cls), path)
+        call.asked, call.asked_ns = self._clock.monotonic(), self._clock.now_ns()
+        call.task = asyncio.current_task()
+        process.calls[path] = call
+        process.call_count += 1
+        process.last_call = call.asked
+        self.running += 1
+        if row.wait != "no" or options.deadline_s is not None:
+            self._deadlines.add(call, options.deadline_s or row.deadline_s)
+        return call
+
+    async def _walk(self, call: Call) -> Any:
+        keyed = call.options.key is not None
+        recorded = keyed or call.process.kind == "agent" or call.row.risk != "read"
+        if recorded:
+            call.digest = digest(call.row.name, call.row.version, call.request)
+        if keyed:
+            known = self._journal.recorded(call)
+            if known is not None:
+                value, call.label = known
+                return value
+        self._allow(call)
+        syscall = self._syscalls[call.row.name]
+        value = await (syscall.act(call) if call.row.lane is None else self._attempts(call, syscall))
+        call.process.label = call.process.label.join(call.label)
+        if recorded:
+            await self._journal.commit(self._journal.result(call, value, call.label))
+        return value
+
+    def _allow(self, call: Call) -> None:
+        """Default deny: what the row needs must be granted, or owned."""
+        if not call.row.needs:
+            return
+        verb, resources = self._verbs[call.row.name], self._prepare[call.row.name](call)
+        if verb == "own" and resources[0].startswith("/process/"):
+            self._processes.find(call.process, resources[0].removeprefix("/process/"))
+            return
+        call.allowed = self._grants.allowed(call.process, verb, resources)
+
+    async def _attempts(self, call: Call, syscall: Syscall) -> Any:
+        assert call.row.lane is not None and syscall.bind is not None
+        call.feasible = syscall.bind(call)
+        last = call.attempt + ATTEMPTS - 1
+        while True:
+            try:
+                return await self._attempt(call, self._lanes[call.row.lane], syscall)
+            except CoreFailed:
+                if call.attempt >= last or call.first_ns is not None or call.row.repeat == "once":
+                    raise
+            call.attempt += 1
+            call.feasible = call.feasible - {call.core} or call.feasible
+
+    async def _attempt(self, call: Call, lane: Lane, syscall: Syscall) -> Any:
+        turn = call.turn = await self._turn(call, lane)
+        try:
+            call.core, call.reason, call.waiting = turn.dispatch.server, turn.dispatch.reason, turn.waiting
+            call.turn_ns = self._clock.now_ns()
+            self._journal.intent(call)
+            return await syscall.act(call)
+        finally:
+            turn.release()
+
+    async def _turn(self, call: Call, lane: Lane) -> Turn:
+        process = call.process
+        ticket = Ticket(process.tenant, call.cls, process.pid, process.name, call.asked, call.asked_ns, call.feasible)
+        turn = lane.try_turn(ticket)
+        if turn is not None:
+            return turn
+        lane.enter(ticket)
+        call.waits = lambda: lane.why(ticket)
+        call.ticket = ticket
+        try:
+            if call.tell is not None:
+                call.tell(Queued(call=call.id))
+            return await lane.wait(ticket)
+        finally:
+            call.waits = call.ticket = None
+
+    def _fail(self, call: Call, error: AiosError) -> None:
+        self.failed += 1
+        if call.digest:
+            self._journal.error(call, error)
+        self._tell_end(call, error.code)
+
+    def _tell_end(self, call: Call, outcome: str) -> None:
+        """One event for each call that did more than read."""
+        self.count += 1
+        if call.row.risk == "read":
+            return
+        process = call.process
+        self.input_tokens += call.input_tokens
+        self.output_tokens += call.output_tokens
+        self._events.add(
+            CallEnded, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, row=call.row.name, cls=call.cls,
+            outcome=outcome, asked_ns=call.asked_ns, turn_ns=call.turn_ns, first_ns=call.first_ns, core=call.core,
+            reason=call.reason, waiting=call.waiting, attempts=call.attempt, input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+        )  # fmt: skip
+
+    def _close(self, call: Call) -> None:
+        self.running -= 1
+        call.task = None
+        call.process.calls.pop(call.path, None)
+        self._deadlines.done(call)
+
+
+class Deadlines:
+    """All deadlines in one heap with one timer: a deadline costs a push, not a timer or a context of its own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[float, int, Call]] = []
+        self._order = itertools.count()
+        self._live: set[Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: Call, deadline_s: float | None) -> None:
+        if deadline_s is None:
+            return
+        self._live.add(call)
+        heapq.heappush(self._heap, (call.asked + deadline_s, next(self._order), call))
+        if self._heap[0][2] is call:
+            self._arm()
+
+    def done(self, call: Call) -> None:
+        self._live.discard(call)
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._live):
+            self._heap = [entry for entry in self._heap if entry[2] in self._live]
+            heapq.heapify(self._heap)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._expire) if self._heap else None
+
+    def _expire(self) -> None:
+        now = self._clock.monotonic()
+        while self._heap and (self._heap[0][2] not in self._live or self._heap[0][0] <= now):
+            when, _, call = heapq.heappop(self._heap)
+            if call in self._live:
+                self._live.discard(call)
+                call.stop(DeadlineExceeded(f"the deadline of {when - call.asked:g} s passed while it {doing(call)}"))
+        self._arm()
+
+
+def doing(call: Call) -> str:
+    """What a call is at, for a sentence that goes on after "while it"."""
+    wait = call.wait
+    if wait is None:
+        return f"ran on `{call.core}`" if call.core else "acted"
+    return f"waited for {wait.on}"

@@ -1,0 +1,105 @@
+"""The calls that use cores: generate, count, models, and the list of cores."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable
+
+from aios.abi.ids import UniqueIds
+from aios.abi.label import FIRST_PARTY
+from aios.abi.llm import Completion, Count, Delta, Generate, ModelList, Started, Tokens
+from aios.abi.system import CoreList
+from aios.kernel.access.grants import Grants
+from aios.kernel.cores.pool import DEFAULT, Pool
+from aios.kernel.process import Call
+from aios.kernel.syscall import Syscall
+from aios.ports.clock import Clock
+from aios.ports.core import CoreCall, Emit
+
+
+class CoreCalls:
+    """The rows `llm.*` and `core.*`."""
+
+    def __init__(self, pool: Pool, grants: Grants, clock: Clock) -> None:
+        self._pool = pool
+        self._grants = grants
+        self._clock = clock
+        self._ids = UniqueIds("cmpl")
+
+    def syscalls(self) -> dict[str, Syscall]:
+        return {
+            "llm.generate": Syscall(self._generate, self._resources, self._bind),
+            "llm.count": Syscall(self._count, self._resources),
+            "llm.models": Syscall(self._models),
+            "core.list": Syscall(self._cores),
+        }
+
+    def _resources(self, call: Call) -> tuple[str, ...]:
+        """The asked name, and the models that it stands for: a grant on any of them will do."""
+        asked = asked_model(call)
+        return tuple(f"/llm/{name}" for name in dict.fromkeys((asked, *self._pool.names(asked))))
+
+    def _usable(self, call: Call) -> tuple[str, ...]:
+        """The models that access has left: all that an allowed alias stands for, or those that are allowed by name."""
+        asked = asked_model(call)
+        models = self._pool.names(asked)
+        if f"/llm/{asked}" in call.allowed:
+            return models
+        return tuple(model for model in models if f"/llm/{model}" in call.allowed)
+
+    def _bind(self, call: Call) -> frozenset[str]:
+        assert isinstance(call.request, Generate)
+        return self._pool.feasible(call.request, self._usable(call))
+
+    async def _generate(self, call: Call) -> Completion:
+        request = call.request
+        assert isinstance(request, Generate)
+        model = self._pool.model_on(call.core, self._usable(call))
+        id = self._ids()
+        if call.tell is not None and call.attempt == 1:
+            call.tell(Started(call=call.id, id=id, model=model, core=call.core, wait_s=call.wait_s))
+        seed = random.getrandbits(63) if request.seed is None else request.seed
+        core_call = CoreCall(id=id, model=model, request=request, seed=seed)
+        completion = await self._pool.core(call.core).generate(core_call, self._emitter(call))
+        usage = completion.usage
+        call.input_tokens, call.output_tokens = usage.input_tokens, usage.output_tokens
+        call.process.tokens += usage.input_tokens + usage.output_tokens
+        call.label = call.process.label.join(FIRST_PARTY)
+        return completion
+
+    def _emitter(self, call: Call) -> Emit:
+        """Passes deltas on. A reader whose buffer is full is waited for without the slot."""
+        tell, now_ns = call.tell, self._clock.now_ns
+
+        def emit(delta: Delta) -> Awaitable[None] | None:
+            if call.first_ns is None:
+                call.first_ns = now_ns()
+            if tell is None:
+                return None
+            full = tell(delta)
+            if full is not None and call.turn is not None:
+                call.turn.release()
+            return full
+
+        return emit
+
+    async def _count(self, call: Call) -> Tokens:
+        request = call.request
+        assert isinstance(request, Count)
+        model = self._usable(call)[0]
+        core = next(state for state in self._pool.list_cores() if model in state.models)
+        return await self._pool.core(core.name).count(request, model)
+
+    async def _models(self, call: Call) -> ModelList:
+        table = self._grants.of(call.process)
+        return ModelList(models=self._pool.list_models(lambda name: table.allows("use", f"/llm/{name}")))
+
+    async def _cores(self, call: Call) -> CoreList:
+        return CoreList(cores=self._pool.list_cores(), waiting=self._pool.lane.waiting_by_class())
+
+
+def asked_model(call: Call) -> str:
+    """The model that a call asks for; `default` is what its process's manifest says."""
+    assert isinstance(call.request, Generate | Count)
+    manifest = call.process.manifest
+    return manifest.model if call.request.model == DEFAULT and manifest is not None else call.request.model

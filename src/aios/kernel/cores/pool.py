@@ -1,0 +1,139 @@
+"""The core pool: which cores there are, which of them can do a call, and the lane they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aios.abi.errors import NoCore, NotFound, Unavailable
+from aios.abi.event import CoreChanged
+from aios.abi.llm import Generate, Model
+from aios.abi.system import CoreState
+from aios.abi.wire import nearest
+from aios.kernel.events import EventLog
+from aios.kernel.lanes.lane import Lane, Server
+from aios.ports.core import FEATURES, Core, CoreEvent, CoreInfo, Feature, wanted_features
+
+DEFAULT = "default"
+
+
+class Pool:
+    """All model cores behind one lane. `aliases`: names that stand for models, the first that can do the call first."""
+
+    def __init__(self, lane: Lane, events: EventLog, aliases: dict[str, tuple[str, ...]]) -> None:
+        self.lane = lane
+        self._events = events
+        self._cores: dict[str, Core] = {}
+        self._infos: dict[str, CoreInfo] = {}
+        self._aliases = aliases
+
+    async def add(self, core: Core) -> None:
+        """Bring a core up and give it work. Raises `Unavailable` with what to do."""
+        await core.start(self._changed)
+        info = core.info()
+        if info.name in self._cores:
+            await core.close()
+            raise Unavailable(f"two cores are named `{info.name}`: give one of them another name")
+        self._cores[info.name] = core
+        self._infos[info.name] = info
+        width = info.slots + 1 if info.queues else info.slots
+        health = core.health()
+        self.lane.add_server(Server(info.name, width, up=health.up))
+        self._events.add(
+            CoreChanged, core=info.name, change="up" if health.up else "down", detail=health.detail, os_pid=health.pid
+        )
+
+    def _changed(self, event: CoreEvent) -> None:
+        if event.core in self._cores:
+            self.lane.set_up(event.core, event.change == "up")
+            self._events.add(CoreChanged, core=event.core, change=event.change, detail=event.detail, os_pid=event.pid)
+
+    async def close(self) -> None:
+        """End all cores."""
+        await asyncio.gather(*(core.close() for core in self._cores.values()))
+
+    def core(self, name: str) -> Core:
+        return self._cores[name]
+
+    def names(self, asked: str) -> tuple[str, ...]:
+        """The models that a name stands for. Raises `NotFound` with what there is, `NoCore` if there is nothing."""
+        models = self._models()
+        if not models:
+            raise NoCore("this kernel has no core: `aios doctor` says why, `aios models` what is configured")
+        if asked in models:
+            return (asked,)
+        if asked in self._aliases:
+            return tuple(model for model in self._aliases[asked] if model in models)
+        if asked == DEFAULT:
+            return tuple(models)
+        known = ", ".join(f"`{name}`" for name in (*models, *self._alias_names()))
+        raise NotFound(f"there is no model `{asked[:80]}`{nearest(asked, models)}; there are {known}", field="model")
+
+    def _models(self) -> dict[str, None]:
+        return {model: None for info in self._infos.values() for model in info.models}
+
+    def _alias_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((DEFAULT, *self._aliases)))
+
+    def feasible(self, request: Generate, models: tuple[str, ...]) -> frozenset[str]:
+        """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
+        wants = wanted_features(request)
+        having = [info for info in self._infos.values() if set(info.models) & set(models)]
+        able = frozenset(info.name for info in having if wants <= info.features)
+        if able:
+            return able
+        missing = wants - frozenset().union(*(info.features for info in having)) or wants
+        elsewhere = sorted({m for info in self._infos.values() if wants <= info.features for m in info.models})
+        others = f"models that can: {', '.join(elsewhere)}" if elsewhere else "no core of this kernel can"
+        lacking = ", ".join(f"`{name}`" for name in FEATURES if name in missing)
+        raise NoCore(f"`{request.model}` cannot do {lacking}; {others}", field=field_of(missing))
+
+    def model_on(self, core: str, models: tuple[str, ...]) -> str:
+        """The first of the models that a core has."""
+        return next(model for model in models if model in self._infos[core].models)
+
+    def list_models(self, allowed: Callable[[str], bool]) -> tuple[Model, ...]:
+        """The models whose name, or an alias for them, is allowed."""
+        found = []
+        for model in self._models():
+            infos = [info for info in self._infos.values() if model in info.models]
+            aliases = tuple(alias for alias in self._alias_names() if model in self.names(alias))
+            if any(map(allowed, (model, *aliases))):
+                features = frozenset().union(*(info.features for info in infos))
+                found.append(
+                    Model(
+                        model,
+                        tuple(i.name for i in infos),
+                        max(i.window for i in infos),
+                        tuple(f for f in FEATURES if f in features),
+                        aliases,
+                    )
+                )
+        return tuple(found)
+
+    def list_cores(self) -> tuple[CoreState, ...]:
+        """The cores with their state and load."""
+        states = []
+        for name, info in self._infos.items():
+            health, server = self._cores[name].health(), self.lane.server(name)
+            features = tuple(f for f in FEATURES if f in info.features)
+            states.append(
+                CoreState(
+                    name, info.driver, info.models, features, health.up, info.slots, info.window, server.running,
+                    health.restarts, health.pid, health.detail,
+                )
+            )  # fmt: skip
+        return tuple(states)
+
+
+FIELD_OF: dict[Feature, str] = {
+    "chat": "messages", "completion": "prompt", "penalties": "presence_penalty", "json": "response_format", "vision": "messages",
+}  # fmt: skip
+
+
+def field_of(missing: frozenset[Feature]) -> str | None:
+    """The request's field that asks for the first of the missing features."""
+    for feature in FEATURES:
+        if feature in missing:
+            return FIELD_OF.get(feature, feature)
+    return None

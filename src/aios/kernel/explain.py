@@ -1,0 +1,64 @@
+"""Why a process does what it does: answered from its waiting state, before any decision is made."""
+
+from __future__ import annotations
+
+from aios.abi.process import Ahead, CallInfo, Explanation
+from aios.kernel.lanes.lane import Lane, Ticket
+from aios.kernel.process import Call, Process
+
+AHEAD_SHOWN = 10
+
+
+def explain(process: Process, lane: Lane) -> Explanation:
+    """The process, its open calls with what each waits for, and what would move it."""
+    calls = tuple(_explain_call(call, lane) for call in process.calls.values())
+    return Explanation(process=process.info(), reason=_reason(process, calls), calls=calls, moves=_moves(process, calls))
+
+
+def _explain_call(call: Call, lane: Lane) -> CallInfo:
+    wait, ahead, count = call.wait, (), 0
+    if isinstance(call.ticket, Ticket):
+        wait, before = lane.explain(call.ticket)
+        count = len(before)
+        ahead = tuple(Ahead(ticket.name, ticket.cls) for ticket in before[:AHEAD_SHOWN])  # type: ignore[assignment]
+    return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count)
+
+
+def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
+    if process.exit is not None:
+        ends = {
+            "result": "it returned",
+            "error": f"it failed: {process.exit.message}",
+            "killed": f"it was {process.exit.message}",
+        }
+        return ends[process.exit.outcome]
+    if not process.begun:
+        return "its host is starting"
+    for call in calls:
+        if call.wait is None:
+            return f"`{call.row}` runs" + (f" on `{call.core}`" if call.core else "")
+    if not calls:
+        return "its own code runs" if process.kind == "agent" else "it has no open call"
+    first = calls[0]
+    assert first.wait is not None
+    if first.wait.code == "S":
+        eta = f", about {first.wait.eta_s:.1f} s" if first.wait.eta_s is not None else ""
+        ahead = f"behind {first.ahead_count} calls; held by {first.wait.holder}"
+        return f"`{first.row}` waits for a slot on {first.wait.on}, {ahead}{eta}"
+    if first.wait.code == "C":
+        return f"`{first.row}` waits for {first.wait.on}, which is down"
+    return f"`{first.row}` waits for {first.wait.on}"
+
+
+def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
+    codes = {call.wait.code for call in calls if call.wait is not None}
+    moves = []
+    if "S" in codes and process.cls != "interactive":
+        moves.append(f"a higher class: `{process.name}` runs as {process.cls}")
+    if "S" in codes:
+        moves.append("a free slot: end what holds one (`aios kill NAME`), or add a core")
+    if "C" in codes:
+        moves.append("the core coming up again: `aios models` shows why it is down")
+    if "W" in codes:
+        moves.append("the end of the process that it waits for")
+    return tuple(moves)

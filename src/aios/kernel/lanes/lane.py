@@ -1,0 +1,285 @@
+"""A lane: a resource with a width, and a policy that picks who is next. Event-driven; nothing polls.
+
+Every change (an arrival, a freed slot, a server that comes up, a caller that gives up) leads to at most one dispatch.
+The caller waits in its own task and does its work there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from aios.abi.errors import QueueFull, Unavailable
+from aios.abi.request import Class
+from aios.abi.waits import Code, Wait
+from aios.ports.clock import Clock
+
+DOWN_PATIENCE_S = 15.0
+"""How long a call waits for a server that is down, before it is told so."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LaneConfig:
+    """`policy`: by name (`fifo`, `priority`). `queue`: calls that may wait, per tenant and class; more are refused."""
+
+    policy: str = "priority"
+    queue: int = 2048
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Server:
+    """One of the things that a lane gives turns on: a core. `width`: turns at once."""
+
+    name: str
+    width: int
+    up: bool = True
+    down_since: float = 0.0
+    holders: dict[Ticket, None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def running(self) -> int:
+        return len(self.holders)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Ticket:
+    """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it."""
+
+    tenant: str
+    cls: Class
+    pid: str
+    name: str
+    asked: float
+    asked_ns: int
+    feasible: frozenset[str]
+    queued: bool = False
+    given: asyncio.Future[Dispatch] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A decision: this ticket on this server, and why."""
+
+    ticket: Ticket
+    server: str
+    reason: str
+
+
+class Policy(Protocol):
+    """Decides who is next. It sees tickets, never how long a call will take."""
+
+    name: str
+
+    def add(self, ticket: Ticket) -> None: ...
+
+    def remove(self, ticket: Ticket) -> None: ...
+
+    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+        """Take out the ticket that is next among those that an idle server can do. `idle`: name → load, 0 to 1."""
+        ...
+
+    def order(self) -> Iterable[Ticket]:
+        """The waiting tickets as they would be dispatched if nothing else came."""
+        ...
+
+
+class Turn:
+    """Held for one call. Released once, also when asked twice."""
+
+    __slots__ = ("_held", "_lane", "dispatch", "waiting")
+
+    def __init__(self, lane: Lane, dispatch: Dispatch, waiting: dict[str, int]) -> None:
+        self._lane = lane
+        self._held = True
+        self.dispatch = dispatch
+        self.waiting = waiting
+
+    def release(self) -> None:
+        """Give the turn back; the next caller gets it."""
+        if self._held:
+            self._held = False
+            self._lane.freed(self.dispatch)
+
+
+class Lane:
+    """A central queue over servers: a call is bound to a server only when it starts (late binding)."""
+
+    def __init__(self, name: str, policy: Policy, clock: Clock, queue: int) -> None:
+        self.name = name
+        self.policy = policy
+        self._clock = clock
+        self._queue = queue
+        self._servers: dict[str, Server] = {}
+        self._waiting: Counter[tuple[str, Class]] = Counter()
+        self._count = 0
+        self._rate = Rate()
+
+    def add_server(self, server: Server) -> None:
+        self._servers[server.name] = server
+        self._dispatch()
+
+    def server(self, name: str) -> Server:
+        return self._servers[name]
+
+    def servers(self) -> list[Server]:
+        return list(self._servers.values())
+
+    def set_up(self, name: str, up: bool) -> None:
+        """A server came up or went down. Calls that only it can do wait a while for it, then are told."""
+        server = self._servers[name]
+        if server.up == up:
+            return
+        server.up = up
+        if up:
+            self._dispatch()
+        else:
+            server.down_since = self._clock.monotonic()
+            asyncio.get_running_loop().call_later(DOWN_PATIENCE_S, self._give_up_on_the_down)
+
+    def waiting_by_class(self, tenant: str | None = None) -> dict[str, int]:
+        """How many calls wait, by class; of one tenant or of all."""
+        counts: Counter[str] = Counter()
+        for (owner, cls), count in self._waiting.items():
+            if count and tenant in (None, owner):
+                counts[cls] += count
+        return dict(counts)
+
+    def eta_s(self, ahead: int) -> float | None:
+        """Seconds until a call with so many ahead of it starts, at the rate measured lately; None if unknown."""
+        rate = self._rate.per_s
+        return (ahead + 1) / rate if rate > 0 else None
+
+    def enter(self, ticket: Ticket) -> None:
+        """Queue a ticket; `wait` for it next. Raises `QueueFull`, or `Unavailable` if all that can do it are down."""
+        self._check_up(ticket)
+        if self._waiting[ticket.tenant, ticket.cls] >= self._queue:
+            retry = min(60.0, max(1.0, self.eta_s(self._queue) or 10.0))
+            raise QueueFull(
+                f"{self._queue} {ticket.cls} calls of this tenant wait already; try again in {retry:.0f} s", retry_after_s=retry
+            )
+        ticket.queued = True
+        ticket.given = asyncio.get_running_loop().create_future()
+        self.policy.add(ticket)
+        self._count += 1
+        self._waiting[ticket.tenant, ticket.cls] += 1
+
+    async def wait(self, ticket: Ticket) -> Turn:
+        """Wait for the turn of a queued ticket. Giving up (a cancel) gives it back. Raises `Unavailable`."""
+        given = ticket.given
+        assert given is not None, "enter it first"
+        try:
+            dispatch = await given
+        except BaseException:
+            if ticket.queued:
+                self._leave(ticket)
+            elif not given.cancelled() and given.exception() is None:
+                self.freed(given.result())  # given and given up in the same step
+            raise
+        return Turn(self, dispatch, self.waiting_by_class())
+
+    def why(self, ticket: Ticket) -> Wait:
+        """Why a queued ticket waits: for a slot (`S`), or for a core that is down (`C`)."""
+        servers = [self._servers[name] for name in sorted(ticket.feasible)]
+        code: Code = "S" if any(server.up for server in servers) else "C"
+        return Wait(code=code, on=" or ".join(server.name for server in servers), since_ns=ticket.asked_ns)
+
+    def explain(self, ticket: Ticket) -> tuple[Wait, list[Ticket]]:
+        """The same with holder and estimate, and the tickets that will be served before it."""
+        ahead = list(itertools.takewhile(lambda other: other is not ticket, self.policy.order()))
+        ahead = [other for other in ahead if other.feasible & ticket.feasible]
+        holders = [holder.name for name in sorted(ticket.feasible) for holder in self._servers[name].holders]
+        wait = self.why(ticket)
+        eta = self.eta_s(len(ahead)) if wait.code == "S" else None
+        return msgspec.structs.replace(wait, holder=", ".join(holders[:4]) + ", …" * (len(holders) > 4), eta_s=eta), ahead
+
+    def try_turn(self, ticket: Ticket) -> Turn | None:
+        """A turn at once, if nobody waits and a server is idle: the way that costs no future."""
+        if self._count:
+            return None
+        idle = self._idle()
+        name = least_loaded(idle, ticket)
+        if name is None:
+            return None
+        dispatch = Dispatch(ticket, name, "free")
+        self._servers[name].holders[ticket] = None
+        return Turn(self, dispatch, {})
+
+    def _check_up(self, ticket: Ticket) -> None:
+        now = self._clock.monotonic()
+        servers = [self._servers[name] for name in ticket.feasible]
+        if all(not s.up and now - s.down_since >= DOWN_PATIENCE_S for s in servers):
+            raise self._down(ticket)
+
+    def _down(self, ticket: Ticket) -> Unavailable:
+        names = ", ".join(f"`{name}`" for name in sorted(ticket.feasible))
+        return Unavailable(f"{names} is down and did not come back: `aios models` shows why", retry_after_s=10.0)
+
+    def _give_up_on_the_down(self) -> None:
+        for ticket in list(self.policy.order()):
+            try:
+                self._check_up(ticket)
+            except Unavailable as error:
+                self._leave(ticket)
+                if ticket.given is not None and not ticket.given.done():
+                    ticket.given.set_exception(error)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self.policy.remove(ticket)
+        self._uncount(ticket)
+
+    def _uncount(self, ticket: Ticket) -> None:
+        ticket.queued = False
+        self._count -= 1
+        self._waiting[ticket.tenant, ticket.cls] -= 1
+
+    def freed(self, dispatch: Dispatch) -> None:
+        """A turn was given back."""
+        del self._servers[dispatch.server].holders[dispatch.ticket]
+        self._rate.tick(self._clock.monotonic())
+        self._dispatch()
+
+    def _idle(self) -> dict[str, float]:
+        return {s.name: s.running / s.width for s in self._servers.values() if s.up and s.running < s.width}
+
+    def _dispatch(self) -> None:
+        while self._count:
+            idle = self._idle()
+            dispatch = self.policy.pick(idle, self._clock.monotonic()) if idle else None
+            if dispatch is None:
+                return
+            self._uncount(dispatch.ticket)
+            given = dispatch.ticket.given
+            if given is not None and not given.done():
+                self._servers[dispatch.server].holders[dispatch.ticket] = None
+                given.set_result(dispatch)
+
+
+class Rate:
+    """Events per second, lately: an exponential mean over the times between them."""
+
+    __slots__ = ("_last", "_mean_s")
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._mean_s = 0.0
+
+    def tick(self, now: float) -> None:
+        if self._last:
+            self._mean_s += ((now - self._last) - self._mean_s) * (0.05 if self._mean_s else 1.0)
+        self._last = now
+
+    @property
+    def per_s(self) -> float:
+        return 1 / self._mean_s if self._mean_s > 0 else 0.0
+
+
+def least_loaded(idle: dict[str, float], ticket: Ticket) -> str | None:
+    """The idle server with the least load that can do a ticket."""
+    able = [(load, name) for name, load in idle.items() if name in ticket.feasible]
+    return min(able)[1] if able else None

@@ -1,0 +1,76 @@
+"""What processes print: the last lines of each, for whoever reads after a cursor."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections import deque
+
+from aios.abi.process import LogLine, LogLines
+from aios.kernel.process import Process
+from aios.ports.clock import Clock
+from aios.ports.host import Stream
+
+KEPT_LINES = 1000
+LINE_CHARACTERS = 4000
+
+
+class Log:
+    """The last lines of one process, numbered from 1."""
+
+    __slots__ = ("count", "lines", "more")
+
+    def __init__(self) -> None:
+        self.lines: deque[LogLine] = deque(maxlen=KEPT_LINES)
+        self.count = 0
+        self.more = asyncio.Event()
+
+
+class Logs:
+    """The logs of all processes that printed something."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._logs: dict[Process, Log] = {}
+
+    def write(self, process: Process, stream: Stream, text: str) -> None:
+        """Add lines; control sequences are made visible, so that a log cannot steer the terminal that shows it."""
+        log = self._logs.setdefault(process, Log())
+        for line in text.splitlines():
+            log.lines.append(LogLine(self._clock.now_ns(), stream, visible(line[:LINE_CHARACTERS])))
+            log.count += 1
+        log.more.set()
+        log.more = asyncio.Event()
+
+    def read(self, process: Process, after: int, limit: int) -> LogLines:
+        """Lines after a cursor that are still kept."""
+        log = self._logs.get(process)
+        if log is None:
+            return LogLines(lines=(), next=after, ended=process.exit is not None)
+        first = log.count - len(log.lines)
+        start = max(after, first)
+        lines = tuple(log.lines)[start - first : start - first + limit]
+        end = start + len(lines)
+        return LogLines(lines=lines, next=end, ended=process.exit is not None and end >= log.count)
+
+    async def wait_for_more(self, process: Process, after: int, timeout_s: float) -> None:
+        """Return when there is a line after the cursor, the process has ended, or the time is over."""
+        log = self._logs.setdefault(process, Log())
+        if log.count > after or process.exit is not None:
+            return
+        more, ended = asyncio.ensure_future(log.more.wait()), asyncio.ensure_future(process.ended.wait())
+        try:
+            await asyncio.wait((more, ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            more.cancel()
+            ended.cancel()
+
+    def forget(self, process: Process) -> None:
+        self._logs.pop(process, None)
+
+
+def visible(text: str) -> str:
+    """Text whose control, format and bidirectional characters are shown as escapes instead of obeyed."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"\\u{ord(c):04x}" for c in text)

@@ -1,0 +1,252 @@
+"""The kernel's boot order: a table of contents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import types
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from aios.abi.errors import Killed, NotFound, Unauthenticated
+from aios.abi.event import KernelChanged
+from aios.abi.process import Exit
+from aios.abi.request import NO_OPTIONS, CallOptions, Request
+from aios.abi.system import Statistics, TokenInfo
+from aios.abi.table import ROWS
+from aios.kernel.access.consent import Consents
+from aios.kernel.access.grants import OPERATOR, Grants, parse_grants
+from aios.kernel.access.tokens import Tokens
+from aios.kernel.call import CallPath
+from aios.kernel.cores.calls import CoreCalls
+from aios.kernel.cores.pool import Pool
+from aios.kernel.events import EventLog
+from aios.kernel.lanes.lane import Lane, LaneConfig
+from aios.kernel.lanes.policies import POLICIES
+from aios.kernel.logs import Logs
+from aios.kernel.node_calls import NodeCalls
+from aios.kernel.process import Process, ProcessTable
+from aios.kernel.process_calls import ProcessCalls
+from aios.kernel.record.journal import Journal
+from aios.kernel.supervise import Supervisor
+from aios.kernel.syscall import Syscall
+from aios.ports.clock import Clock
+from aios.ports.core import Core
+from aios.ports.host import Hosts, Stream
+from aios.ports.kernel import Answer, Caller, Tell
+from aios.ports.store import Document, Store
+
+TENANT = "local"
+"""The tenant of a node that serves one."""
+SESSION_IDLE_S = 1800.0
+"""A client's session without a call for so long has ended."""
+SWEEP_S = 60.0
+LAG_EVERY_S = 0.25
+LATE_S = 0.1
+"""A loop that is late by more is an event."""
+
+log = logging.getLogger("aios.kernel")
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What the kernel is given by its boot: drivers behind their ports."""
+
+    clock: Clock
+    store: Store
+    tokens: Document
+    consents: Document
+    hosts: Hosts
+    lane: LaneConfig = LaneConfig()
+    aliases: dict[str, tuple[str, ...]] = {}
+
+
+class Kernel:
+    """The kernel of one node. `async with Kernel(parts) as kernel:` is its life; nothing outlives the block."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.clock = parts.clock
+        self.events = EventLog(parts.clock)
+        self.processes = ProcessTable(parts.clock)
+        self.tokens = Tokens(parts.tokens, parts.clock)
+        self.logs = Logs(parts.clock)
+        self.down = asyncio.Event()
+        self._grants = Grants()
+        self._consents = Consents(parts.consents, parts.clock)
+        self._journal = Journal(parts.store, parts.clock)
+        self._lane = Lane("cores", POLICIES[parts.lane.policy](), parts.clock, parts.lane.queue)
+        self.pool = Pool(self._lane, self.events, parts.aliases)
+        self._hosts = parts.hosts
+        self._started = parts.clock.monotonic()
+        self._sessions: dict[tuple[str, str], Process] = {}
+        self._lag_max_s = 0.0
+        self._life = AsyncExitStack()
+        self._grace_s = 0.0
+
+    async def __aenter__(self) -> Kernel:
+        self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
+        self._supervisor = Supervisor(self._hosts, self.processes, self.events, self._tasks, self._forget)
+        self._path = CallPath(
+            self.clock, self.processes, self._grants, {"cores": self._lane}, self._journal, self.events, self._syscalls()
+        )
+        self._watch = [
+            self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
+            self._tasks.create_task(self._sweep_sessions(), name="session sweep"),
+        ]
+        self.events.add(KernelChanged, change="up")
+        return self
+
+    def _syscalls(self) -> dict[str, Syscall]:
+        calls = (
+            CoreCalls(self.pool, self._grants, self.clock),
+            ProcessCalls(self.processes, self._supervisor, self._grants, self._consents, self.logs, self._lane),
+            NodeCalls(self.clock, self.events, self.processes, self.tokens, self.statistics, self.drain, self._revoked),
+        )
+        syscalls = {name: syscall for part in calls for name, syscall in part.syscalls().items()}
+        assert syscalls.keys() == ROWS.keys(), f"rows and acts differ: {syscalls.keys() ^ ROWS.keys()}"
+        return syscalls
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._path.draining = True
+        for process in self.processes.living():
+            for call in list(process.calls.values()):
+                call.stop(Killed("the kernel went down"))
+        await self._supervisor.close()
+        await self.pool.close()
+        for task in self._watch:
+            task.cancel()
+        await self._life.__aexit__(kind, error, trace)
+
+    # --- what doors ask ---------------------------------------------------------------------------------------------
+
+    async def call(
+        self, process: Caller, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
+    ) -> Answer:
+        """Make a system call. Raises `AiosError`."""
+        assert isinstance(process, Process)
+        return await self._path.call(process, request, options, tell)
+
+    def attach(self, token: str, session: str = "") -> Process:
+        """The process of a token's session; made when the session is new. Raises `Unauthenticated`."""
+        info, operator = self.tokens.find(token)
+        process = self._sessions.get((info.id, session))
+        if process is None or process.exit is not None:
+            process = self._sessions[info.id, session] = self._new_session(info, operator)
+        process.last_call = self.clock.monotonic()
+        return process
+
+    def _new_session(self, info: TokenInfo, operator: bool) -> Process:
+        process = self.processes.add(
+            kind="session", agent=info.agent, tenant=TENANT, cls=info.cls, token=info.id, operator=operator,
+            grants=OPERATOR if operator else parse_grants(info.grants),
+        )  # fmt: skip
+        process.begun = True
+        return process
+
+    def resident(self, pid: str) -> Process:
+        """A process that runs in a host of ours. Raises `NotFound`."""
+        process = self.processes.get(pid)
+        if process is None or process.kind != "agent":
+            raise NotFound("there is no such process here", field="pid")
+        return process
+
+    def printed(self, pid: str, stream: Stream, text: str) -> None:
+        """A process printed something."""
+        process = self.processes.get(pid)
+        if process is not None:
+            self.logs.write(process, stream, text)
+
+    def fault(self, error: BaseException) -> str:
+        """Note a bug of ours; the incident id that the caller is told."""
+        return self._path.incident(error)
+
+    # --- steering ---------------------------------------------------------------------------------------------------
+
+    async def add_core(self, core: Core) -> None:
+        """Bring up a core. Raises `Unavailable`."""
+        await self.pool.add(core)
+
+    def drain(self, grace_s: float) -> None:
+        """Take no new calls; when the running ones have ended, or after `grace_s` seconds, the kernel is to go down."""
+        if not self._path.draining:
+            self._path.draining = True
+            self.events.add(KernelChanged, change="draining", detail=f"{self._path.running} calls run")
+            self._tasks.create_task(self._drained(grace_s), name="drain")
+
+    async def _drained(self, grace_s: float) -> None:
+        agents = [process.ended.wait() for process in self.processes.living() if process.kind == "agent"]
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(*agents, *(self._call_ends(process) for process in self.processes.living()))
+        except TimeoutError:
+            pass
+        self.down.set()
+
+    async def _call_ends(self, process: Process) -> None:
+        tasks = [call.task for call in process.calls.values() if call.row.lane is not None and call.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _revoked(self, token: str) -> None:
+        """A token was made worthless: its sessions end, and their calls with them."""
+        for key, process in list(self._sessions.items()):
+            if key[0] == token:
+                for call in list(process.calls.values()):
+                    call.stop(Unauthenticated("the token was revoked"))
+                self._end_session(key, process, "its token was revoked")
+
+    def _end_session(self, key: tuple[str, str], process: Process, why: str) -> None:
+        del self._sessions[key]
+        self.processes.end(process, Exit(pid=process.pid, outcome="result", message=why))
+        self._forget(process)
+
+    async def _sweep_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            idle_since = self.clock.monotonic() - SESSION_IDLE_S
+            for key, process in list(self._sessions.items()):
+                if not process.calls and process.last_call < idle_since:
+                    self._end_session(key, process, "it was idle")
+
+    def _forget(self, process: Process) -> None:
+        self._grants.forget(process)
+
+    # --- observation ------------------------------------------------------------------------------------------------
+
+    async def _watch_lag(self) -> None:
+        """Say when the loop was late: something ran on it for too long."""
+        while True:
+            due = self.clock.monotonic() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            lag = self.clock.monotonic() - due
+            self._lag_max_s = max(self._lag_max_s, lag)
+            if lag > LATE_S:
+                self.events.add(KernelChanged, change="late", lag_s=round(lag, 3))
+
+    def statistics(self) -> Statistics:
+        """The kernel's figures now."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        living = self.processes.living()
+        waiting = sum(self._lane.waiting_by_class().values())
+        return Statistics(
+            uptime_s=self.clock.monotonic() - self._started, cpu_s=usage.ru_utime + usage.ru_stime, rss_bytes=resident_bytes(),
+            processes=len(living), hosts=self._supervisor.host_count, calls=self._path.count, calls_failed=self._path.failed,
+            calls_running=self._path.running - waiting, calls_waiting=waiting, input_tokens=self._path.input_tokens,
+            output_tokens=self._path.output_tokens, events=self.events.last, journal_records=self._journal.store.count(),
+            loop_lag_max_s=self._lag_max_s, version=version("aios"),
+        )  # fmt: skip
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; the highest ever where the system tells no present figure."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,238 @@
+"""Processes and the calls they make: the nouns that every part of the kernel speaks of."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from aios.abi.errors import AiosError, NotFound
+from aios.abi.ids import call_id, new_pid
+from aios.abi.label import KERNEL, USER, Label
+from aios.abi.manifest import Grant, Manifest
+from aios.abi.process import Exit, ProcessInfo, ProcessKind
+from aios.abi.request import CallOptions, Class, Request
+from aios.abi.table import Row
+from aios.abi.waits import State, Wait, word_of
+from aios.abi.wire import nearest
+from aios.ports.clock import Clock
+from aios.ports.kernel import Tell
+
+KEPT_ENDED = 10_000
+"""Ended processes that can still be asked about; the oldest are forgotten first."""
+
+
+class Held(Protocol):
+    """What a call holds while it acts: a turn in a lane."""
+
+    def release(self) -> None: ...
+
+
+class Call:
+    """One system call on its way: who makes it, what it is, and where it stands. Compared by identity."""
+
+    __slots__ = (
+        "allowed", "asked", "asked_ns", "attempt", "cls", "core", "digest", "feasible", "first_ns", "id", "input_tokens", "label",
+        "options", "output_tokens", "path", "process", "reason", "request", "row", "stopped", "task", "tell", "ticket", "turn",
+        "turn_ns", "waiting", "waits",
+    )  # fmt: skip
+
+    def __init__(
+        self, process: Process, row: Row, request: Request[Any], options: CallOptions, tell: Tell | None, cls: Class, path: str
+    ) -> None:
+        self.process = process
+        self.row = row
+        self.request = request
+        self.options = options
+        self.tell = tell
+        self.cls = cls
+        self.path = path
+        self.id = call_id(process.pid, path)
+        self.asked = 0.0
+        self.asked_ns = 0
+        self.task: asyncio.Task[Any] | None = None
+        self.waits: Callable[[], Wait] | None = None
+        self.turn: Held | None = None
+        self.ticket: object | None = None
+        self.allowed: tuple[str, ...] = ()
+        self.feasible: frozenset[str] = frozenset()
+        self.attempt = 1
+        self.turn_ns: int | None = None
+        self.first_ns: int | None = None
+        self.core = ""
+        self.reason = ""
+        self.waiting: dict[str, int] = {}
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.stopped: AiosError | None = None
+        self.digest = b""
+        self.label = KERNEL
+
+    @property
+    def wait(self) -> Wait | None:
+        """Why it does not go on; None while it acts."""
+        return self.waits() if self.waits is not None else None
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds from being asked to its turn; 0 for what needs no turn."""
+        return 0.0 if self.turn_ns is None else (self.turn_ns - self.asked_ns) / 1e9
+
+    def stop(self, error: AiosError) -> None:
+        """End the call with an error of the kernel's, wherever it stands. The first stop counts."""
+        if self.task is not None and self.stopped is None:
+            self.stopped = error
+            self.task.cancel()
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Process:
+    """One run of an agent, or an operator's or client's session. Its identity is the kernel's."""
+
+    pid: str
+    name: str
+    kind: ProcessKind
+    agent: str
+    tenant: str
+    cls: Class
+    grants: tuple[Grant, ...]
+    started_ns: int
+    operator: bool = False
+    parent: Process | None = None
+    manifest: Manifest | None = None
+    arguments: tuple[Any, ...] = ()
+    token: str = ""
+    label: Label = USER
+    children: list[Process] = dataclasses.field(default_factory=list)
+    calls: dict[str, Call] = dataclasses.field(default_factory=dict)
+    begun: bool = False
+    exit: Exit | None = None
+    ended_ns: int | None = None
+    ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    held: Wait | None = None
+    killed_by: str = ""
+    call_count: int = 0
+    tokens: int = 0
+    life: int = 0
+    deaths: int = 0
+    host_pid: int | None = None
+    last_call: float = 0.0
+    paths: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))
+
+    def next_path(self) -> str:
+        """The place of the next call in this process; lives after the first say which they are."""
+        return f"{self.life}.{next(self.paths)}" if self.life else str(next(self.paths))
+
+    def begin_again(self) -> None:
+        """Start another life: from the beginning, with the same pid and arguments."""
+        self.life += 1
+        self.paths = itertools.count(1)
+        self.begun = False
+
+    def state(self) -> tuple[State, Wait | None]:
+        """Running while one of its calls acts or its own code runs, ready while one waits for a slot, else waiting."""
+        if self.exit is not None:
+            return "ended", None
+        if self.held is not None:
+            return "waiting", self.held
+        if not self.begun:
+            return "declared", None
+        waits = [call.wait for call in self.calls.values()]
+        if any(wait is None for wait in waits) or (not waits and self.kind == "agent"):
+            return "running", None
+        for wait in waits:
+            if wait is not None and wait.code == "S":
+                return "ready", wait
+        return "waiting", next(iter(waits), None)
+
+    def info(self) -> ProcessInfo:
+        """The process as others see it."""
+        state, wait = self.state()
+        outcome = self.exit.outcome if self.exit else None
+        return ProcessInfo(
+            pid=self.pid, name=self.name, kind=self.kind, cls=self.cls, state=state, started_ns=self.started_ns,
+            word=word_of(state, wait.code if wait else None, outcome), agent=self.agent, tenant=self.tenant,
+            parent=self.parent.pid if self.parent else None, outcome=outcome, wait=wait, ended_ns=self.ended_ns,
+            calls=self.call_count, tokens=self.tokens, restarts=self.life, host_pid=self.host_pid,
+        )  # fmt: skip
+
+    def descends_from(self, other: Process) -> bool:
+        """Whether `other` is this process or an ancestor of it."""
+        process: Process | None = self
+        while process is not None:
+            if process is other:
+                return True
+            process = process.parent
+        return False
+
+
+class ProcessTable:
+    """All processes: those that live, and the last that ended."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._by_pid: dict[str, Process] = {}
+        self._by_name: dict[tuple[str, str], Process] = {}
+        self._numbers: collections.Counter[str] = collections.Counter()
+        self._ended: collections.deque[Process] = collections.deque()
+
+    def add(
+        self, *, kind: ProcessKind, agent: str, tenant: str, cls: Class, grants: Iterable[Grant], parent: Process | None = None,
+        operator: bool = False, manifest: Manifest | None = None, arguments: tuple[Any, ...] = (), token: str = "",
+    ) -> Process:  # fmt: skip
+        """A new process, declared; its name is the agent's and a number that counts per tenant."""
+        self._numbers[tenant] += 1
+        process = Process(
+            new_pid(), f"{agent}-{self._numbers[tenant]}", kind, agent, tenant, cls, tuple(grants), self._clock.now_ns(),
+            operator, parent, manifest, arguments, token,
+        )  # fmt: skip
+        self._by_pid[process.pid] = self._by_name[tenant, process.name] = process
+        if parent is not None:
+            parent.children.append(process)
+        return process
+
+    def end(self, process: Process, exit: Exit) -> None:
+        """Record how a process ended, once; wakes those who wait for it."""
+        if process.exit is not None:
+            return
+        process.exit = exit
+        process.ended_ns = self._clock.now_ns()
+        process.ended.set()
+        process.host_pid = None
+        self._ended.append(process)
+        if len(self._ended) > KEPT_ENDED:
+            self._forget(self._ended.popleft())
+
+    def _forget(self, process: Process) -> None:
+        self._by_pid.pop(process.pid, None)
+        self._by_name.pop((process.tenant, process.name), None)
+        if process.parent is not None:
+            process.parent.children.remove(process)
+
+    def get(self, pid: str) -> Process | None:
+        return self._by_pid.get(pid)
+
+    def find(self, caller: Process, name: str) -> Process:
+        """A process by pid or name, if the caller may know of it. Raises `NotFound`, the same for what is not its own."""
+        process = self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
+        if process is None or not (caller.operator or process.descends_from(caller)):
+            near = nearest(name, (p.name for p in self.seen_by(caller)))
+            raise NotFound(f"there is no process `{name[:80]}`{near}", field="pid")
+        return process
+
+    def seen_by(self, caller: Process) -> list[Process]:
+        """What a caller may see, oldest first: itself and its descendants; operators see their tenant."""
+        if caller.operator:
+            return [p for p in self._by_pid.values() if p.tenant == caller.tenant]
+        found, left = [], [caller]
+        while left:
+            process = left.pop()
+            found.append(process)
+            left += process.children
+        return sorted(found, key=lambda p: p.started_ns)
+
+    def living(self) -> list[Process]:
+        return [p for p in self._by_pid.values() if p.exit is None]

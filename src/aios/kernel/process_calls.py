@@ -1,0 +1,133 @@
+"""The rows `process.*`."""
+
+from __future__ import annotations
+
+from aios.abi.errors import Denied, Invalid, QueueFull
+from aios.abi.process import (
+    Exit,
+    Explain,
+    Explanation,
+    List,
+    LogLines,
+    Logs,
+    ProcessInfo,
+    ProcessList,
+    SignalProcess,
+    Spawn,
+    WaitFor,
+)
+from aios.abi.request import Done, lower
+from aios.abi.waits import Wait
+from aios.kernel.access.consent import Consents
+from aios.kernel.access.grants import Grants, parse_grants
+from aios.kernel.explain import explain
+from aios.kernel.lanes.lane import Lane
+from aios.kernel.logs import Logs as LogBook
+from aios.kernel.process import Call, Process, ProcessTable
+from aios.kernel.supervise import Supervisor
+from aios.kernel.syscall import Syscall
+
+MOST_CHILDREN = 1000
+MOST_LINES = 10_000
+MOST_WAIT_S = 3600.0
+
+
+class ProcessCalls:
+    """Starts, waits for, signals, lists and explains processes."""
+
+    def __init__(
+        self, processes: ProcessTable, supervisor: Supervisor, grants: Grants, consents: Consents, logs: LogBook, lane: Lane
+    ) -> None:
+        self._processes = processes
+        self._supervisor = supervisor
+        self._grants = grants
+        self._consents = consents
+        self._logs = logs
+        self._lane = lane
+
+    def syscalls(self) -> dict[str, Syscall]:
+        return {
+            "process.spawn": Syscall(self._spawn),
+            "process.wait": Syscall(self._wait),
+            "process.signal": Syscall(self._signal),
+            "process.list": Syscall(self._list),
+            "process.self": Syscall(self._self),
+            "process.explain": Syscall(self._explain),
+            "process.logs": Syscall(self._read_logs),
+        }
+
+    async def _spawn(self, call: Call) -> ProcessInfo:
+        request, parent = call.request, call.process
+        assert isinstance(request, Spawn)
+        manifest = request.manifest
+        grants = parse_grants(manifest.grants)
+        if not manifest.program.startswith("/"):
+            raise Invalid("`manifest.program` must be an absolute path", field="manifest.program")
+        self._grants.check_subset(parent, manifest.agent, grants)
+        if parent.kind == "agent":
+            self._check_child(parent, manifest.program)
+        else:
+            self._consents.check(manifest, request.accepted)
+        process = self._processes.add(
+            kind="agent", agent=manifest.agent, tenant=parent.tenant, cls=lower(parent.cls, manifest.cls), grants=grants,
+            parent=parent, manifest=manifest, arguments=request.arguments,
+        )  # fmt: skip
+        self._supervisor.start(process)
+        return process.info()
+
+    def _check_child(self, parent: Process, program: str) -> None:
+        """An agent starts agents of its own program, so many at once."""
+        assert parent.manifest is not None
+        if program != parent.manifest.program:
+            raise Denied(
+                f"`{parent.name}` starts agents of its own program `{parent.manifest.program}` alone, not of `{program}`"
+            )
+        if sum(child.exit is None for child in parent.children) >= MOST_CHILDREN:
+            raise QueueFull(f"`{parent.name}` has {MOST_CHILDREN} children that run: wait for some of them", retry_after_s=1.0)
+
+    async def _wait(self, call: Call) -> Exit:
+        assert isinstance(call.request, WaitFor)
+        process = self._processes.find(call.process, call.request.pid)
+        if process is call.process:
+            raise Invalid("a process cannot wait for itself", field="pid")
+        wait = Wait(code="W", on=process.name, since_ns=call.asked_ns, holder=process.name)
+        call.waits = lambda: wait
+        await process.ended.wait()
+        assert process.exit is not None
+        call.label = process.label
+        return process.exit
+
+    async def _signal(self, call: Call) -> Done:
+        assert isinstance(call.request, SignalProcess)
+        process = self._processes.find(call.process, call.request.pid)
+        if process.kind != "agent":
+            raise Invalid(f"`{process.name}` is a {process.kind}: revoke its token instead", field="pid")
+        self._supervisor.signal(process, call.request.signal, by=call.process.name)
+        return Done()
+
+    async def _list(self, call: Call) -> ProcessList:
+        request = call.request
+        assert isinstance(request, List)
+        seen = self._processes.seen_by(call.process)
+        return ProcessList(
+            processes=tuple(p.info() for p in seen if p.kind in request.kinds and (request.ended or p.exit is None))
+        )
+
+    async def _self(self, call: Call) -> ProcessInfo:
+        return call.process.info()
+
+    async def _explain(self, call: Call) -> Explanation:
+        assert isinstance(call.request, Explain)
+        return explain(self._processes.find(call.process, call.request.pid), self._lane)
+
+    async def _read_logs(self, call: Call) -> LogLines:
+        request = call.request
+        assert isinstance(request, Logs)
+        process = self._processes.find(call.process, request.pid)
+        if not 0 <= request.wait_s <= MOST_WAIT_S or not 1 <= request.limit <= MOST_LINES or request.after < 0:
+            raise Invalid(f"`wait_s` must be 0 to {MOST_WAIT_S:g}, `limit` 1 to {MOST_LINES}, `after` 0 or more", field="wait_s")
+        if request.wait_s:
+            wait = Wait(code="M", on=f"a line of {process.name}", since_ns=call.asked_ns)
+            call.waits = lambda: wait
+            await self._logs.wait_for_more(process, request.after, request.wait_s)
+        return self._logs.read(process, request.after, request.limit)

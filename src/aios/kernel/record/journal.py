@@ -1,0 +1,83 @@
+"""The journal: numbers records, hands them to the store, and answers a call that was made before."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from aios.abi.errors import AiosError, Conflict
+from aios.abi.label import Label
+from aios.abi.record import ABI_VERSION, Kind, Record
+from aios.abi.table import TABLE
+from aios.kernel.process import Call
+from aios.ports.clock import Clock
+from aios.ports.store import Store
+
+SHARD = 0
+
+_encoder = msgspec.msgpack.Encoder()
+_label_decoder = msgspec.msgpack.Decoder(Label)
+
+
+@lru_cache(maxsize=4096)
+def _label_bytes(label: Label) -> bytes:
+    return _encoder.encode(label)
+
+
+_reply_decoders = {row.name: msgspec.msgpack.Decoder(row.reply) for row in TABLE}
+
+
+class Journal:
+    """Writes the records of one shard, in order."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._lsn = store.count()
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    def recorded(self, call: Call) -> tuple[Any, Label] | None:
+        """The recorded result of this call, if it has one; a call that failed is attempted anew, under the next number.
+
+        Raises `Conflict` if another request was made under the same id.
+        """
+        records = self._store.find(call.process.pid, call.path)
+        if any(record.digest != call.digest for record in records):
+            raise Conflict("another request was made with this `key`: use a new one", field="key")
+        for record in records:
+            if record.kind == "result":
+                return _reply_decoders[call.row.name].decode(record.body), _label_decoder.decode(record.label)
+        call.attempt = 1 + max((record.attempt for record in records), default=0)
+        return None
+
+    def intent(self, call: Call) -> int:
+        """Record that a call is about to act."""
+        return self._append(call, "intent", call.process.label, b"")
+
+    def result(self, call: Call, value: Any, label: Label) -> int:
+        """Record what a call came to."""
+        return self._append(call, "result", label, _encoder.encode(value))
+
+    def error(self, call: Call, error: AiosError) -> int:
+        """Record that a call failed."""
+        return self._append(call, "error", call.process.label, _encoder.encode(error.fault()))
+
+    async def commit(self, lsn: int) -> None:
+        """Output commit: nothing leaves the kernel before what it stands on is as durable as the store makes it."""
+        await self._store.commit(lsn)
+
+    def _append(self, call: Call, kind: Kind, label: Label, body: bytes) -> int:
+        self._lsn += 1
+        process = call.process
+        self._store.append(
+            Record(
+                self._lsn, SHARD, self._store.epoch, process.tenant, process.pid, call.path, call.attempt, kind,
+                self._clock.now_ns(), ABI_VERSION, call.digest, _label_bytes(label), "", "msgpack" if body else "none", body,
+            )
+        )  # fmt: skip
+        return self._lsn

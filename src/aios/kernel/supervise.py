@@ -1,0 +1,220 @@
+"""The supervisor: starts agents in hosts, starts them again when their host dies, and ends them when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from aios.abi.errors import AiosError, ChildFailed, Killed
+from aios.abi.event import HostChanged, ProcessChanged, Signalled
+from aios.abi.process import Exit, Signal
+from aios.kernel.events import EventLog
+from aios.kernel.process import Process, ProcessTable
+from aios.ports.host import Host, HostGone, Hosts
+
+HOST_AGENTS = 200
+"""Agents of one program that share a host."""
+RESTARTS = 3
+"""How often an agent is started again after its host died."""
+KILL_GRACE_S = 5.0
+"""How long a killed agent's code may take to end, before its host is killed."""
+IDLE_HOST_S = 5.0
+"""How long a host without agents is kept for the next one."""
+
+log = logging.getLogger("aios.kernel")
+ProgramKey = tuple[str, str, int]
+"""Tenant, path and modification time: agents of different tenants, or of different versions, do not share a host."""
+
+
+class Ward:
+    """A host, and who runs in it."""
+
+    __slots__ = ("agents", "host", "idle", "key")
+
+    def __init__(self, key: ProgramKey, host: Host) -> None:
+        self.key = key
+        self.host = host
+        self.agents: set[Process] = set()
+        self.idle: asyncio.TimerHandle | None = None
+
+
+class Supervisor:
+    """Runs agents. `tasks`: the group that its tasks live in; when that ends, nothing of it is left."""
+
+    def __init__(
+        self, hosts: Hosts, processes: ProcessTable, events: EventLog, tasks: asyncio.TaskGroup, ended: Callable[[Process], None]
+    ) -> None:
+        self._hosts = hosts
+        self._processes = processes
+        self._events = events
+        self._tasks = tasks
+        self._ended = ended
+        self._wards: list[Ward] = []
+        self._starting: dict[ProgramKey, asyncio.Lock] = {}
+        self._runs: dict[Process, asyncio.Task[None]] = {}
+        self._of: dict[Process, Ward] = {}
+        self._expendable: set[Ward] = set()
+
+    @property
+    def host_count(self) -> int:
+        return len(self._wards)
+
+    def start(self, process: Process) -> None:
+        """Run an agent from its beginning to its end, in a task of the supervisor's."""
+        self._changed(process)
+        self._runs[process] = self._tasks.create_task(self._supervise(process), name=f"agent {process.name}")
+
+    async def _supervise(self, process: Process) -> None:
+        try:
+            exit = await self._lives(process)
+        except asyncio.CancelledError:
+            exit = killed(process)
+        except AiosError as error:
+            exit = Exit(pid=process.pid, outcome="error", error=error.code, message=error.message)
+        except Exception as bug:  # the supervisor: one agent's fault is not the others'
+            log.error("the supervisor failed `%s`", process.name, exc_info=bug)
+            exit = Exit(pid=process.pid, outcome="error", error="Internal", message="a bug of ours; the kernel's log has it")
+        self._end(process, exit)
+
+    async def _lives(self, process: Process) -> Exit:
+        """One life after the other, until the agent's function ends by itself or has lost its host too often."""
+        assert process.manifest is not None
+        while True:
+            ward = await self._place(process)
+            try:
+                process.begun = True
+                process.host_pid = ward.host.os_pid
+                self._changed(process)
+                result = await ward.host.run(process.pid, process.manifest.entry, process.arguments, process.manifest.model)
+                return Exit(pid=process.pid, outcome="result", result=result)
+            except HostGone as gone:
+                if process.killed_by:
+                    return killed(process)
+                self._lost(process, ward, str(gone))
+            finally:
+                self._leave(process, ward)
+
+    def _lost(self, process: Process, ward: Ward, how: str) -> None:
+        """Its host died: what it had begun is ended, and it begins again, unless it has died too often."""
+        for call in list(process.calls.values()):
+            call.stop(Killed("the agent's host died"))
+        for child in [child for child in process.children if child.exit is None]:
+            self.signal(child, "kill", by=process.name)
+        process.deaths += ward not in self._expendable
+        if process.deaths > RESTARTS:
+            raise ChildFailed(f"its host died {process.deaths} times, at last by: {how}")
+        process.begin_again()
+
+    async def _place(self, process: Process) -> Ward:
+        """A host with room for the agent: one that runs its program already, or a new one."""
+        assert process.manifest is not None
+        program = process.manifest.program
+        key = (process.tenant, program, await asyncio.to_thread(modified_ns, program))
+        async with self._starting.setdefault(key, asyncio.Lock()):
+            for ward in self._wards:
+                if ward.key == key and len(ward.agents) < HOST_AGENTS and ward not in self._expendable:
+                    break
+            else:
+                ward = Ward(key, await self._hosts.start(program))
+                self._wards.append(ward)
+                self._tasks.create_task(self._watch(ward), name=f"host {ward.host.os_pid}")
+                self._events.add(HostChanged, tenant=key[0], os_pid=ward.host.os_pid, change="started", program=program)
+            if ward.idle is not None:
+                ward.idle.cancel()
+            ward.agents.add(process)
+            self._of[process] = ward
+            return ward
+
+    async def _watch(self, ward: Ward) -> None:
+        """Tell when a host ends."""
+        try:
+            how = await ward.host.wait_ended()
+        finally:
+            self._wards.remove(ward)
+        running = tuple(process.name for process in ward.agents)
+        tenant, program, _ = ward.key
+        self._events.add(
+            HostChanged, tenant=tenant, os_pid=ward.host.os_pid, change="ended", program=program, running=running, detail=how
+        )
+
+    def _leave(self, process: Process, ward: Ward) -> None:
+        ward.agents.discard(process)
+        self._of.pop(process, None)
+        if not ward.agents:
+            ward.idle = asyncio.get_running_loop().call_later(IDLE_HOST_S, ward.host.kill)
+
+    def signal(self, process: Process, signal: Signal, by: str) -> None:
+        """Pass a signal on to an agent. `kill` ends its calls and its children now, and its code within 5 s."""
+        if process.exit is not None:
+            return
+        self._events.add(Signalled, tenant=process.tenant, pid=process.pid, name=process.name, signal=signal, by=by)
+        ward = self._of.get(process)
+        process.killed_by = by
+        if signal == "kill":
+            for child in process.children:
+                self.signal(child, "kill", by)
+            for call in list(process.calls.values()):
+                call.stop(Killed(f"`{process.name}` was killed by {by}"))
+        if ward is not None:
+            ward.host.signal(process.pid, signal)
+        if signal == "kill":
+            self._tasks.create_task(self._make_sure(process, ward), name=f"kill {process.name}")
+        elif ward is None:
+            self._runs[process].cancel()
+
+    async def _make_sure(self, process: Process, ward: Ward | None) -> None:
+        """A killed agent has 5 s to end; then its host goes, and the others in it begin again."""
+        run = self._runs.get(process)
+        if run is None:
+            return
+        if ward is None:
+            run.cancel()
+            return
+        done, _ = await asyncio.wait((run,), timeout=KILL_GRACE_S)
+        if not done:
+            self._expendable.add(ward)
+            ward.host.kill()
+            run.cancel()
+
+    def _end(self, process: Process, exit: Exit) -> None:
+        """An agent has ended: so do its open calls and its children, and then everybody hears of it."""
+        for call in list(process.calls.values()):
+            call.stop(Killed(f"`{process.name}` has ended"))
+        for child in [child for child in process.children if child.exit is None]:
+            self.signal(child, "kill", by=process.name)
+        if process.killed_by and exit.outcome == "error":
+            exit = killed(process)
+        self._runs.pop(process, None)
+        self._processes.end(process, exit)
+        self._changed(process, exit.message)
+        self._ended(process)
+
+    def _changed(self, process: Process, detail: str = "") -> None:
+        state, _ = process.state()
+        self._events.add(
+            ProcessChanged, tenant=process.tenant, pid=process.pid, name=process.name, state=state, cls=process.cls,
+            outcome=process.exit.outcome if process.exit else None, restart=process.life, detail=detail,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """End all agents and hosts."""
+        for run in list(self._runs.values()):
+            run.cancel()
+        for ward in list(self._wards):
+            ward.host.kill()
+        await asyncio.gather(*self._runs.values(), return_exceptions=True)
+
+
+def killed(process: Process) -> Exit:
+    """The end of a process that was stopped or killed."""
+    return Exit(pid=process.pid, outcome="killed", error="Killed", message=f"ended by {process.killed_by or 'the kernel'}")
+
+
+def modified_ns(program: str) -> int:
+    """When a program was changed last. Raises `ChildFailed` if it is not there."""
+    try:
+        return os.stat(program).st_mtime_ns
+    except OSError as error:
+        raise ChildFailed(f"the program `{program}` cannot be read: {error.strerror}") from None

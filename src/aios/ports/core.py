@@ -1,0 +1,140 @@
+"""The port `Core`: something that generates.
+
+A driver declares what it can do and refuses the rest; it emulates nothing. `aios.testing.cores` holds the examination
+that every driver sits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from aios.abi.errors import NoCore
+from aios.abi.llm import Completion, Count, Delta, Generate, Tokens
+
+Feature = Literal[
+    "chat",
+    "completion",
+    "seed",
+    "stop",
+    "n",
+    "penalties",
+    "logit_bias",
+    "logprobs",
+    "tools",
+    "json",
+    "vision",
+    "reasoning_effort",
+]
+FEATURES: tuple[Feature, ...] = Feature.__args__  # type: ignore[attr-defined]  # the names, in their order
+
+Emit = Callable[[Delta], Awaitable[None] | None]
+"""Takes one delta; what it returns, if anything, is awaited before the next: that is the back-pressure."""
+
+
+class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a core is. `slots`: calls at once. `window`: tokens of question and answer together, per call.
+
+    `queues`: it queues calls beyond its slots by itself (a remote server does): then the lane is one wider than its
+    slots, which saves the idle gap between two calls. `pid`: its host's process id, where it has one of ours.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    features: frozenset[Feature]
+    slots: int
+    window: int
+    driver: str
+    queues: bool = False
+    local: bool = False
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """`up`: takes calls. `detail`: one sentence for people, when it is not. `restarts`: of its host, so far."""
+
+    up: bool
+    detail: str = ""
+    pid: int | None = None
+    restarts: int = 0
+
+
+class CoreCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call for a core: `id` is unique for ever, `model` is one of the core's own names, `request.model` may be an alias.
+
+    `seed` is always set: the request's, or one that the kernel drew.
+    """
+
+    id: str
+    model: str
+    request: Generate
+    seed: int
+
+
+class CoreEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of a core's health: its host came up, went down, or was replaced."""
+
+    core: str
+    change: Literal["up", "down"]
+    detail: str = ""
+    pid: int | None = None
+
+
+class Core(Protocol):
+    """A core. Its methods are called on the kernel's loop and never block it."""
+
+    def info(self) -> CoreInfo:
+        """What it is; fixed after `start`."""
+        ...
+
+    def health(self) -> Health:
+        """Its state now, without asking anybody."""
+        ...
+
+    async def start(self, changed: Callable[[CoreEvent], None]) -> None:
+        """Bring it up; `changed` hears of every change after that. Raises `Unavailable` with what to do."""
+        ...
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Completion:
+        """Generate, telling each piece to `emit`, and return the whole, whose texts are the pieces joined.
+
+        Cancelling the task aborts the generation at the core before this returns. Raises `CoreFailed` when the core
+        failed, `ContextFull` when the call does not fit its window, `Invalid` for a request it cannot understand.
+        """
+        ...
+
+    async def count(self, request: Count, model: str) -> Tokens:
+        """How many tokens a text is."""
+        ...
+
+    async def close(self) -> None:
+        """End it and all that belongs to it."""
+        ...
+
+
+def wanted_features(request: Generate) -> frozenset[Feature]:
+    """What a core must be able to do for this request."""
+    wants: dict[Feature, bool] = {
+        "chat": bool(request.messages),
+        "completion": request.prompt is not None,
+        "seed": request.seed is not None,
+        "stop": bool(request.stop),
+        "n": request.n > 1,
+        "penalties": bool(request.presence_penalty or request.frequency_penalty),
+        "logit_bias": bool(request.logit_bias),
+        "logprobs": request.logprobs,
+        "tools": bool(request.tools),
+        "json": request.response_format is not None and request.response_format.get("type") != "text",
+        "vision": any(part.type == "image" for m in request.messages if not isinstance(m.content, str) for part in m.content),
+        "reasoning_effort": request.reasoning_effort is not None,
+    }
+    return frozenset(name for name, wanted in wants.items() if wanted)
+
+
+def refuse_what_it_cannot(info: CoreInfo, call: CoreCall) -> None:
+    """What every driver asks first: raises `NoCore` if the core has not the model, or cannot do what the request wants."""
+    if call.model not in info.models:
+        raise NoCore(f"core `{info.name}` has no model `{call.model}`: it has {', '.join(info.models)}", field="model")
+    if missing := wanted_features(call.request) - info.features:
+        raise NoCore(f"core `{info.name}` cannot do {', '.join(sorted(missing))}: leave it out, or add a core that can")
