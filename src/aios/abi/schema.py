@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -89,9 +90,7 @@ def _fields(kind: type[Any]) -> list[str]:
 
 def _type(kind: Any) -> str:
     text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    for noise in ("typing.", "aios.abi.llm.", "aios.abi.process.", "aios.abi.event.", "aios.abi.system.", "aios.abi.manifest.",
-                  "aios.abi.waits.", "aios.abi.request."):  # fmt: skip
-        text = text.replace(noise, "")
+    text = re.sub(r"typing\.|aios\.abi\.\w+\.", "", text)
     return text.replace("|", "\\|")
 
 

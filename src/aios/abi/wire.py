@@ -23,6 +23,8 @@ _decoders: dict[Codec, dict[str, Any]] = {
 }
 _where = re.compile(r" - at `\$?\.?(.*)`$")
 _unknown = re.compile(r"unknown field `(.*?)`")
+MAX_DIGITS = 4300
+"""Of a whole number: Python reads no longer ones."""
 
 
 def row_named(name: str) -> Row:
@@ -64,30 +66,64 @@ def refuse(error: Exception, fields: Iterable[str] = ()) -> NoReturn:
     raise Invalid(f"`{field[:200]}`: {said}" if field else said, field=field[:200] or None) from None
 
 
-def check_json(body: bytes) -> None:
+def check_json(body: bytes) -> frozenset[str]:
     """Refuse what JSON readers disagree about: duplicate keys, NaN, numbers without end, nesting without end, surrogates.
 
-    Two readers that take different values from one body are a way around every check. Raises `Invalid`.
+    Two readers that take different values from one body are a way around every check. Returns the names of the outermost
+    object's fields. Raises `Invalid`.
     """
     try:
-        json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        names = json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
         raise Invalid("the body is nested too deeply") from None
     except ValueError as error:
+        _refuse_value(body)
         raise Invalid(f"the body is no JSON: {error}") from None
+    if _escaped_surrogate.search(body):
+        _refuse_value(body)
+    return names if isinstance(names, frozenset) else frozenset()
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
-    if len(pairs) > 1:
-        names = {name for name, _ in pairs}
-        if len(names) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise Invalid(f"field `{twice[:200]}` is given twice", field=twice[:200])
+_escaped_surrogate = re.compile(rb"\\u[dD][89a-fA-F]")
+_surrogate = re.compile("[\ud800-\udfff]")
+_NO_NUMBER = object()
+
+
+def _refuse_value(body: bytes) -> None:
+    """Find the value in a body that is no JSON value though it is well written. Raises `Invalid` with its path."""
+    try:
+        whole = json.loads(
+            body, parse_constant=lambda _: _NO_NUMBER, parse_int=lambda text: _NO_NUMBER if len(text) > MAX_DIGITS else 0
+        )
+    except (ValueError, RecursionError):
+        return
+    left: list[tuple[str, Any]] = [("", whole)]
+    while left:
+        path, value = left.pop()
+        if value is _NO_NUMBER:
+            raise Invalid(f"`{path[:200]}`: no JSON number, or one without end", field=path[:200])
+        if isinstance(value, str) and _surrogate.search(value):
+            raise Invalid(f"`{path[:200]}`: half of a surrogate pair", field=path[:200])
+        if isinstance(value, dict):
+            for name in value:
+                if _surrogate.search(name):
+                    raise Invalid(f"a name of a field in `{path[:200]}`: half of a surrogate pair", field=path[:200])
+            left += [(f"{path}.{name}" if path else name, below) for name, below in reversed(value.items())]
+        elif isinstance(value, list):
+            left += [(f"{path}[{index}]", below) for index, below in reversed(list(enumerate(value)))]
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> frozenset[str]:
+    names = frozenset([name for name, _ in pairs])
+    if len(names) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise Invalid(f"field `{twice[:200]}` is given twice", field=twice[:200])
+    return names
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise Invalid(f"`{name}` is no JSON number")
+    raise ValueError(f"`{name}` is no JSON number")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -1,0 +1,107 @@
+"""The composition root: the one place where drivers, doors and the kernel are joined."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aios.abi.errors import Unavailable
+from aios.config import Config
+from aios.drivers.clock import SystemClock
+from aios.drivers.core.local.driver import LocalCore
+from aios.drivers.core.openai_chat import OpenAIChat
+from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel
+from aios.drivers.store.document import FileDocument
+from aios.drivers.store.memory import MemoryStore
+from aios.kernel.main import Kernel, Parts
+from aios.ports.core import Core
+from aios.server.http import HttpServer
+from aios.server.native import NativeDoor
+from aios.server.openai import OpenAIDoor
+from aios.server.socket import SocketHosts
+
+GRACE_S = 10.0
+"""How long running calls may take to end when a signal takes the kernel down."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a kernel answers."""
+
+    http: str
+    socket: str
+
+
+async def serve(config: Config, ready: Callable[[Address], None]) -> None:
+    """Run a kernel until it is drained; being cancelled drains it. Raises `Unavailable` with what to do."""
+    with locked(config.home):
+        harden_kernel()
+        async with running(config) as (kernel, address):
+            gc.collect()
+            gc.freeze()
+            ready(address)
+            try:
+                await kernel.down.wait()
+            except asyncio.CancelledError:
+                kernel.drain(GRACE_S)
+                await kernel.down.wait()
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
+    """A kernel with its cores and doors, as long as the block runs."""
+    run = config.home / "run"
+    run.mkdir(mode=0o700, exist_ok=True)
+    hosts = SocketHosts(LandlockSandbox(), config.home / "work")
+    parts = Parts(
+        clock=SystemClock(),
+        store=MemoryStore(),
+        tokens=FileDocument(config.home / "tokens.json"),
+        consents=FileDocument(config.home / "consents.json"),
+        hosts=hosts,
+        lane=config.lanes.cores,
+        aliases={alias: (model,) for alias, model in config.aliases.items()},
+    )
+    async with Kernel(parts) as kernel:
+        hosts.serve(kernel)
+        for core in cores(config):
+            await kernel.add_core(core)
+        socket = str(run / "aios.sock")
+        doors = (NativeDoor(kernel), OpenAIDoor(kernel))
+        server = HttpServer(kernel, doors, replace(config.server, socket=socket))
+        await server.start()
+        FileDocument(run / "operator.token").save(kernel.tokens.new_operator().encode())
+        try:
+            yield kernel, Address(f"http://{config.server.host}:{server.port}", socket)
+        finally:
+            await server.close(grace_s=1.0)
+
+
+def cores(config: Config) -> Iterator[Core]:
+    """The configured cores: endpoints first, then the model on this machine."""
+    for endpoint in config.cores:
+        yield OpenAIChat(endpoint)
+    if config.local is not None:
+        yield LocalCore(config.local)
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Hold a home: one kernel at a time. The system lets go of it however the kernel ends. Raises `Unavailable`."""
+    run = home / "run"
+    run.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(run / "kernel.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Unavailable(f"another kernel runs in {home}: `aios down` ends it") from None
+    else:
+        yield
+    finally:
+        os.close(lock)
