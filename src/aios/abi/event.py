@@ -40,11 +40,23 @@ class Signalled(Happened, frozen=True, tag="signal"):
     by: str
 
 
+class Dispatched(Happened, frozen=True, tag="dispatch"):
+    """A call got its turn: on which core, by which rule, and how many calls of each class were left waiting."""
+
+    call: str
+    pid: str
+    name: str
+    cls: Class
+    core: str
+    reason: str
+    attempt: int = 1
+    waiting: dict[str, int] = {}
+
+
 class CallEnded(Happened, frozen=True, tag="call"):
     """A call ended. Times are nanoseconds UTC: asked, got its turn, first piece told; None for what did not come.
 
-    `outcome`: "ok", or the error's code. `reason`: why the policy chose it. `waiting`: calls of each class that were left
-    waiting when it was chosen.
+    `outcome`: "ok", or the error's code.
     """
 
     call: str
@@ -57,9 +69,6 @@ class CallEnded(Happened, frozen=True, tag="call"):
     turn_ns: int | None = None
     first_ns: int | None = None
     core: str = ""
-    slot: int | None = None
-    reason: str = ""
-    waiting: dict[str, int] = {}
     attempts: int = 1
     input_tokens: int = 0
     output_tokens: int = 0
@@ -92,7 +101,7 @@ class KernelChanged(Happened, frozen=True, tag="kernel"):
     detail: str = ""
 
 
-AnyEvent = ProcessChanged | Signalled | CallEnded | CoreChanged | HostChanged | KernelChanged
+AnyEvent = ProcessChanged | Signalled | Dispatched | CallEnded | CoreChanged | HostChanged | KernelChanged
 
 
 class EventPage(Reply, frozen=True):
@@ -106,7 +115,7 @@ class EventPage(Reply, frozen=True):
 class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
-    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `call`, `core`, `host`, `signal`, `kernel`).
+    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `call`, `core`, `host`, `kernel`).
     """
 
     after: int = 0

@@ -18,7 +18,7 @@ from typing import Any
 
 from aios.abi.digest import digest
 from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, DeadlineExceeded, Draining, Internal, UnknownCall
-from aios.abi.event import CallEnded
+from aios.abi.event import CallEnded, Dispatched
 from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
 from aios.abi.table import ROW_OF, ROWS
@@ -155,12 +155,20 @@ class CallPath:
     async def _attempt(self, call: Call, lane: Lane, syscall: Syscall) -> Any:
         turn = call.turn = await self._turn(call, lane)
         try:
-            call.core, call.reason, call.waiting = turn.dispatch.server, turn.dispatch.reason, turn.waiting
+            call.core = turn.dispatch.server
             call.turn_ns = self._clock.now_ns()
+            self._tell_turn(call, turn)
             self._journal.intent(call)
             return await syscall.act(call)
         finally:
             turn.release()
+
+    def _tell_turn(self, call: Call, turn: Turn) -> None:
+        process = call.process
+        self._events.add(
+            Dispatched, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, cls=call.cls, core=call.core,
+            reason=turn.dispatch.reason, attempt=call.attempt, waiting=turn.waiting,
+        )  # fmt: skip
 
     async def _turn(self, call: Call, lane: Lane) -> Turn:
         process = call.process
@@ -195,8 +203,7 @@ class CallPath:
         self._events.add(
             CallEnded, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, row=call.row.name, cls=call.cls,
             outcome=outcome, asked_ns=call.asked_ns, turn_ns=call.turn_ns, first_ns=call.first_ns, core=call.core,
-            reason=call.reason, waiting=call.waiting, attempts=call.attempt, input_tokens=call.input_tokens,
-            output_tokens=call.output_tokens,
+            attempts=call.attempt, input_tokens=call.input_tokens, output_tokens=call.output_tokens,
         )  # fmt: skip
 
     def _close(self, call: Call) -> None:

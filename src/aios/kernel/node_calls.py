@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from typing import get_args
 
 from aios.abi.errors import Invalid, TooLarge
 from aios.abi.event import AnyEvent, EventPage, ReadEvents
@@ -22,7 +23,7 @@ MOST_RANDOM_BYTES = 4096
 MOST_EVENTS = 10_000
 MOST_WAIT_S = 3600.0
 MOST_SLEEP_S = 366 * 86400.0
-KINDS = ("process", "signal", "call", "core", "host", "kernel")
+KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
 
 
 class NodeCalls:

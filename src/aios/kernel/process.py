@@ -36,8 +36,8 @@ class Call:
 
     __slots__ = (
         "allowed", "asked", "asked_ns", "attempt", "cls", "core", "digest", "feasible", "first_ns", "id", "input_tokens", "label",
-        "options", "output_tokens", "path", "process", "reason", "request", "row", "stopped", "task", "tell", "ticket", "turn",
-        "turn_ns", "waiting", "waits",
+        "options", "output_tokens", "path", "process", "request", "row", "stopped", "task", "tell", "ticket", "turn",
+        "turn_ns", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -63,8 +63,6 @@ class Call:
         self.turn_ns: int | None = None
         self.first_ns: int | None = None
         self.core = ""
-        self.reason = ""
-        self.waiting: dict[str, int] = {}
         self.input_tokens = 0
         self.output_tokens = 0
         self.stopped: AiosError | None = None
