@@ -1,0 +1,1 @@
+"""Programs that run on the SDK alone, as anybody's would."""
