@@ -1,0 +1,28 @@
+# `make demo` and `make test` set up what they need; the second time there is nothing to do.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: help setup demo test check format bench lock clean
+help:         ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+setup:        ## all that development, tests and benchmarks need, in .venv
+	@$(PYTHON) tools/setup.py test
+demo:         ## see it work: sets up what the demo needs, and runs it
+	@$(PYTHON) tools/setup.py run
+	@$(BIN)/python -m aios demo
+test: setup   ## all tests
+	@$(BIN)/python -m pytest -n 2
+check: setup  ## style, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+format: setup ## give all files their form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+bench: setup  ## each benchmark, in its quick form
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --quick || exit 1; done
+lock:         ## resolve the dependencies anew (maintainers)
+	@$(PYTHON) tools/lock.py
+clean:        ## back to the fresh checkout
+	rm -rf .venv .setup.log .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
