@@ -1,0 +1,1 @@
+"""What the kernel asks of the world, done by one product per file."""

@@ -1,0 +1,1 @@
+"""Cores: things that generate."""

@@ -1,0 +1,165 @@
+"""The host of a local model: `python -m aios.drivers.core.local.child FD PARENT`.
+
+The driver starts it with one end of a socketpair and its own process id. One loop: take what the kernel says, do one pass, tell
+what came of it. With nothing to do it waits in `recv`. It ends with its kernel: by the signal that Linux sends when a parent
+dies, and everywhere by the end of the socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from aios.drivers.core.local.batching import Batcher
+from aios.drivers.core.local.engine import Engine
+from aios.drivers.core.local.llama import EngineUnavailable, Llama
+from aios.drivers.core.local.protocol import (
+    VERSION,
+    Abort,
+    Ack,
+    Command,
+    Frames,
+    Gone,
+    Hello,
+    Measure,
+    Measured,
+    Open,
+    Ping,
+    Pong,
+    ProtocolError,
+    Ready,
+    Report,
+    Unfit,
+    frame,
+    read_command,
+)
+
+PR_SET_PDEATHSIG = 1
+READ_BYTES = 1 << 18
+
+
+class KernelGone(Exception):
+    """The other end of the socket is closed."""
+
+
+class Wire:
+    """The kernel at the other end of the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._frames = Frames()
+
+    def hear(self, *, wait: bool) -> list[Command]:
+        """What the kernel has said; with `wait`, not before it says something. Raises `KernelGone`, `ProtocolError`."""
+        try:
+            data = self._sock.recv(READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            raise KernelGone from None
+        if not data:
+            raise KernelGone
+        return [read_command(body) for body in self._frames.feed(data)]
+
+    def say(self, *reports: Report) -> None:
+        """Tell the kernel, in one write. Raises `KernelGone`."""
+        try:
+            self._sock.sendall(b"".join(map(frame, reports)))
+        except ConnectionError:
+            raise KernelGone from None
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the system kill this process when `parent` dies. Raises `KernelGone` if that has happened already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise KernelGone
+
+
+def load(hello: Hello) -> tuple[Engine, Ready]:
+    """The engine that `hello` asks for. Raises `EngineUnavailable`."""
+    started = time.monotonic()
+    if hello.version != VERSION:
+        raise EngineUnavailable(f"the host speaks version {VERSION}, its kernel {hello.version}: start the kernel again")
+    llama = Llama()
+    engine = Engine(
+        llama,
+        Path(hello.model),
+        slots=hello.slots,
+        window=hello.window,
+        threads=hello.threads,
+        batch=hello.chunk + hello.slots,
+    )
+    return engine, Ready(VERSION, llama.version, engine.window, engine.chat, time.monotonic() - started)
+
+
+def obey(command: Command, batcher: Batcher, engine: Engine) -> list[Report]:
+    """Do one thing that the kernel says; what to answer."""
+    match command:
+        case Open():
+            refusal = batcher.open(command)
+            return [refusal] if refusal else []
+        case Ack(call, tokens):
+            batcher.acknowledge(call, tokens)
+            return []
+        case Abort(call):
+            batcher.abort(call)
+            return [Gone(call)]
+        case Measure(ask, prompt):
+            return [Measured(ask, len(engine.tokenize(prompt)))]
+        case Ping():
+            return [Pong()]
+        case Hello():
+            raise ProtocolError("`hello` comes once")
+
+
+def serve(wire: Wire) -> None:
+    """Greet, load, and generate until the kernel is gone."""
+    greeting, *early = _first(wire)
+    if not isinstance(greeting, Hello):
+        raise ProtocolError("`hello` comes first")
+    try:
+        engine, ready = load(greeting)
+    except EngineUnavailable as problem:
+        wire.say(Unfit(str(problem)))
+        return
+    batcher = Batcher(engine, slots=greeting.slots, chunk=greeting.chunk, backlog=greeting.backlog)
+    wire.say(ready)
+    commands = early
+    while True:
+        answers = [answer for command in commands for answer in obey(command, batcher, engine)]
+        if batcher.has_work():
+            answers.append(batcher.step())
+        if answers:
+            wire.say(*answers)
+        commands = wire.hear(wait=not batcher.has_work())
+
+
+def _first(wire: Wire) -> list[Command]:
+    while True:
+        if commands := wire.hear(wait=True):
+            return commands
+
+
+def main() -> int:
+    """Run the host; its exit code."""
+    fd, parent = map(int, sys.argv[1:3])
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        die_with_parent(parent)
+        serve(Wire(socket.socket(fileno=fd)))
+    except KernelGone:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,488 @@
+"""`LocalCore`: a model in a process of its own, which is replaced when it dies, and whose calls go on in the new one.
+
+All that is needed to go on stays here: the prompt, the seed, the settings and the tokens that came. A new host reads prompt and
+tokens again and continues with the next token, so no call is lost and no token comes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
+from aios.abi.llm import Choice, Completion, Count, Delta, Generate, Message, Tokens, Usage
+from aios.drivers.core.local import models
+from aios.drivers.core.local.host import END_GRACE_S, Host, HostFailed
+from aios.drivers.core.local.protocol import (
+    VERSION,
+    Abort,
+    Ack,
+    Gone,
+    Hello,
+    Measure,
+    Measured,
+    Open,
+    Piece,
+    Prompt,
+    ProtocolError,
+    Report,
+    Step,
+    TooLong,
+    Turn,
+)
+from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
+
+POISONED_AFTER = 3
+"""Crashes in a row, without a new token in between, after which a call is given up. From the one before, it runs alone."""
+
+GIVE_UP_AFTER = 3
+"""Failed starts in a row after which the calls in flight are given up; further starts are tried all the same."""
+
+BACK_OFF_S = (0.1, 5.0)
+ABORT_S = 5.0
+MOST_CHARACTERS = 1 << 20
+MOST_STOP_CHARACTERS = 1024
+
+
+def _half_of_the_cores() -> int:
+    return max(1, min(4, (os.cpu_count() or 2) // 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCoreConfig:
+    """Settings of a local core.
+
+    `home`: folder for what it remembers about model files. `path`: the model file; None is the embedded model. `window`: tokens
+    per slot; each slot's memory is reserved. `temperature` and `top_p` are for calls that set none (the embedded model's
+    authors advise these). `chunk`: prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
+    silence after which a busy host is replaced, or ten passes if that is longer.
+    """
+
+    home: Path
+    name: str = models.EMBEDDED.name
+    model: str = models.EMBEDDED.name
+    path: Path | None = None
+    slots: int = 8
+    window: int = 2048
+    threads: int = field(default_factory=_half_of_the_cores)
+    temperature: float = 0.2
+    top_p: float = 0.9
+    chunk: int = 64
+    backlog: int = 256
+    freeze_s: float = 5.0
+    start_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCoreStatistics:
+    """Counts since the start; `pass_s`: the median of the last passes; `load_s`: the last host's own time to load."""
+
+    calls: int
+    tokens: int
+    restarts: int
+    in_flight: int
+    pass_s: float
+    load_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A call in flight. `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of."""
+
+    number: int
+    call: CoreCall
+    prompt: Prompt
+    tokens: list[int] = field(default_factory=list)
+    passed: int = 0
+    acked: int = 0
+    crashes: int = 0
+    open: bool = False
+    over: bool = False
+    failure: AiosError | None = None
+    inbox: deque[Piece] = field(default_factory=deque)
+    waiter: asyncio.Future[None] | None = None
+    gone: asyncio.Future[None] | None = None
+
+    def take(self, piece: Piece) -> None:
+        self.tokens += piece.ids
+        self.crashes = 0
+        self.over = piece.finish is not None
+        self.inbox.append(piece)
+        self._wake()
+
+    def fail(self, failure: AiosError) -> None:
+        self.failure, self.over = failure, True
+        self._wake()
+
+    async def wait_piece(self) -> Piece:
+        while not self.inbox:
+            if self.failure:
+                raise self.failure
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+        return self.inbox.popleft()
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """A question of size in flight."""
+
+    measure: Measure
+    answer: asyncio.Future[int]
+    crashes: int = 0
+
+
+class LocalCore:
+    """The port `Core` on a supervised host process.
+
+    Beyond the port: more calls than slots wait in the host in order of arrival; a call while the host is being replaced waits
+    for the new one, and is refused with `Unavailable` where several starts have failed.
+    """
+
+    def __init__(self, config: LocalCoreConfig) -> None:
+        self.config = config
+        self._features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop"})
+        self._window = config.window
+        self._path: Path
+        self._changed: Callable[[CoreEvent], None] = _nobody
+        self._host: Host | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._jobs: dict[int, _Job] = {}
+        self._asks: dict[int, _Ask] = {}
+        self._numbers = 0
+        self._detail = "it is not started"
+        self._given_up = True
+        self._failed_starts = 0
+        self._fruitless = 0
+        self._restarts = self._calls = self._tokens = 0
+        self._passes_s: deque[float] = deque(maxlen=33)
+        self._load_s = 0.0
+
+    def info(self) -> CoreInfo:
+        """What it is; `window` and `features` are the model's own after `start`."""
+        return CoreInfo(
+            name=self.config.name,
+            models=(self.config.model,),
+            features=self._features,
+            slots=self.config.slots,
+            window=self._window,
+            driver="local",
+            local=True,
+        )
+
+    def health(self) -> Health:
+        """Whether its host is up now."""
+        if self._host is None:
+            return Health(up=False, detail=self._detail, restarts=self._restarts)
+        return Health(up=True, pid=self._host.pid, restarts=self._restarts)
+
+    def statistics(self) -> LocalCoreStatistics:
+        """Its counters."""
+        return LocalCoreStatistics(
+            calls=self._calls,
+            tokens=self._tokens,
+            restarts=self._restarts,
+            in_flight=len(self._jobs),
+            pass_s=statistics.median(self._passes_s or (0.0,)),
+            load_s=self._load_s,
+        )
+
+    async def start(self, changed: Callable[[CoreEvent], None]) -> None:
+        """Check the model file and bring up a host. Raises `Unavailable` with one sentence of what to do."""
+        self._changed = changed
+        self._path = self.config.path or models.find(models.EMBEDDED)
+        try:
+            await self._bring_up()
+        except HostFailed as problem:
+            raise Unavailable(str(problem)) from None
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"core {self.config.name}")
+        self._supervisor.add_done_callback(self._unsupervised)
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Completion:
+        """Generate, as the port says. `Invalid` names the field that this core does not understand."""
+        refuse_what_it_cannot(self.info(), call)
+        prompt = _prompt_of(call.request.messages, call.request.prompt or "")
+        _check(call.request)
+        if (size := prompt.size()) > MOST_CHARACTERS:
+            raise ContextFull(f"the prompt has {size} characters, far more than the {self._window} tokens of `{call.model}`")
+        self._refuse_if_given_up()
+        self._calls += 1
+        job = _Job(self._number(), call, prompt)
+        self._jobs[job.number] = job
+        try:
+            self._open_waiting()
+            return await self._relay(job, emit)
+        finally:
+            await self._leave(job)
+
+    async def count(self, request: Count, model: str) -> Tokens:
+        """Ask the model's own tokenizer. Raises `TooLarge` over 1 M characters, `CoreFailed` if the host dies of it."""
+        prompt = _prompt_of(request.messages, request.text)
+        if (size := prompt.size()) > MOST_CHARACTERS:
+            raise TooLarge(f"{size} characters are too many to count at once: send at most {MOST_CHARACTERS}")
+        self._refuse_if_given_up()
+        ask = _Ask(Measure(self._number(), prompt), asyncio.get_running_loop().create_future())
+        self._asks[ask.measure.ask] = ask
+        try:
+            if self._host is not None:
+                self._host.say(ask.measure)
+                self._watch()
+            return Tokens(tokens=await ask.answer, exact=True)
+        finally:
+            del self._asks[ask.measure.ask]
+
+    async def close(self) -> None:
+        """End the host and fail what is in flight."""
+        self._detail, self._given_up = "it is closed", True
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.wait({supervisor})
+        self._fail_all(CoreFailed(f"core `{self.config.name}` was closed"))
+        host, self._host = self._host, None
+        if host is not None:
+            await host.end(grace_s=END_GRACE_S)
+            self._tell("down", self._detail)
+
+    # Calls.
+
+    def _open_waiting(self) -> None:
+        """Tell the host of the calls it does not know. A call that two hosts died of runs alone, to find out if it is the one."""
+        if self._host is None:
+            return
+        suspects = [job for job in self._jobs.values() if job.crashes >= POISONED_AFTER - 1]
+        for job in suspects[:1] or list(self._jobs.values()):
+            if not job.open and not job.over:
+                self._host.say(self._opening(job))
+                job.open, job.acked = True, job.passed
+        self._watch()
+
+    def _opening(self, job: _Job) -> Open:
+        request, config = job.call.request, self.config
+        return Open(
+            call=job.number,
+            prompt=job.prompt,
+            seed=job.call.seed % 2**64,
+            temperature=config.temperature if request.temperature is None else request.temperature,
+            top_p=config.top_p if request.top_p is None else request.top_p,
+            stop=request.stop,
+            max_tokens=request.max_tokens,
+            delivered=tuple(job.tokens),
+            acked=job.passed,
+        )
+
+    async def _relay(self, job: _Job, emit: Emit) -> Completion:
+        """Pass on what comes for a call until it is over."""
+        texts: list[str] = []
+        unsaid = 0
+        while True:
+            piece = await job.wait_piece()
+            unsaid += len(piece.ids)
+            if piece.text or piece.finish:
+                texts.append(piece.text)
+                waiting = emit(Delta(text=piece.text, tokens=unsaid, finish=piece.finish))
+                unsaid = 0
+                if waiting is not None:
+                    await waiting
+            job.passed += len(piece.ids)
+            if piece.finish:
+                return Completion(
+                    id=job.call.id,
+                    model=job.call.model,
+                    core=self.config.name,
+                    choices=(Choice(text="".join(texts), finish=piece.finish),),
+                    usage=Usage(input_uncached=piece.prompt_tokens, output_visible=job.passed),
+                )
+            self._acknowledge(job)
+
+    def _acknowledge(self, job: _Job) -> None:
+        if job.passed - job.acked >= max(1, self.config.backlog // 8) and job.open and self._host is not None:
+            self._host.say(Ack(job.number, job.passed))
+            job.acked = job.passed
+
+    async def _leave(self, job: _Job) -> None:
+        """Forget a call; if it is not over, only when the host has let go of it, or does not answer."""
+        if job.open and not job.over and self._host is not None:
+            job.gone = asyncio.get_running_loop().create_future()
+            self._host.say(Abort(job.number))
+            await asyncio.wait({job.gone}, timeout=ABORT_S)
+        self._jobs.pop(job.number, None)
+        self._open_waiting()
+
+    def _refuse_if_given_up(self) -> None:
+        if self._given_up:
+            raise Unavailable(f"core `{self.config.name}` is down: {self._detail}")
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    # What the host says.
+
+    def _heard(self, report: Report) -> None:
+        match report:
+            case Step():
+                self._passes_s.append(report.seconds)
+                for piece in report.pieces:
+                    self._take(piece)
+            case TooLong(number, tokens, window):
+                if job := self._jobs.get(number):
+                    room = f"`{job.call.model}` has room for {window} of question and answer"
+                    job.fail(ContextFull(f"the question has {tokens} tokens, and {room}"))
+            case Gone(number):
+                if (job := self._jobs.get(number)) and job.gone and not job.gone.done():
+                    job.gone.set_result(None)
+            case Measured(number, tokens):
+                if (ask := self._asks.get(number)) and not ask.answer.done():
+                    ask.answer.set_result(tokens)
+
+    def _take(self, piece: Piece) -> None:
+        job = self._jobs.get(piece.call)
+        if job is None or job.over:
+            return
+        if len(job.tokens) + len(piece.ids) - job.acked > self.config.backlog:
+            raise ProtocolError("more tokens than may lie unread")
+        suspected = job.crashes >= POISONED_AFTER - 1
+        self._tokens += len(piece.ids)
+        self._fruitless = 0
+        job.take(piece)
+        if suspected:
+            self._open_waiting()
+
+    # The host's life.
+
+    async def _bring_up(self) -> None:
+        config = self.config
+        sha256 = models.EMBEDDED.sha256 if config.path is None else None
+        await asyncio.to_thread(models.check, self._path, sha256, config.home / "checked-models.json")
+        hello = Hello(VERSION, str(self._path), config.slots, config.window, config.threads, config.chunk, config.backlog)
+        self._host, ready = await Host.start(hello, self._heard, config.start_s)
+        self._given_up, self._failed_starts = False, 0
+        self._window, self._load_s = ready.window, ready.load_s
+        if not ready.chat:
+            self._features -= {"chat"}
+        self._tell("up", "")
+        self._open_waiting()
+        for ask in self._asks.values():
+            self._host.say(ask.measure)
+        self._watch()
+
+    async def _supervise(self) -> None:
+        """Replace the host whenever it ends."""
+        while True:
+            if (host := self._host) is None:
+                await self._try_again()
+                continue
+            why = await asyncio.shield(host.ended)
+            self._host = None
+            self._lose(f"{why}; a new one is being started", host.last_words())
+            await host.end(grace_s=0)
+
+    async def _try_again(self) -> None:
+        least, most = BACK_OFF_S
+        await asyncio.sleep(min(most, least * 2 ** min(self._fruitless, 10)))
+        self._fruitless += 1
+        self._restarts += 1
+        try:
+            await self._bring_up()
+        except (HostFailed, Unavailable) as problem:
+            self._failed_starts += 1
+            self._detail = str(problem)
+            if self._failed_starts >= GIVE_UP_AFTER:
+                self._given_up = True
+                self._fail_all(CoreFailed(f"core `{self.config.name}` went down and does not come up: {problem}"))
+
+    def _lose(self, why: str, words: str) -> None:
+        """The host is gone: note it, and give up the calls that too many hosts died of."""
+        self._detail = f"the model's host is gone: {why}"
+        for job in self._jobs.values():
+            job.crashes += job.open and not job.over
+            job.open = False
+            if job.gone is not None and not job.gone.done():
+                job.gone.set_result(None)
+            if job.crashes >= POISONED_AFTER and not job.over:
+                job.fail(CoreFailed(f"the model's host died {job.crashes} times of this call: it is poisoned"))
+        for ask in self._asks.values():
+            ask.crashes += 1
+            if ask.crashes >= POISONED_AFTER and not ask.answer.done():
+                ask.answer.set_exception(CoreFailed(f"the model's host died {ask.crashes} times of this text"))
+        self._tell("down", f"{self._detail} {words}".strip())
+
+    def _fail_all(self, failure: AiosError) -> None:
+        for job in self._jobs.values():
+            if not job.over:
+                job.fail(failure)
+        for ask in self._asks.values():
+            if not ask.answer.done():
+                ask.answer.set_exception(failure)
+
+    def _unsupervised(self, task: asyncio.Task[None]) -> None:
+        """The supervisor ends by being cancelled; where it ends by a bug of ours, no call may wait for ever."""
+        if not task.cancelled() and (problem := task.exception()):
+            self._detail, self._given_up = f"its supervisor ended: {problem!r}", True
+            self._fail_all(CoreFailed(f"core `{self.config.name}`: {self._detail}"))
+            self._tell("down", self._detail)
+
+    def _watch(self) -> None:
+        if self._host is not None and self._busy():
+            self._host.watch(self._silence_s, self._busy)
+
+    def _busy(self) -> bool:
+        return bool(self._jobs or self._asks)
+
+    def _silence_s(self) -> float:
+        return max(self.config.freeze_s, 10 * statistics.median(self._passes_s or (0.0,)))
+
+    def _tell(self, change: Literal["up", "down"], detail: str) -> None:
+        pid = self._host.pid if self._host is not None else None
+        event = CoreEvent(core=self.config.name, change=change, detail=detail[:1000], pid=pid)
+        self._changed(event)
+
+
+def _prompt_of(messages: tuple[Message, ...], text: str) -> Prompt:
+    """The prompt as the host takes it. Raises `Invalid` for a message that the chat template has no words for."""
+    prompt = Prompt(_whole(text, "prompt"), tuple(_turn(f"messages[{at}]", message) for at, message in enumerate(messages)))
+    if prompt.turns and prompt.text:
+        raise Invalid("give `messages` or a text, not both", field="messages")
+    return prompt
+
+
+def _turn(field: str, message: Message) -> Turn:
+    if message.tool_calls:
+        raise Invalid("the local model has no form for tool calls: leave them out", field=f"{field}.tool_calls")
+    if isinstance(message.content, str):
+        return Turn(message.role, _whole(message.content, f"{field}.content"))
+    if any(part.type != "text" for part in message.content):
+        raise Invalid("the local model reads text only", field=f"{field}.content")
+    return Turn(message.role, _whole("".join(part.text for part in message.content), f"{field}.content"))
+
+
+def _whole(text: str, field: str) -> str:
+    """The text, which must be one: half a surrogate pair is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid("the text holds half a character (a lone surrogate)", field=field) from None
+    return text
+
+
+def _check(request: Generate) -> None:
+    """Raises `Invalid` for what means nothing to the host or would do harm there, beyond what every request is checked for."""
+    if request.prompt == "":
+        raise Invalid("an empty `prompt` has nothing to go on with", field="prompt")
+    if any(len(_whole(text, "stop")) > MOST_STOP_CHARACTERS for text in request.stop):
+        raise Invalid(f"a `stop` text has at most {MOST_STOP_CHARACTERS} characters", field="stop")
+
+
+def _nobody(_event: CoreEvent) -> None:
+    """Hears of changes before `start`."""

@@ -1,0 +1,141 @@
+"""The launcher: confines itself, then becomes the program that it was told to start.
+
+Run as `python -I -S enter.py` with an empty environment and a socket as its standard input: there it reads what to do, and
+says why if it cannot; end of file without a word means that the program runs. It imports as little as it can, because every
+child waits for it, and nothing of AIOS, because that is not on its path.
+"""
+
+import ctypes
+import errno
+import marshal
+import os
+import resource
+import signal
+import stat
+import struct
+import sys
+
+# From <linux/prctl.h>, <linux/landlock.h>. The three calls have the same numbers on every architecture.
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+CREATE_RULESET_VERSION, RULE_PATH_BENEATH = 1, 1
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
+TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+FILES_OF_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+NET_FROM, NET = 4, 0b11  # bind and connect TCP
+SCOPE_FROM, SCOPE = 6, 0b11  # abstract unix sockets, signals
+NEWEST = 6  # later versions add audit, and what is not asked for here
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+GIB = 1 << 30
+LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_FSIZE: GIB, resource.RLIMIT_DATA: 4 * GIB}
+"""Not the number of processes: it is counted per user, so a desktop's own would use it up, and root is not bound by it."""
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def landlock_abi() -> int:
+    """The version of Landlock that this machine has; 0 for none."""
+    if sys.platform != "linux":
+        return 0
+    return max(0, libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION)))
+
+
+def must(result: int, what: str) -> int:
+    """The result of a call to the C library. Raises OSError if it failed."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def prctl(option: int, value: int) -> None:
+    none = ctypes.c_ulong(0)
+    must(libc.prctl(option, ctypes.c_ulong(value), none, none, none), "prctl")
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent's thread ends; it may have ended before it could be asked for."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit() -> None:
+    for kind, most in LIMITS.items():
+        hard = resource.getrlimit(kind)[1]
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (least, least))
+
+
+def restrict(abi: int, read: "list[str]", write: "list[str]") -> None:
+    """Only these paths from now on, no TCP, and signals and abstract sockets only within, as far as version `abi` goes."""
+    files = FILES_OF_ABI[min(abi, max(FILES_OF_ABI))]
+    handled = struct.pack("QQQ", files, NET, SCOPE)[: 8 if abi < NET_FROM else 16 if abi < SCOPE_FROM else 24]
+    rules = must(
+        libc.syscall(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0)), "landlock_create_ruleset"
+    )
+    for path in read:
+        allow(rules, path, EXECUTE | READ_FILE | READ_DIR)
+    for path in write:
+        allow(rules, path, files)
+    for path in DEVICES:
+        allow(rules, path, (READ_FILE | WRITE_FILE | TRUNCATE) & files)
+    must(libc.syscall(RESTRICT_SELF, rules, ctypes.c_uint32(0)), "landlock_restrict_self")
+    os.close(rules)
+
+
+def allow(rules: int, path: str, rights: int) -> None:
+    """Rights on a path and all below; one that is not there, or closed to us anyway, needs none."""
+    try:
+        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            return
+        raise
+    if not stat.S_ISDIR(os.fstat(target).st_mode):
+        rights &= OF_FILES
+    beneath = struct.pack("=Qi", rights, target)
+    must(libc.syscall(ADD_RULE, rules, RULE_PATH_BENEATH, beneath, ctypes.c_uint32(0)), f"landlock_add_rule {path}")
+    os.close(target)
+
+
+def told() -> "tuple[int, dict[str, object]]":
+    """A descriptor to answer on, which closes when the program starts, and what to do."""
+    answer = os.dup(0)
+    pieces = []
+    while piece := os.read(answer, 1 << 16):
+        pieces.append(piece)
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return answer, marshal.loads(b"".join(pieces))
+
+
+def keep_open(*fds: int) -> None:
+    """Close every other descriptor: some ways of starting a child leave more open than they were told to."""
+    edges = [-1, *sorted(fds), os.sysconf("SC_OPEN_MAX")]
+    for below, above in zip(edges, edges[1:], strict=False):
+        os.closerange(below + 1, above)
+
+
+def enter(status, parent, abi, argv, env, fds, read, write, folder):  # type: ignore[no-untyped-def]  # unpacked from bytes
+    keep_open(0, 1, 2, status, *fds)
+    os.umask(0o077)
+    os.chdir(folder)
+    limit()
+    if sys.platform == "linux":
+        die_with(parent)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if abi:
+        restrict(abi, read, write)
+    os.execve(argv[0], argv, env)
+
+
+if __name__ == "__main__":
+    status, order = told()
+    try:
+        enter(status, **order)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        os.write(status, str(error).encode())
+        sys.exit(126)
