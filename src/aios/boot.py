@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from aios.server.socket import SocketHosts
 
 GRACE_S = 10.0
 """How long running calls may take to end when a signal takes the kernel down."""
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt")
+"""What a Python program may read and run anywhere, beside the interpreter and this package."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     """A kernel with its cores and doors, as long as the block runs."""
     run = config.home / "run"
     run.mkdir(mode=0o700, exist_ok=True)
-    hosts = SocketHosts(LandlockSandbox(), config.home / "work")
+    hosts = SocketHosts(LandlockSandbox(), config.home / "work", readable())
     parts = Parts(
         clock=SystemClock(),
         store=MemoryStore(),
@@ -81,6 +84,13 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
             yield kernel, Address(f"http://{config.server.host}:{server.port}", socket)
         finally:
             await server.close(grace_s=1.0)
+    await hosts.close()
+
+
+def readable() -> list[str]:
+    """What agents may read beside their own program: the system, the interpreter, this package."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [folder for folder in dict.fromkeys((*SYSTEM, sys.prefix, sys.base_prefix, package)) if os.path.exists(folder)]
 
 
 def cores(config: Config) -> Iterator[Core]:
