@@ -21,7 +21,7 @@ format: setup ## give all files their form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 bench: setup  ## each benchmark, in its quick form
-	@for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --quick || exit 1; done
+	@$(BIN)/python -m benchmarks --quick
 lock:         ## resolve the dependencies anew (maintainers)
 	@$(PYTHON) tools/lock.py
 clean:        ## back to the fresh checkout

@@ -1,3 +1,108 @@
 """AIOS, an operating system for LLM agents: the kernel between agents and everything they spend, touch and remember."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aios.abi.errors import (
+        AiosError,
+        BadRequest,
+        Cancelled,
+        ChildFailed,
+        Conflict,
+        ContextFull,
+        CoreFailed,
+        DeadlineExceeded,
+        Denied,
+        Draining,
+        Failed,
+        Internal,
+        Invalid,
+        Killed,
+        NeedsApproval,
+        NoCore,
+        NotFound,
+        OutcomeUnknown,
+        QueueFull,
+        RateLimited,
+        Refused,
+        Stopped,
+        TooLarge,
+        Unauthenticated,
+        Unavailable,
+        UnknownCall,
+    )
+    from aios.abi.llm import Completion, Generate, Message
+    from aios.abi.manifest import Manifest
+    from aios.abi.request import CallOptions
+    from aios.sdk.agent import Agent, agent
+    from aios.sdk.client import Client
+    from aios.sdk.kernel import Kernel, Process
+    from aios.sdk.run import run
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AiosError",
+    "BadRequest",
+    "CallOptions",
+    "Cancelled",
+    "ChildFailed",
+    "Client",
+    "Completion",
+    "Conflict",
+    "ContextFull",
+    "CoreFailed",
+    "DeadlineExceeded",
+    "Denied",
+    "Draining",
+    "Failed",
+    "Generate",
+    "Internal",
+    "Invalid",
+    "Kernel",
+    "Killed",
+    "Manifest",
+    "Message",
+    "NeedsApproval",
+    "NoCore",
+    "NotFound",
+    "OutcomeUnknown",
+    "Process",
+    "QueueFull",
+    "RateLimited",
+    "Refused",
+    "Stopped",
+    "TooLarge",
+    "Unauthenticated",
+    "Unavailable",
+    "UnknownCall",
+    "agent",
+    "run",
+]
+
+_places = {
+    "aios.abi.llm": ("Completion", "Generate", "Message"),
+    "aios.abi.manifest": ("Manifest",),
+    "aios.abi.request": ("CallOptions",),
+    "aios.sdk.agent": ("Agent", "agent"),
+    "aios.sdk.client": ("Client",),
+    "aios.sdk.kernel": ("Kernel", "Process"),
+    "aios.sdk.run": ("run",),
+}
+_place_of = {name: place for place, names in _places.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used: programs wait for no more than they need."""
+    if name not in __all__:
+        raise AttributeError(f"module `aios` has no attribute `{name}`")
+    value = globals()[name] = getattr(import_module(_place_of.get(name, "aios.abi.errors")), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

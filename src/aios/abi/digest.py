@@ -7,11 +7,19 @@ from typing import Any
 
 import msgspec
 
+from aios.abi.errors import Invalid
 from aios.abi.request import Request
 
 _canonical = msgspec.json.Encoder(order="sorted")
 
 
 def digest(name: str, version: int, request: Request[Any]) -> bytes:
-    """SHA-256 over row name, request version and the canonical body without defaults: 32 bytes."""
-    return hashlib.sha256(b"%s/%d\n" % (name.encode(), version) + _canonical.encode(request)).digest()
+    """SHA-256 over row name, request version and the canonical body without defaults: 32 bytes.
+
+    Raises `Invalid` for a request that holds what JSON has no word for (keys that are no text, extensions of msgpack).
+    """
+    try:
+        body = _canonical.encode(request)
+    except (TypeError, UnicodeError) as error:
+        raise Invalid(f"the request holds what is no JSON value: {error}") from None
+    return hashlib.sha256(b"%s/%d\n" % (name.encode(), version) + body).digest()

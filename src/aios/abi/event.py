@@ -115,7 +115,8 @@ class EventPage(Reply, frozen=True):
 class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
-    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `call`, `core`, `host`, `kernel`).
+    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `call`, `core`, `host`,
+    `kernel`).
     """
 
     after: int = 0

@@ -59,11 +59,14 @@ class Event(msgspec.Struct, frozen=True, tag="event"):
     body: msgspec.Raw
 
 
+NO_BODY = msgspec.Raw()
+
+
 class Reply(msgspec.Struct, frozen=True, tag="reply", omit_defaults=True):
-    """The end of call `id`: its reply in msgpack and its label, or a fault."""
+    """The end of call `id`: its reply in msgpack and its label, or a fault and no body."""
 
     id: int
-    body: msgspec.Raw | None = None
+    body: msgspec.Raw = NO_BODY
     fault: Fault | None = None
     label: Label = KERNEL
 
@@ -152,7 +155,7 @@ class FrameReader:
     def _decode(self, body: bytes) -> Any:
         try:
             return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise Invalid(f"a frame cannot be understood: {error}") from None
 
 

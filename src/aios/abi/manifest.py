@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import msgspec
 
 from aios.abi.request import Class
 
 _canonical = msgspec.json.Encoder(order="sorted")
+_resource = re.compile(r"/[^\s*]*\*?")
+_agent_name = re.compile(r"[\w-]{1,64}")
+
+
+def check_agent(name: str) -> None:
+    """Raise ValueError for what cannot be an agent's name: names are typed, and shown on terminals."""
+    if not _agent_name.fullmatch(name):
+        raise ValueError("`agent` must be 1 to 64 letters, digits, `-` or `_`")
 
 
 class Grant(msgspec.Struct, frozen=True, order=True):
@@ -21,8 +30,8 @@ class Grant(msgspec.Struct, frozen=True, order=True):
     def parse(cls, text: str) -> Grant:
         """`use /llm/*` as a grant. Raises ValueError for anything else than `verb /resource`."""
         verb, _, resource = text.partition(" ")
-        if not verb.isalpha() or not resource.startswith("/") or " " in resource or "*" in resource[:-1]:
-            raise ValueError(f"`{text}` is no grant: write `verb /resource` or `verb /prefix/*`")
+        if not verb.isalpha() or not _resource.fullmatch(resource) or not resource.isprintable():
+            raise ValueError(f"{text[:200]!r} is no grant: write `verb /resource` or `verb /prefix/*`")
         return cls(verb, resource)
 
     def __str__(self) -> str:
@@ -42,6 +51,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     grants: tuple[str, ...] = ()
     cls: Class = "standard"
     model: str = "default"
+
+    def __post_init__(self) -> None:
+        check_agent(self.agent)
+        for field in ("program", "entry", "model"):
+            if not getattr(self, field).isprintable():
+                raise ValueError(f"`{field}` must hold no control characters")
 
     def hash(self) -> str:
         """SHA-256 of the canonical manifest, in hex: what a person's acceptance is stored by."""

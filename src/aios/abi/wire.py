@@ -73,7 +73,7 @@ def check_json(body: bytes) -> frozenset[str]:
     object's fields. Raises `Invalid`.
     """
     try:
-        names = json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        names = _reader.decode(body.decode())
     except RecursionError:
         raise Invalid("the body is nested too deeply") from None
     except ValueError as error:
@@ -124,6 +124,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> frozenset[str]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"`{name}` is no JSON number")
+
+
+_reader = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aios.abi.digest import digest
-from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, DeadlineExceeded, Draining, Internal, UnknownCall
+from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, DeadlineExceeded, Draining, Internal, Killed, UnknownCall
 from aios.abi.event import CallEnded, Dispatched
 from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
@@ -55,6 +55,8 @@ class CallPath:
         self._verbs = {name: ROWS[name].needs.partition(" ")[0] for name in syscalls}
         self._deadlines = Deadlines(clock)
         self.draining = False
+        self._in_lanes = 0
+        self._no_more = asyncio.Event()
         self.count = self.failed = self.running = 0
         self.input_tokens = self.output_tokens = 0
 
@@ -65,23 +67,42 @@ class CallPath:
         call = self._open(process, request, options, tell)
         try:
             value = await self._walk(call)
-        except asyncio.CancelledError:
-            self._fail(call, call.stopped or Cancelled("the caller gave up"))
-            if call.stopped is None or call.task is None:
-                raise
-            call.task.uncancel()
-            raise call.stopped from None
-        except AiosError as error:
+        except asyncio.CancelledError as cancel:
+            error = self._why_cancelled(call, cancel)
             self._fail(call, error)
-            raise
+            if type(error) is Cancelled:
+                raise
+            raise error from None
+        except AiosError as failure:
+            self._fail(call, call.stopped or failure)
+            if call.stopped is None:
+                raise
+            raise call.stopped from None  # it failed because it was stopped
         except Exception as bug:  # noqa: BLE001  # the edge: a handler's bug ends its own call and nothing else
-            internal = Internal(f"a bug of ours, noted as incident {self.incident(bug)}")
+            internal = self._bug(bug)
             self._fail(call, internal)
             raise internal from None
         finally:
             self._close(call)
         self._tell_end(call, "ok")
         return Answer(value, call.label, call.id, call.wait_s)
+
+    async def drain(self) -> None:
+        """Take no new work; return when no call has a turn, or waits for one, any more."""
+        self.draining = True
+        if self._in_lanes:
+            await self._no_more.wait()
+
+    def _why_cancelled(self, call: Call, cancel: asyncio.CancelledError) -> AiosError:
+        """A caller that gave up goes before a stop of the kernel's: its task was told to end. Without either it is a bug."""
+        assert call.task is not None
+        given_up = call.task.cancelling() - call.cancels - (call.stopped is not None)
+        if given_up > 0:
+            return Cancelled("the caller gave up")
+        return call.stopped or self._bug(cancel)
+
+    def _bug(self, bug: BaseException) -> Internal:
+        return Internal(f"a bug of ours, noted as incident {self.incident(bug)}")
 
     def incident(self, bug: BaseException) -> str:
         """Log a bug of ours; the id is all that a caller is told."""
@@ -95,6 +116,8 @@ class CallPath:
             raise UnknownCall(f"no row of the table takes a `{type(request).__name__}`")
         if process.exit is not None:
             raise Conflict(f"`{process.name}` has ended and makes no calls")
+        if process.doomed:
+            raise Killed(f"`{process.name}` was killed by {process.killed_by} and makes no calls")
         if self.draining and (row.lane is not None or row.name == "process.spawn"):
             raise Draining("the kernel is going down: try again when it is up", retry_after_s=10.0)
         path = process.next_path() if options.key is None else f"k.{options.key}"
@@ -103,24 +126,26 @@ class CallPath:
         call = Call(process, row, request, options, tell, lower(process.cls, options.cls), path)
         call.asked, call.asked_ns = self._clock.monotonic(), self._clock.now_ns()
         call.task = asyncio.current_task()
+        assert call.task is not None
+        call.cancels = call.task.cancelling()
         process.calls[path] = call
         process.call_count += 1
         process.last_call = call.asked
         self.running += 1
-        if row.wait != "no" or options.deadline_s is not None:
-            self._deadlines.add(call, options.deadline_s or row.deadline_s)
+        self._in_lanes += row.lane is not None
+        self._deadlines.add(call, options.deadline_s or row.deadline_s)
         return call
 
     async def _walk(self, call: Call) -> Any:
         keyed = call.options.key is not None
         recorded = keyed or call.process.kind == "agent" or call.row.risk != "read"
-        if recorded:
-            call.digest = digest(call.row.name, call.row.version, call.request)
+        asked = digest(call.row.name, call.row.version, call.request) if recorded else b""
         if keyed:
-            known = self._journal.recorded(call)
+            known = self._journal.recorded(call, asked)
             if known is not None:
                 value, call.label = known
                 return value
+        call.digest = asked
         self._allow(call)
         syscall = self._syscalls[call.row.name]
         value = await (syscall.act(call) if call.row.lane is None else self._attempts(call, syscall))
@@ -147,7 +172,7 @@ class CallPath:
             try:
                 return await self._attempt(call, self._lanes[call.row.lane], syscall)
             except CoreFailed:
-                if call.attempt >= last or call.first_ns is not None or call.row.repeat == "once":
+                if call.stopped is not None or call.attempt >= last or call.first_ns is not None or call.row.repeat == "once":
                     raise
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
@@ -184,6 +209,7 @@ class CallPath:
                 call.tell(Queued(call=call.id))
             return await lane.wait(ticket)
         finally:
+            lane.leave(ticket)
             call.waits = call.ticket = None
 
     def _fail(self, call: Call, error: AiosError) -> None:
@@ -208,6 +234,11 @@ class CallPath:
 
     def _close(self, call: Call) -> None:
         self.running -= 1
+        self._in_lanes -= call.row.lane is not None
+        if self.draining and not self._in_lanes:
+            self._no_more.set()
+        if call.stopped is not None and call.task is not None:
+            call.task.uncancel()
         call.task = None
         call.process.calls.pop(call.path, None)
         self._deadlines.done(call)

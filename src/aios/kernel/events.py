@@ -9,6 +9,8 @@ from typing import Any
 from aios.abi.event import AnyEvent
 from aios.ports.clock import Clock
 
+SCANNED = 4096
+"""Events that are looked at in one turn of the loop."""
 KEPT = 100_000
 """Events kept in memory; a reader who is further behind is told how many it lost."""
 
@@ -44,11 +46,15 @@ class EventLog:
         self._readers.clear()
 
     def after(self, cursor: int, limit: int, wanted: Callable[[AnyEvent], bool]) -> tuple[list[AnyEvent], int, int]:
-        """Up to `limit` wanted events after a cursor, the cursor after them, and how many were forgotten unread."""
+        """Up to `limit` wanted events after a cursor, the cursor after them, and how many were forgotten unread.
+
+        Looks at so many events as the loop has time for; the cursor tells how far it got.
+        """
         lost = max(0, self._first - 1 - cursor)
         found: list[AnyEvent] = []
         place = max(0, cursor - self._first + 1)
-        while place < len(self._events) and len(found) < limit:
+        end = min(len(self._events), place + SCANNED)
+        while place < end and len(found) < limit:
             if wanted(self._events[place]):
                 found.append(self._events[place])
             place += 1

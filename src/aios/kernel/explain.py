@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
 from aios.abi.process import Ahead, CallInfo, Explanation
 from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.process import Call, Process
 
 AHEAD_SHOWN = 10
+HOLDERS_SHOWN = 4
+ANOTHER = "another"
+"""The name of a process that the asker may not know of."""
 
 
-def explain(process: Process, lane: Lane) -> Explanation:
-    """The process, its open calls with what each waits for, and what would move it."""
-    calls = tuple(_explain_call(call, lane) for call in process.calls.values())
+def explain(process: Process, lane: Lane, known: Callable[[str], bool]) -> Explanation:
+    """The process, its open calls with what each waits for, and what would move it.
+
+    `known`: whether the asker may know of the process with that pid; others have no name in the answer.
+    """
+    calls = tuple(_explain_call(call, lane, known) for call in process.calls.values())
     return Explanation(process=process.info(), reason=_reason(process, calls), calls=calls, moves=_moves(process, calls))
 
 
-def _explain_call(call: Call, lane: Lane) -> CallInfo:
-    wait, ahead, count = call.wait, (), 0
+def _explain_call(call: Call, lane: Lane, known: Callable[[str], bool]) -> CallInfo:
+    def name_of(ticket: Ticket) -> str:
+        return ticket.name if known(ticket.pid) else ANOTHER
+
+    wait = call.wait
+    ahead: tuple[Ahead, ...] = ()
+    count = 0
     if isinstance(call.ticket, Ticket):
-        wait, before = lane.explain(call.ticket)
+        wait, before, holders = lane.explain(call.ticket)
+        wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
         count = len(before)
-        ahead = tuple(Ahead(ticket.name, ticket.cls) for ticket in before[:AHEAD_SHOWN])  # type: ignore[assignment]
+        ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])
     return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count)
 
 

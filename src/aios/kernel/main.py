@@ -71,9 +71,9 @@ class Kernel:
     def __init__(self, parts: Parts) -> None:
         self.clock = parts.clock
         self.events = EventLog(parts.clock)
-        self.processes = ProcessTable(parts.clock)
-        self.tokens = Tokens(parts.tokens, parts.clock)
         self.logs = Logs(parts.clock)
+        self.processes = ProcessTable(parts.clock, self.logs.forget)
+        self.tokens = Tokens(parts.tokens, parts.clock)
         self.down = asyncio.Event()
         self._grants = Grants()
         self._consents = Consents(parts.consents, parts.clock)
@@ -104,7 +104,9 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._grants, self.clock),
             ProcessCalls(self.processes, self._supervisor, self._grants, self._consents, self.logs, self._lane),
-            NodeCalls(self.clock, self.events, self.processes, self.tokens, self.statistics, self.drain, self._revoked),
+            NodeCalls(
+                self.clock, self.events, self.processes, self._grants, self.tokens, self.statistics, self.drain, self._revoked
+            ),
         )
         syscalls = {name: syscall for part in calls for name, syscall in part.syscalls().items()}
         assert syscalls.keys() == ROWS.keys(), f"rows and acts differ: {syscalls.keys() ^ ROWS.keys()}"
@@ -121,7 +123,7 @@ class Kernel:
         await self.pool.close()
         for task in self._watch:
             task.cancel()
-        await self._life.__aexit__(kind, error, trace)
+        await self._life.__aexit__(None, None, None)  # not with the block's own error, which a task group would wrap
 
     # --- what doors ask ---------------------------------------------------------------------------------------------
 
@@ -183,22 +185,19 @@ class Kernel:
         agents = [process.ended.wait() for process in self.processes.living() if process.kind == "agent"]
         try:
             async with asyncio.timeout(grace_s):
-                await asyncio.gather(*agents, *(self._call_ends(process) for process in self.processes.living()))
+                await asyncio.gather(self._path.drain(), *agents)
         except TimeoutError:
             pass
         self.down.set()
 
-    async def _call_ends(self, process: Process) -> None:
-        tasks = [call.task for call in process.calls.values() if call.row.lane is not None and call.task is not None]
-        if tasks:
-            await asyncio.wait(tasks)
-
     def _revoked(self, token: str) -> None:
-        """A token was made worthless: its sessions end, and their calls with them."""
+        """A token was made worthless: its sessions end, and with them their calls and the agents that they started."""
         for key, process in list(self._sessions.items()):
             if key[0] == token:
                 for call in list(process.calls.values()):
                     call.stop(Unauthenticated("the token was revoked"))
+                for child in process.children:
+                    self._supervisor.signal(child, "kill", by=process.name)
                 self._end_session(key, process, "its token was revoked")
 
     def _end_session(self, key: tuple[str, str], process: Process, why: str) -> None:
@@ -211,7 +210,8 @@ class Kernel:
             await asyncio.sleep(SWEEP_S)
             idle_since = self.clock.monotonic() - SESSION_IDLE_S
             for key, process in list(self._sessions.items()):
-                if not process.calls and process.last_call < idle_since:
+                busy = process.calls or any(child.exit is None for child in process.children)
+                if not busy and process.last_call < idle_since:
                     self._end_session(key, process, "it was idle")
 
     def _forget(self, process: Process) -> None:

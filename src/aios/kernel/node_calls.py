@@ -7,20 +7,21 @@ import secrets
 from collections.abc import Callable
 from typing import get_args
 
-from aios.abi.errors import Invalid, TooLarge
+from aios.abi.errors import Invalid
 from aios.abi.event import AnyEvent, EventPage, ReadEvents
-from aios.abi.request import Done
+from aios.abi.request import Done, lower
 from aios.abi.system import AddToken, Chance, Drain, Instant, NewToken, RandomBytes, RevokeToken, Sleep, Statistics, TokenList
 from aios.abi.waits import Wait
-from aios.kernel.access.grants import parse_grants
+from aios.kernel.access.grants import Grants, parse_grants
 from aios.kernel.access.tokens import Tokens
 from aios.kernel.events import EventLog
 from aios.kernel.process import Call, ProcessTable
-from aios.kernel.syscall import Syscall
+from aios.kernel.syscall import Syscall, check_range
 from aios.ports.clock import Clock
 
 MOST_RANDOM_BYTES = 4096
 MOST_EVENTS = 10_000
+MOST_CURSOR = 2**63 - 1
 MOST_WAIT_S = 3600.0
 MOST_SLEEP_S = 366 * 86400.0
 KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
@@ -30,12 +31,13 @@ class NodeCalls:
     """`drain(grace_s)` and `revoked(token id)` are what the kernel does about it; `statistics` gathers its figures."""
 
     def __init__(
-        self, clock: Clock, events: EventLog, processes: ProcessTable, tokens: Tokens, statistics: Callable[[], Statistics],
-        drain: Callable[[float], None], revoked: Callable[[str], None],
+        self, clock: Clock, events: EventLog, processes: ProcessTable, grants: Grants, tokens: Tokens,
+        statistics: Callable[[], Statistics], drain: Callable[[float], None], revoked: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._clock = clock
         self._events = events
         self._processes = processes
+        self._grants = grants
         self._tokens = tokens
         self._statistics = statistics
         self._drain = drain
@@ -57,34 +59,35 @@ class NodeCalls:
     async def _read_events(self, call: Call) -> EventPage:
         request = call.request
         assert isinstance(request, ReadEvents)
-        if not 0 <= request.wait_s <= MOST_WAIT_S or not 1 <= request.limit <= MOST_EVENTS or request.after < 0:
-            raise Invalid(f"`wait_s` must be 0 to {MOST_WAIT_S:g}, `limit` 1 to {MOST_EVENTS}, `after` 0 or more", field="wait_s")
+        check_range("wait_s", request.wait_s, 0, MOST_WAIT_S)
+        check_range("limit", request.limit, 1, MOST_EVENTS)
+        check_range("after", request.after, 0, MOST_CURSOR)
         if not set(request.kinds) <= set(KINDS):
             raise Invalid(f"`kinds` must be of {', '.join(KINDS)}", field="kinds")
         wanted = self._filter(call, request)
         end = self._clock.monotonic() + request.wait_s
-        cursor = request.after
+        cursor, lost = request.after, 0
         wait = Wait(code="M", on="an event", since_ns=call.asked_ns)
         call.waits = lambda: wait
         while True:
-            events, next, lost = self._events.after(cursor, request.limit, wanted)
+            events, cursor, forgotten = self._events.after(cursor, request.limit, wanted)
+            lost += forgotten
             left = end - self._clock.monotonic()
-            if events or left <= 0:
-                return EventPage(events=tuple(events), next=next, lost=lost)
-            cursor = next
-            await self._events.wait_for_more(cursor, left)
+            if events or (left <= 0 and cursor >= self._events.last):
+                return EventPage(events=tuple(events), next=cursor, lost=lost)
+            await (self._events.wait_for_more(cursor, left) if cursor >= self._events.last else asyncio.sleep(0))
 
     def _filter(self, call: Call, request: ReadEvents) -> Callable[[AnyEvent], bool]:
         """What the caller may see and asked for."""
         caller, kinds = call.process, set(request.kinds)
-        mine = None if caller.operator else {process.pid for process in self._processes.seen_by(caller)}
 
         def wanted(event: AnyEvent) -> bool:
             if kinds and event.__struct_config__.tag not in kinds:
                 return False
-            if mine is not None:
-                return getattr(event, "pid", None) in mine
-            return event.tenant in ("", caller.tenant)
+            if caller.operator:
+                return event.tenant in ("", caller.tenant)
+            process = self._processes.get(getattr(event, "pid", ""))
+            return process is not None and self._processes.knows(caller, process)
 
         return wanted
 
@@ -93,16 +96,15 @@ class NodeCalls:
 
     async def _go_down(self, call: Call) -> Done:
         assert isinstance(call.request, Drain)
-        if not 0 <= call.request.grace_s <= MOST_WAIT_S:
-            raise Invalid(f"`grace_s` must be 0 to {MOST_WAIT_S:g}", field="grace_s")
+        check_range("grace_s", call.request.grace_s, 0, MOST_WAIT_S)
         self._drain(call.request.grace_s)
         return Done()
 
     async def _add_token(self, call: Call) -> NewToken:
         request = call.request
         assert isinstance(request, AddToken)
-        parse_grants(request.grants)
-        return self._tokens.add(request.agent, request.grants, request.cls)
+        self._grants.check_subset(call.process, request.agent, parse_grants(request.grants))
+        return self._tokens.add(request.agent, request.grants, lower(call.process.cls, request.cls))
 
     async def _list_tokens(self, call: Call) -> TokenList:
         return TokenList(tokens=self._tokens.list())
@@ -119,8 +121,7 @@ class NodeCalls:
     async def _sleep(self, call: Call) -> Done:
         assert isinstance(call.request, Sleep)
         seconds = call.request.seconds
-        if not 0 <= seconds <= MOST_SLEEP_S:
-            raise Invalid("`seconds` must be 0 to a year", field="seconds")
+        check_range("seconds", seconds, 0, MOST_SLEEP_S)
         wait = Wait(code="T", on="its timer", since_ns=call.asked_ns, eta_s=seconds)
         call.waits = lambda: wait
         await asyncio.sleep(seconds)
@@ -128,6 +129,5 @@ class NodeCalls:
 
     async def _random(self, call: Call) -> Chance:
         assert isinstance(call.request, RandomBytes)
-        if not 1 <= call.request.size <= MOST_RANDOM_BYTES:
-            raise TooLarge(f"`size` must be 1 to {MOST_RANDOM_BYTES}", field="size")
+        check_range("size", call.request.size, 1, MOST_RANDOM_BYTES)
         return Chance(data=secrets.token_bytes(call.request.size))

@@ -35,9 +35,9 @@ class Call:
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity."""
 
     __slots__ = (
-        "allowed", "asked", "asked_ns", "attempt", "cls", "core", "digest", "feasible", "first_ns", "id", "input_tokens", "label",
-        "options", "output_tokens", "path", "process", "request", "row", "stopped", "task", "tell", "ticket", "turn",
-        "turn_ns", "waits",
+        "allowed", "answer_id", "asked", "asked_ns", "attempt", "cancels", "cls", "core", "digest", "feasible", "first_ns", "id",
+        "input_tokens", "label", "options", "output_tokens", "path", "process", "request", "row", "stopped", "task", "tell",
+        "ticket", "turn", "turn_ns", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class Call:
         self.asked = 0.0
         self.asked_ns = 0
         self.task: asyncio.Task[Any] | None = None
+        self.cancels = 0
         self.waits: Callable[[], Wait] | None = None
         self.turn: Held | None = None
         self.ticket: object | None = None
@@ -63,6 +64,7 @@ class Call:
         self.turn_ns: int | None = None
         self.first_ns: int | None = None
         self.core = ""
+        self.answer_id = ""
         self.input_tokens = 0
         self.output_tokens = 0
         self.stopped: AiosError | None = None
@@ -80,8 +82,11 @@ class Call:
         return 0.0 if self.turn_ns is None else (self.turn_ns - self.asked_ns) / 1e9
 
     def stop(self, error: AiosError) -> None:
-        """End the call with an error of the kernel's, wherever it stands. The first stop counts."""
-        if self.task is not None and self.stopped is None:
+        """End the call with an error of the kernel's, wherever it stands. The first stop counts.
+
+        A call that stops itself (a process that kills itself) is let to its end, which is near.
+        """
+        if self.task is not None and self.stopped is None and self.task is not asyncio.current_task():
             self.stopped = error
             self.task.cancel()
 
@@ -112,6 +117,7 @@ class Process:
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     held: Wait | None = None
     killed_by: str = ""
+    doomed: bool = False
     call_count: int = 0
     tokens: int = 0
     life: int = 0
@@ -168,10 +174,11 @@ class Process:
 
 
 class ProcessTable:
-    """All processes: those that live, and the last that ended."""
+    """All processes: those that live, and the last that ended. `forgotten` hears of those that are no longer kept."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, forgotten: Callable[[Process], None]) -> None:
         self._clock = clock
+        self._forgotten = forgotten
         self._by_pid: dict[str, Process] = {}
         self._by_name: dict[tuple[str, str], Process] = {}
         self._numbers: collections.Counter[str] = collections.Counter()
@@ -209,6 +216,7 @@ class ProcessTable:
         self._by_name.pop((process.tenant, process.name), None)
         if process.parent is not None:
             process.parent.children.remove(process)
+        self._forgotten(process)
 
     def get(self, pid: str) -> Process | None:
         return self._by_pid.get(pid)
@@ -216,10 +224,16 @@ class ProcessTable:
     def find(self, caller: Process, name: str) -> Process:
         """A process by pid or name, if the caller may know of it. Raises `NotFound`, the same for what is not its own."""
         process = self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
-        if process is None or not (caller.operator or process.descends_from(caller)):
+        if process is None or not self.knows(caller, process):
             near = nearest(name, (p.name for p in self.seen_by(caller)))
             raise NotFound(f"there is no process `{name[:80]}`{near}", field="pid")
         return process
+
+    def knows(self, caller: Process, process: Process | None) -> bool:
+        """Whether a caller may know of a process: it is its own or its descendant's; operators know their tenant."""
+        if process is None or process.tenant != caller.tenant:
+            return False
+        return caller.operator or process.descends_from(caller)
 
     def seen_by(self, caller: Process) -> list[Process]:
         """What a caller may see, oldest first: itself and its descendants; operators see their tenant."""

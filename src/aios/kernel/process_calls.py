@@ -25,10 +25,11 @@ from aios.kernel.lanes.lane import Lane
 from aios.kernel.logs import Logs as LogBook
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.supervise import Supervisor
-from aios.kernel.syscall import Syscall
+from aios.kernel.syscall import Syscall, check_range
 
 MOST_CHILDREN = 1000
 MOST_LINES = 10_000
+MOST_CURSOR = 2**63 - 1
 MOST_WAIT_S = 3600.0
 
 
@@ -118,14 +119,16 @@ class ProcessCalls:
 
     async def _explain(self, call: Call) -> Explanation:
         assert isinstance(call.request, Explain)
-        return explain(self._processes.find(call.process, call.request.pid), self._lane)
+        process = self._processes.find(call.process, call.request.pid)
+        return explain(process, self._lane, lambda other: self._processes.knows(call.process, self._processes.get(other)))
 
     async def _read_logs(self, call: Call) -> LogLines:
         request = call.request
         assert isinstance(request, Logs)
         process = self._processes.find(call.process, request.pid)
-        if not 0 <= request.wait_s <= MOST_WAIT_S or not 1 <= request.limit <= MOST_LINES or request.after < 0:
-            raise Invalid(f"`wait_s` must be 0 to {MOST_WAIT_S:g}, `limit` 1 to {MOST_LINES}, `after` 0 or more", field="wait_s")
+        check_range("wait_s", request.wait_s, 0, MOST_WAIT_S)
+        check_range("limit", request.limit, 1, MOST_LINES)
+        check_range("after", request.after, 0, MOST_CURSOR)
         if request.wait_s:
             wait = Wait(code="M", on=f"a line of {process.name}", since_ns=call.asked_ns)
             call.waits = lambda: wait

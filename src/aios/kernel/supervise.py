@@ -29,15 +29,22 @@ ProgramKey = tuple[str, str, int]
 
 
 class Ward:
-    """A host, and who runs in it."""
+    """A host, and who runs in it. `closed`: takes nobody any more; `expendable`: it was killed, and not its agents' fault."""
 
-    __slots__ = ("agents", "host", "idle", "key")
+    __slots__ = ("agents", "closed", "expendable", "host", "idle", "key")
 
     def __init__(self, key: ProgramKey, host: Host) -> None:
         self.key = key
         self.host = host
         self.agents: set[Process] = set()
         self.idle: asyncio.TimerHandle | None = None
+        self.closed = False
+        self.expendable = False
+
+    def kill(self) -> None:
+        """End it; an agent that comes in this moment must not be placed there."""
+        self.closed = self.expendable = True
+        self.host.kill()
 
 
 class Supervisor:
@@ -55,7 +62,6 @@ class Supervisor:
         self._starting: dict[ProgramKey, asyncio.Lock] = {}
         self._runs: dict[Process, asyncio.Task[None]] = {}
         self._of: dict[Process, Ward] = {}
-        self._expendable: set[Ward] = set()
 
     @property
     def host_count(self) -> int:
@@ -64,13 +70,12 @@ class Supervisor:
     def start(self, process: Process) -> None:
         """Run an agent from its beginning to its end, in a task of the supervisor's."""
         self._changed(process)
-        self._runs[process] = self._tasks.create_task(self._supervise(process), name=f"agent {process.name}")
+        run = self._runs[process] = self._tasks.create_task(self._supervise(process), name=f"agent {process.name}")
+        run.add_done_callback(lambda _: self._end(process, killed(process)))  # also if it was cancelled before its first step
 
     async def _supervise(self, process: Process) -> None:
         try:
             exit = await self._lives(process)
-        except asyncio.CancelledError:
-            exit = killed(process)
         except AiosError as error:
             exit = Exit(pid=process.pid, outcome="error", error=error.code, message=error.message)
         except Exception as bug:  # the supervisor: one agent's fault is not the others'
@@ -90,6 +95,7 @@ class Supervisor:
                 result = await ward.host.run(process.pid, process.manifest.entry, process.arguments, process.manifest.model)
                 return Exit(pid=process.pid, outcome="result", result=result)
             except HostGone as gone:
+                ward.closed = True
                 if process.killed_by:
                     return killed(process)
                 self._lost(process, ward, str(gone))
@@ -102,7 +108,7 @@ class Supervisor:
             call.stop(Killed("the agent's host died"))
         for child in [child for child in process.children if child.exit is None]:
             self.signal(child, "kill", by=process.name)
-        process.deaths += ward not in self._expendable
+        process.deaths += not ward.expendable
         if process.deaths > RESTARTS:
             raise ChildFailed(f"its host died {process.deaths} times, at last by: {how}")
         process.begin_again()
@@ -111,10 +117,10 @@ class Supervisor:
         """A host with room for the agent: one that runs its program already, or a new one."""
         assert process.manifest is not None
         program = process.manifest.program
-        key = (process.tenant, program, await asyncio.to_thread(modified_ns, program))
+        key = (process.tenant, program, modified_ns(program))
         async with self._starting.setdefault(key, asyncio.Lock()):
             for ward in self._wards:
-                if ward.key == key and len(ward.agents) < HOST_AGENTS and ward not in self._expendable:
+                if ward.key == key and len(ward.agents) < HOST_AGENTS and not ward.closed:
                     break
             else:
                 ward = Ward(key, await self._hosts.start(program))
@@ -132,6 +138,7 @@ class Supervisor:
         try:
             how = await ward.host.wait_ended()
         finally:
+            ward.closed = True
             self._wards.remove(ward)
         running = tuple(process.name for process in ward.agents)
         tenant, program, _ = ward.key
@@ -142,8 +149,8 @@ class Supervisor:
     def _leave(self, process: Process, ward: Ward) -> None:
         ward.agents.discard(process)
         self._of.pop(process, None)
-        if not ward.agents:
-            ward.idle = asyncio.get_running_loop().call_later(IDLE_HOST_S, ward.host.kill)
+        if not ward.agents and not ward.closed:
+            ward.idle = asyncio.get_running_loop().call_later(IDLE_HOST_S, ward.kill)
 
     def signal(self, process: Process, signal: Signal, by: str) -> None:
         """Pass a signal on to an agent. `kill` ends its calls and its children now, and its code within 5 s."""
@@ -153,6 +160,7 @@ class Supervisor:
         ward = self._of.get(process)
         process.killed_by = by
         if signal == "kill":
+            process.doomed = True
             for child in process.children:
                 self.signal(child, "kill", by)
             for call in list(process.calls.values()):
@@ -174,12 +182,13 @@ class Supervisor:
             return
         done, _ = await asyncio.wait((run,), timeout=KILL_GRACE_S)
         if not done:
-            self._expendable.add(ward)
-            ward.host.kill()
+            ward.kill()
             run.cancel()
 
     def _end(self, process: Process, exit: Exit) -> None:
-        """An agent has ended: so do its open calls and its children, and then everybody hears of it."""
+        """An agent has ended: so do its open calls and its children, and then everybody hears of it. Once."""
+        if process.exit is not None:
+            return
         for call in list(process.calls.values()):
             call.stop(Killed(f"`{process.name}` has ended"))
         for child in [child for child in process.children if child.exit is None]:
@@ -203,7 +212,7 @@ class Supervisor:
         for run in list(self._runs.values()):
             run.cancel()
         for ward in list(self._wards):
-            ward.host.kill()
+            ward.kill()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
 

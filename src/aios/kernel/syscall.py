@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import Any
 
+from aios.abi.errors import Invalid
 from aios.abi.table import Row
 from aios.kernel.process import Call
 
@@ -25,6 +26,12 @@ class Syscall:
     act: Callable[[Call], Awaitable[Any]]
     prepare: Callable[[Call], tuple[str, ...]] | None = None
     bind: Callable[[Call], frozenset[str]] | None = None
+
+
+def check_range(field: str, value: float, least: float, most: float) -> None:
+    """Raise `Invalid` unless the value lies within; a number that is none does not."""
+    if not least <= value <= most:
+        raise Invalid(f"`{field}` must be {least:,} to {most:,}", field=field)
 
 
 def resource_of(row: Row) -> Callable[[Call], tuple[str, ...]]:

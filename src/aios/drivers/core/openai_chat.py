@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -165,8 +166,10 @@ class OpenAIChat:
             raise Unavailable(f"core `{self.config.name}` is down: {self._down}")
         try:
             return await self._session.post(url, data=body, allow_redirects=False)
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
-            # A kept connection that the server had closed meanwhile: it has not read the request.
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # Most likely a kept connection that the server was closing: then it has not read the request.
             return await self._session.post(url, data=body, allow_redirects=False)
 
     async def _ask_models(self) -> tuple[str, ...]:
@@ -397,4 +400,6 @@ def _loopback(base_url: str) -> URL:
 
 def _reason(problem: BaseException) -> str:
     cause = problem.os_error if isinstance(problem, aiohttp.ClientConnectorError) else problem
-    return (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) or type(cause).__name__
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno)
+    return str(cause) or type(cause).__name__

@@ -39,7 +39,8 @@ def landlock_abi() -> int:
     """The version of Landlock that this machine has; 0 for none."""
     if sys.platform != "linux":
         return 0
-    return max(0, libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION)))
+    version: int = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION))
+    return max(0, version)
 
 
 def must(result: int, what: str) -> int:
@@ -116,7 +117,8 @@ def keep_open(*fds: int) -> None:
     """Close every other descriptor: some ways of starting a child leave more open than they were told to."""
     edges = [-1, *sorted(fds), os.sysconf("SC_OPEN_MAX")]
     for below, above in zip(edges, edges[1:], strict=False):
-        os.closerange(below + 1, above)
+        if below + 1 < above:  # an empty range at 0 would close all that there is
+            os.closerange(below + 1, above)
 
 
 def enter(status, parent, abi, argv, env, fds, read, write, folder):  # type: ignore[no-untyped-def]  # unpacked from bytes

@@ -105,7 +105,13 @@ async def _launch(theirs: socket.socket, fds: Sequence[int], output: Output) -> 
     launcher = (sys.executable, "-I", "-S", enter.__file__)
     try:
         _, child = await loop.subprocess_exec(
-            lambda: _Child(output), *launcher, stdin=theirs, env={}, close_fds=True, pass_fds=tuple(fds), start_new_session=True
+            lambda: _Child(output),
+            *launcher,
+            stdin=theirs.fileno(),
+            env={},
+            close_fds=True,
+            pass_fds=tuple(fds),
+            start_new_session=True,
         )
     except OSError as error:
         raise Unavailable(f"no child can be started: {error.strerror}") from error
@@ -135,7 +141,7 @@ class _Child(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)  # uvloop's does not derive from it
-        self.os_pid = cast(int, self._transport.get_pid())
+        self.os_pid = self._transport.get_pid()
 
     def kill(self) -> None:
         if not self.ended.done():

@@ -8,6 +8,7 @@ import secrets
 import msgspec
 
 from aios.abi.errors import Invalid, NotFound, Unauthenticated, Unavailable
+from aios.abi.manifest import check_agent
 from aios.abi.request import Class
 from aios.abi.system import NewToken, TokenInfo
 from aios.ports.clock import Clock
@@ -42,8 +43,12 @@ class Tokens:
 
     def add(self, agent: str, grants: tuple[str, ...], cls: Class, operator: bool = False) -> NewToken:
         """Make a token; its value is told this once."""
-        if not agent or len(agent) > 64 or not agent.replace("-", "").replace("_", "").isalnum():
-            raise Invalid("`agent` must be 1 to 64 letters, digits, `-` or `_`", field="agent")
+        try:
+            check_agent(agent)
+        except ValueError as error:
+            raise Invalid(str(error), field="agent") from None
+        if agent == OPERATOR_AGENT and not operator:
+            raise Invalid(f"`{OPERATOR_AGENT}` is the operator's own name: choose another", field="agent")
         value = PREFIX + secrets.token_urlsafe(32)
         info = TokenInfo(secrets.token_hex(4), agent, self._clock.now_ns(), grants, cls)
         self._save({**self._by_hash, _hash(value): _Kept(info, _hash(value), operator)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable
 
+from msgspec.structs import replace
+
 from aios.abi.ids import UniqueIds
 from aios.abi.label import FIRST_PARTY
 from aios.abi.llm import Completion, Count, Delta, Generate, ModelList, Started, Tokens
@@ -56,8 +58,10 @@ class CoreCalls:
         assert isinstance(request, Generate)
         model = self._pool.model_on(call.core, self._usable(call))
         id = self._ids()
-        if call.tell is not None and call.attempt == 1:
-            call.tell(Started(call=call.id, id=id, model=model, core=call.core, wait_s=call.wait_s))
+        if not call.answer_id:
+            call.answer_id = id
+            if call.tell is not None:
+                call.tell(Started(call=call.id, id=id, model=model, core=call.core, wait_s=call.wait_s))
         seed = random.getrandbits(63) if request.seed is None else request.seed
         core_call = CoreCall(id=id, model=model, request=request, seed=seed)
         completion = await self._pool.core(call.core).generate(core_call, self._emitter(call))
@@ -65,7 +69,7 @@ class CoreCalls:
         call.input_tokens, call.output_tokens = usage.input_tokens, usage.output_tokens
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
-        return completion
+        return completion if id == call.answer_id else replace(completion, id=call.answer_id)
 
     def _emitter(self, call: Call) -> Emit:
         """Passes deltas on. A reader whose buffer is full is waited for without the slot."""

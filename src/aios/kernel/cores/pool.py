@@ -63,7 +63,10 @@ class Pool:
         if asked in models:
             return (asked,)
         if asked in self._aliases:
-            return tuple(model for model in self._aliases[asked] if model in models)
+            standing = tuple(model for model in self._aliases[asked] if model in models)
+            if not standing:
+                raise NoCore(f"no core has what `{asked}` stands for: {', '.join(self._aliases[asked])}", field="model")
+            return standing
         if asked == DEFAULT:
             return tuple(models)
         known = ", ".join(f"`{name}`" for name in (*models, *self._alias_names()))

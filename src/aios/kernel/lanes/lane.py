@@ -34,12 +34,16 @@ class LaneConfig:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Server:
-    """One of the things that a lane gives turns on: a core. `width`: turns at once."""
+    """One of the things that a lane gives turns on: a core. `width`: turns at once.
+
+    `lost`: it has been down for longer than callers have patience for; `patience`: the timer of that.
+    """
 
     name: str
     width: int
     up: bool = True
-    down_since: float = 0.0
+    lost: bool = False
+    patience: asyncio.TimerHandle | None = None
     holders: dict[Ticket, None] = dataclasses.field(default_factory=dict)
 
     @property
@@ -84,8 +88,8 @@ class Policy(Protocol):
         """Take out the ticket that is next among those that an idle server can do. `idle`: name → load, 0 to 1."""
         ...
 
-    def order(self) -> Iterable[Ticket]:
-        """The waiting tickets as they would be dispatched if nothing else came."""
+    def order(self, now: float) -> Iterable[Ticket]:
+        """The waiting tickets as they would be dispatched if nothing else came and no time passed."""
         ...
 
 
@@ -122,6 +126,8 @@ class Lane:
 
     def add_server(self, server: Server) -> None:
         self._servers[server.name] = server
+        if not server.up:
+            self._be_patient(server)
         self._dispatch()
 
     def server(self, name: str) -> Server:
@@ -137,10 +143,15 @@ class Lane:
             return
         server.up = up
         if up:
+            server.lost = False
+            if server.patience is not None:
+                server.patience.cancel()
             self._dispatch()
         else:
-            server.down_since = self._clock.monotonic()
-            asyncio.get_running_loop().call_later(DOWN_PATIENCE_S, self._give_up_on_the_down)
+            self._be_patient(server)
+
+    def _be_patient(self, server: Server) -> None:
+        server.patience = asyncio.get_running_loop().call_later(DOWN_PATIENCE_S, self._give_up_on, server)
 
     def waiting_by_class(self, tenant: str | None = None) -> dict[str, int]:
         """How many calls wait, by class; of one tenant or of all."""
@@ -176,12 +187,17 @@ class Lane:
         try:
             dispatch = await given
         except BaseException:
-            if ticket.queued:
-                self._leave(ticket)
-            elif not given.cancelled() and given.exception() is None:
+            self.leave(ticket)
+            if given.done() and not given.cancelled() and given.exception() is None:
                 self.freed(given.result())  # given and given up in the same step
             raise
         return Turn(self, dispatch, self.waiting_by_class())
+
+    def leave(self, ticket: Ticket) -> None:
+        """Take a ticket out of the queue, if it is still there."""
+        if ticket.queued:
+            self.policy.remove(ticket)
+            self._uncount(ticket)
 
     def why(self, ticket: Ticket) -> Wait:
         """Why a queued ticket waits: for a slot (`S`), or for a core that is down (`C`)."""
@@ -189,19 +205,21 @@ class Lane:
         code: Code = "S" if any(server.up for server in servers) else "C"
         return Wait(code=code, on=" or ".join(server.name for server in servers), since_ns=ticket.asked_ns)
 
-    def explain(self, ticket: Ticket) -> tuple[Wait, list[Ticket]]:
-        """The same with holder and estimate, and the tickets that will be served before it."""
-        ahead = list(itertools.takewhile(lambda other: other is not ticket, self.policy.order()))
+    def explain(self, ticket: Ticket) -> tuple[Wait, list[Ticket], list[Ticket]]:
+        """The same with an estimate, the tickets that will be served before it, and those that hold what it waits for."""
+        order = self.policy.order(self._clock.monotonic())
+        ahead = list(itertools.takewhile(lambda other: other is not ticket, order))
         ahead = [other for other in ahead if other.feasible & ticket.feasible]
-        holders = [holder.name for name in sorted(ticket.feasible) for holder in self._servers[name].holders]
+        holders = [holder for name in sorted(ticket.feasible) for holder in self._servers[name].holders]
         wait = self.why(ticket)
         eta = self.eta_s(len(ahead)) if wait.code == "S" else None
-        return msgspec.structs.replace(wait, holder=", ".join(holders[:4]) + ", …" * (len(holders) > 4), eta_s=eta), ahead
+        return msgspec.structs.replace(wait, eta_s=eta), ahead, holders
 
     def try_turn(self, ticket: Ticket) -> Turn | None:
-        """A turn at once, if nobody waits and a server is idle: the way that costs no future."""
-        if self._count:
-            return None
+        """A turn at once, if a server is idle: the way that costs no future.
+
+        None of those who wait could have it: each change was followed by a dispatch.
+        """
         idle = self._idle()
         name = least_loaded(idle, ticket)
         if name is None:
@@ -211,27 +229,19 @@ class Lane:
         return Turn(self, dispatch, {})
 
     def _check_up(self, ticket: Ticket) -> None:
-        now = self._clock.monotonic()
-        servers = [self._servers[name] for name in ticket.feasible]
-        if all(not s.up and now - s.down_since >= DOWN_PATIENCE_S for s in servers):
-            raise self._down(ticket)
+        if all(self._servers[name].lost for name in ticket.feasible):
+            names = ", ".join(f"`{name}`" for name in sorted(ticket.feasible))
+            raise Unavailable(f"{names} is down and did not come back: `aios models` shows why", retry_after_s=10.0)
 
-    def _down(self, ticket: Ticket) -> Unavailable:
-        names = ", ".join(f"`{name}`" for name in sorted(ticket.feasible))
-        return Unavailable(f"{names} is down and did not come back: `aios models` shows why", retry_after_s=10.0)
-
-    def _give_up_on_the_down(self) -> None:
-        for ticket in list(self.policy.order()):
+    def _give_up_on(self, server: Server) -> None:
+        server.lost = True
+        for ticket in list(self.policy.order(self._clock.monotonic())):
             try:
                 self._check_up(ticket)
             except Unavailable as error:
-                self._leave(ticket)
+                self.leave(ticket)
                 if ticket.given is not None and not ticket.given.done():
                     ticket.given.set_exception(error)
-
-    def _leave(self, ticket: Ticket) -> None:
-        self.policy.remove(ticket)
-        self._uncount(ticket)
 
     def _uncount(self, ticket: Ticket) -> None:
         ticket.queued = False
@@ -241,7 +251,10 @@ class Lane:
     def freed(self, dispatch: Dispatch) -> None:
         """A turn was given back."""
         del self._servers[dispatch.server].holders[dispatch.ticket]
-        self._rate.tick(self._clock.monotonic())
+        if self._count:
+            self._rate.tick(self._clock.monotonic())
+        else:
+            self._rate.pause()
         self._dispatch()
 
     def _idle(self) -> dict[str, float]:
@@ -261,7 +274,7 @@ class Lane:
 
 
 class Rate:
-    """Events per second, lately: an exponential mean over the times between them."""
+    """Events per second while there was work to do, lately: an exponential mean over the times between them."""
 
     __slots__ = ("_last", "_mean_s")
 
@@ -273,6 +286,10 @@ class Rate:
         if self._last:
             self._mean_s += ((now - self._last) - self._mean_s) * (0.05 if self._mean_s else 1.0)
         self._last = now
+
+    def pause(self) -> None:
+        """Nothing waits: the time until the next event tells nothing."""
+        self._last = 0.0
 
     @property
     def per_s(self) -> float:

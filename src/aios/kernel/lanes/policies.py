@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from aios.abi.request import CLASSES, Class
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket, least_loaded
@@ -11,7 +12,9 @@ from aios.kernel.lanes.lane import Dispatch, Policy, Ticket, least_loaded
 PATIENCE_S: dict[Class, float] = {"interactive": 20.0, "standard": 120.0, "batch": 600.0}
 """How long a call of each class waits before it is overdue."""
 AGEING_EVERY = 4
-"""Every so many dispatches the oldest overdue call goes first, whatever its class."""
+"""Of so many dispatches of a server one is for the oldest overdue call, whatever its class."""
+
+AGED = "age"
 
 
 class Fifo:
@@ -34,18 +37,21 @@ class Fifo:
             self.remove(dispatch.ticket)
         return dispatch
 
-    def order(self) -> Iterable[Ticket]:
+    def order(self, now: float) -> Iterable[Ticket]:
         return iter(self._waiting)
 
 
 class Priority:
-    """The higher class first, then who came first; every fourth dispatch serves the oldest overdue call."""
+    """The higher class first, then who came first; after three dispatches of a server the oldest overdue call is next.
+
+    Counted per server: else the turns of the overdue could all fall to a server that they cannot use.
+    """
 
     name = "priority"
 
     def __init__(self) -> None:
         self._waiting: dict[Class, dict[Ticket, None]] = {cls: {} for cls in CLASSES}
-        self._dispatches = 0
+        self._since_aged: dict[str, int] = {}
 
     def add(self, ticket: Ticket) -> None:
         self._waiting[ticket.cls][ticket] = None
@@ -54,22 +60,37 @@ class Priority:
         del self._waiting[ticket.cls][ticket]
 
     def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
-        ageing = (self._dispatches + 1) % AGEING_EVERY == 0
-        dispatch = first_able(self._overdue(now), idle, "age") if ageing else None
+        due = {name: load for name, load in idle.items() if self._since_aged.get(name, 0) >= AGEING_EVERY - 1}
+        dispatch = first_able(self._overdue(now), due, AGED) if due else None
         for cls in CLASSES:
             dispatch = dispatch or first_able(self._waiting[cls], idle, f"class {cls}")
         if dispatch is not None:
-            self._dispatches += 1
+            server = dispatch.server
+            self._since_aged[server] = 0 if dispatch.reason == AGED else self._since_aged.get(server, 0) + 1
             self.remove(dispatch.ticket)
         return dispatch
 
-    def order(self) -> Iterable[Ticket]:
-        return itertools.chain.from_iterable(self._waiting[cls] for cls in CLASSES)
+    def order(self, now: float) -> Iterable[Ticket]:
+        """As of one server; with several, ageing may exchange neighbours."""
+        since = max(self._since_aged.values(), default=0)
+        overdue, by_class = self._overdue(now), itertools.chain.from_iterable(self._waiting[cls] for cls in CLASSES)
+        served: set[Ticket] = set()
+        while True:
+            ticket = next((t for t in overdue if t not in served), None) if since >= AGEING_EVERY - 1 else None
+            since = 0 if ticket is not None else since + 1
+            ticket = ticket or next((t for t in by_class if t not in served), None)
+            if ticket is None:
+                return
+            served.add(ticket)
+            yield ticket
 
-    def _overdue(self, now: float) -> list[Ticket]:
-        """The oldest of each class, if it is overdue, oldest first."""
-        heads = [next(iter(queue)) for queue in self._waiting.values() if queue]
-        return sorted((t for t in heads if now - t.asked > PATIENCE_S[t.cls]), key=lambda t: t.asked)
+    def _overdue(self, now: float) -> Iterator[Ticket]:
+        """The overdue of all classes, the oldest first."""
+        late = (
+            itertools.takewhile(lambda ticket, cls=cls: now - ticket.asked > PATIENCE_S[cls], queue)  # type: ignore[misc]
+            for cls, queue in self._waiting.items()
+        )
+        return heapq.merge(*late, key=lambda ticket: ticket.asked)
 
 
 def first_able(waiting: Iterable[Ticket], idle: dict[str, float], reason: str) -> Dispatch | None:

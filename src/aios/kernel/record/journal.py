@@ -41,13 +41,13 @@ class Journal:
     def store(self) -> Store:
         return self._store
 
-    def recorded(self, call: Call) -> tuple[Any, Label] | None:
+    def recorded(self, call: Call, digest: bytes) -> tuple[Any, Label] | None:
         """The recorded result of this call, if it has one; a call that failed is attempted anew, under the next number.
 
         Raises `Conflict` if another request was made under the same id.
         """
         records = self._store.find(call.process.pid, call.path)
-        if any(record.digest != call.digest for record in records):
+        if any(record.digest != digest for record in records):
             raise Conflict("another request was made with this `key`: use a new one", field="key")
         for record in records:
             if record.kind == "result":

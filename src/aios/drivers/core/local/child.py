@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import resource
 import signal
 import socket
 import sys
@@ -153,6 +154,7 @@ def main() -> int:
     fd, parent = map(int, sys.argv[1:3])
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold the conversations of everybody
     try:
         die_with_parent(parent)
         serve(Wire(socket.socket(fileno=fd)))

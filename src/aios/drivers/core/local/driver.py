@@ -368,6 +368,7 @@ class LocalCore:
         hello = Hello(VERSION, str(self._path), config.slots, config.window, config.threads, config.chunk, config.backlog)
         self._host, ready = await Host.start(hello, self._heard, config.start_s)
         self._given_up, self._failed_starts = False, 0
+        self._restarts += self._supervisor is not None
         self._window, self._load_s = ready.window, ready.load_s
         if not ready.chat:
             self._features -= {"chat"}
@@ -392,7 +393,6 @@ class LocalCore:
         least, most = BACK_OFF_S
         await asyncio.sleep(min(most, least * 2 ** min(self._fruitless, 10)))
         self._fruitless += 1
-        self._restarts += 1
         try:
             await self._bring_up()
         except (HostFailed, Unavailable) as problem:

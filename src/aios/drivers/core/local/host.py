@@ -115,6 +115,7 @@ class Host(asyncio.Protocol):
             self._signal(signal.SIGKILL)
             await self._process.wait()
         finally:
+            self._signal(signal.SIGKILL)  # where this wait itself was cancelled
             self._words.close()
 
     def last_words(self) -> str:

@@ -1,0 +1,317 @@
+"""What does the kernel add to a model call?
+
+The same client against the same upstream, directly and through the kernel, in turns. CPU is the kernel process's, all threads,
+beside floors of the same run: its server library with a constant answer plus its client library alone, and a bare relay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from benchmarks.rig.child import Child, Failed
+from benchmarks.rig.client import Client, Outcome, Plan
+from benchmarks.rig.floors import ClientPlan
+from benchmarks.rig.internal import Costs
+from benchmarks.rig.kernel import Core, kernel
+from benchmarks.rig.report import Bar, Row, main, median, percentile
+from benchmarks.rig.stage import Stage, plan, stage
+from benchmarks.rig.upstream import Counts
+from benchmarks.rig.usage import cpu_s, rss_bytes
+from benchmarks.rig.work import Work
+
+BARS = {
+    "throughput_vs_direct": Bar("at least", 0.98),
+    "cpu_vs_floor": Bar("at most", 2.5),
+    "chunk_vs_relay": Bar("at most", 1.5),
+    "cpu_us_per_call": Bar("at most", 500),
+    "internal_call_us": Bar("at most", 40),
+    "socket_call_us": Bar("at most", 150),
+    "idle_rss_mb": Bar("at most", 80),
+    "start_s": Bar("at most", 1),
+    "stream_kb": Bar("at most", 40),
+}
+MEANINGS = {
+    "throughput_vs_direct": "calls per second through the kernel ÷ direct, 8 slots, at worst of 64 and 512 agents, 50 and 500 ms",
+    "cpu_vs_floor": "CPU of a call ÷ (its server library + its client library alone), 64 at once",
+    "chunk_vs_relay": "CPU of a streamed token ÷ a bare relay's",
+    "cpu_us_per_call": "CPU of a call, µs, 64 at once",
+    "cpu_us_per_chunk": "CPU of a streamed token, µs",
+    "added_ms_p50": "added to a call that is alone, median, ms",
+    "internal_call_us": "CPU of a system call without a door, µs",
+    "socket_call_us": "system call from an agent's own process, median, µs",
+    "start_s": "a kernel without a local model answers after, s",
+    "idle_rss_mb": "its memory, MB",
+    "stream_kb": "memory per stream, 2,000 at once, KB",
+    "stalled_reader_cost": "share of the others' throughput that a stalled reader costs",
+}
+
+CALL = Work("eight")
+PACED = {delay_ms: Work("eight", delay_ms) for delay_ms in (50, 500)}
+EXACT = Work("exact", 50)
+TOKENS = Work("eight", pieces=256, gap_ms=3)
+MANY = Work("wide", pieces=8, gap_ms=500)
+FLOOD = Work("wide", pieces=16_000, size_bytes=1000)
+OTHERS = Work("wide")
+OTHER_STREAMS = Work("wide", pieces=64, gap_ms=5)
+
+CORES = (
+    Core("eight", 8, (CALL, *PACED.values(), TOKENS)),
+    Core("exact", 7, (EXACT,)),  # a lane is one wider than the slots of a server that queues by itself: this one is not
+    Core("wide", 4000, (OTHERS, OTHER_STREAMS, FLOOD)),
+)
+STREAMS = 2000
+STALL_S, LOOK_S = 30.0, 0.25
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """How much of everything: `paced` are the calls of one run by the upstream's milliseconds, `rounds_slow` those at 500."""
+
+    rounds: int
+    rounds_slow: int
+    calls: int
+    paced: dict[int, int]
+    streams: int
+    starts: int
+    internal_calls: int
+
+
+QUICK = Scale(2, 1, 2000, {50: 160, 500: 32}, 16, 3, 20_000)
+FULL = Scale(5, 3, 8000, {50: 800, 500: 96}, 64, 7, 100_000)
+
+
+class Findings:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+        self.rows: list[Row] = []
+
+    def row(self, question: str, case: str, **values: float) -> None:
+        self.rows.append({"question": question, "case": case, **values})
+
+
+def measure(quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """All figures of the kernel's overhead."""
+    scale, found = QUICK if quick else FULL, Findings()
+    with stage(CORES) as on:
+        saturation(on, scale, found)
+        width_control(on, scale, found)
+        most_calls(on, scale, found)
+        call_cost(on, scale, found)
+        chunk_cost(on, scale, found)
+        stalled_readers(on, scale, found)
+        socket_calls(on, scale, found)
+    internal_calls(scale, found)
+    concurrent_streams(found)
+    idle_kernel(scale, found)
+    return found.figures, found.rows
+
+
+def in_turns(on: Stage, plan: Plan, rounds: int) -> tuple[list[Outcome], list[Outcome]]:
+    """The same plan, directly and through the kernel, so many times each."""
+    direct, mediated = [], []
+    for _ in range(rounds):
+        direct.append(on.direct(plan))
+        mediated.append(on.mediated(plan))
+    return direct, mediated
+
+
+def per_s(outcomes: list[Outcome]) -> float:
+    return median(outcome.per_s for outcome in outcomes)
+
+
+def latency_ms(outcomes: list[Outcome], percent: float) -> float:
+    return percentile((s for outcome in outcomes for s in outcome.latencies_s), percent) * 1000
+
+
+def saturation(on: Stage, scale: Scale, found: Findings) -> None:
+    """Does the kernel keep the upstream's eight slots busy?"""
+    ratios = {}
+    for delay_ms, work in PACED.items():
+        rounds = scale.rounds_slow if delay_ms == 500 else scale.rounds
+        for agents in (8, 64, 512):
+            load = plan(work, agents, scale.paced[delay_ms], warm=2 * 8)
+            direct, mediated = in_turns(on, load, rounds)
+            ratio = ratios[agents, delay_ms] = per_s(mediated) / per_s(direct)
+            found.figures[f"throughput_vs_direct_{agents}_{delay_ms}ms"] = ratio
+            found.row(
+                "saturation", f"{agents} agents, {delay_ms} ms", direct_per_s=per_s(direct), kernel_per_s=per_s(mediated),
+                ratio=ratio, direct_p99_ms=latency_ms(direct, 99), kernel_p99_ms=latency_ms(mediated, 99),
+            )  # fmt: skip
+    found.figures["throughput_vs_direct"] = min(ratio for (agents, _), ratio in ratios.items() if agents > 8)
+
+
+def width_control(on: Stage, scale: Scale, found: Findings) -> None:
+    """The negative control of the lane's width: only as many turns as the upstream has slots."""
+    direct, mediated = in_turns(on, plan(EXACT, 64, scale.paced[50], warm=2 * 8), scale.rounds)
+    ratio = found.figures["control_width_slots"] = per_s(mediated) / per_s(direct)
+    case = "64 agents, 50 ms, lane as wide as the slots"
+    found.row("saturation", case, direct_per_s=per_s(direct), kernel_per_s=per_s(mediated), ratio=ratio)
+
+
+def most_calls(on: Stage, scale: Scale, found: Findings) -> None:
+    """How many calls go through a kernel when the upstream takes no time?"""
+    for agents in (8, 64, 512):
+        direct, mediated = in_turns(on, plan(CALL, agents, scale.calls, warm=agents), scale.rounds)
+        found.row(
+            "saturation", f"{agents} agents, 0 ms", direct_per_s=per_s(direct), kernel_per_s=per_s(mediated),
+            direct_p99_ms=latency_ms(direct, 99), kernel_p99_ms=latency_ms(mediated, 99),
+        )  # fmt: skip
+
+
+def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
+    """CPU of one call beside the floors, and what a call that is alone is kept waiting."""
+    with Child("benchmarks.rig.floors", "server") as server, Child("benchmarks.rig.floors", "client") as client:
+        for agents, mark in ((64, ""), (1, "_c1")):
+            load = plan(CALL, agents, scale.calls)
+            upstream = ClientPlan(port=on.upstream.port, work=CALL, agents=agents, calls=scale.calls)
+            ours, servers, clients = [], [], []
+            for _ in range(scale.rounds + 1):
+                on.mediated(load)
+                ours.append(on.cpu_us)
+                servers.append(cost_us(on, server, load))
+                clients.append(client.ask(upstream, float) * 1e6)
+            kernel_us, server_us, client_us = median(ours), median(servers), median(clients)
+            ratio = found.figures[f"cpu_vs_floor{mark}"] = kernel_us / (server_us + client_us)
+            found.figures[f"cpu_us_per_call{mark}"] = kernel_us
+            found.row("CPU of a call, µs", f"{agents} at once", kernel=kernel_us, server=server_us, client=client_us, ratio=ratio)
+    direct, mediated = in_turns(on, plan(CALL, 1, scale.calls // 2), scale.rounds)
+    for percent in (50, 99):
+        ours_ms, theirs_ms = latency_ms(mediated, percent), latency_ms(direct, percent)
+        found.figures[f"added_ms_p{percent}"] = ours_ms - theirs_ms
+        found.row("latency of a call, ms", f"alone, p{percent}", kernel=ours_ms, direct=theirs_ms)
+
+
+def cost_us(on: Stage, child: Child, load: Plan) -> float:
+    """CPU microseconds of a floor's process per call."""
+    begun = cpu_s(child.pid)
+    outcome = on.at(child.port, load)
+    return (cpu_s(child.pid) - begun) / outcome.calls * 1e6
+
+
+def chunk_cost(on: Stage, scale: Scale, found: Findings) -> None:
+    """CPU of one streamed token, eight streams at once, each token a write of its own, beside a relay that reads nothing."""
+    load = plan(TOKENS, 8, scale.streams, stream=True)
+    ours, relays, lags, relay_lags = [], [], [], []
+    with Child("benchmarks.rig.floors", "relay", str(on.upstream.port)) as relay:
+        for _ in range(scale.rounds):
+            lags += on.mediated(load).lags_s
+            ours.append(on.cpu_us / TOKENS.pieces)
+            begun = cpu_s(relay.pid)
+            relayed = on.at(relay.port, load)
+            relays.append((cpu_s(relay.pid) - begun) / relayed.pieces * 1e6)
+            relay_lags += relayed.lags_s
+    ratio = found.figures["chunk_vs_relay"] = median(ours) / median(relays)
+    found.figures["cpu_us_per_chunk"] = median(ours)
+    found.row("CPU of a token, µs", "8 streams of 333 tokens/s", kernel=median(ours), relay=median(relays), ratio=ratio)
+    for percent in (50, 99):
+        late = {"kernel": percentile(lags, percent) * 1000, "relay": percentile(relay_lags, percent) * 1000}
+        found.row("how late a token is, ms", f"p{percent}", **late)
+
+
+def stalled_readers(on: Stage, scale: Scale, found: Findings) -> None:
+    """What do readers who ask for a flood and read nothing cost those who read?"""
+    rates: dict[int, list[float]] = {0: [], 1: [], 50: []}
+    lags: dict[int, list[float]] = {0: [], 1: [], 50: []}
+    memory = dict.fromkeys(rates, 0.0)
+    calls = on.through_kernel(plan(OTHERS, 16, scale.calls))
+    streams = on.through_kernel(plan(OTHER_STREAMS, 16, scale.streams, stream=True))
+    for _ in range(scale.rounds):
+        for readers in rates:
+            with stalled(on, readers):
+                rates[readers].append(on.client.run(calls).per_s)
+                lags[readers] += on.client.run(streams).lags_s
+                memory[readers] = rss_bytes(on.kernel.pid) / 1e6
+    for readers in rates:
+        kept = median(rates[readers]) / median(rates[0])
+        late_ms = percentile(lags[readers], 99) * 1000
+        found.row(
+            "stalled readers", str(readers), kernel_per_s=median(rates[readers]), ratio=kept, lag_p99_ms=late_ms,
+            rss_mb=memory[readers],
+        )  # fmt: skip
+    found.figures["stalled_reader_cost"] = 1 - median(rates[1]) / median(rates[0])
+    found.figures["stalled_50_readers_cost"] = 1 - median(rates[50]) / median(rates[0])
+
+
+@contextmanager
+def stalled(on: Stage, readers: int) -> Iterator[None]:
+    """So many stalled readers, as long as the block runs; then the upstream must have aborted them and nothing else."""
+    before = on.settled()
+    with Client() as client:
+        if readers:
+            client.begin(on.through_kernel(Plan(port=0, work=FLOOD, stream=True, agents=readers, stalled=True)))
+            wait_until_stalled(on, readers)
+        yield
+    after = on.settled()
+    if after.aborted - before.aborted != readers or after.started - before.started != after.finished - before.finished + readers:
+        raise Failed(f"{readers} readers hung up, but the upstream counts {before} and then {after}")
+
+
+def wait_until_stalled(on: Stage, readers: int) -> None:
+    """Return when the upstream has been able to write nothing more for a while. Raises `Failed` if it always can."""
+    give_up = time.monotonic() + STALL_S
+    counts = Counts()
+    while time.monotonic() < give_up:
+        before, counts = counts, on.counts()
+        if counts.paused == readers and counts.pieces == before.pieces:
+            return
+        time.sleep(LOOK_S)
+    raise Failed(f"{readers} readers do not read, but the upstream writes on: {counts}")
+
+
+def socket_calls(on: Stage, scale: Scale, found: Findings) -> None:
+    """`clock.now` from an agent's own process, beside a bare echo over a socketpair."""
+    figures = []
+    with Child("benchmarks.rig.echo") as echo:
+        for _ in range(scale.rounds):
+            figures.append((on.kernel.run_agent("clock_call_us", scale.calls), echo.ask(scale.calls, float)))
+    ours, floor = median(ours for ours, _ in figures), median(floor for _, floor in figures)
+    found.figures["socket_call_us"] = ours
+    found.row("system call over a socketpair, µs, p50", "one agent", kernel=ours, echo=floor, ratio=ours / floor)
+
+
+def internal_calls(scale: Scale, found: Findings) -> None:
+    """`clock.now` of an agent in the kernel's own process: the call path with its record, and no door."""
+    with Child("benchmarks.rig.internal") as child:
+        costs = [child.ask(scale.internal_calls, Costs) for _ in range(scale.rounds + 1)]
+    ours, floor = median(c.call_us for c in costs), median(c.floor_us for c in costs)
+    found.figures["internal_call_us"] = ours
+    found.row("system call without a door, µs CPU", "recorded", kernel=ours, function=floor)
+
+
+def concurrent_streams(found: Findings) -> None:
+    """Memory of a kernel for 2,000 streams at once, over what it had with its code warm and nothing under way."""
+    with stage((Core("wide", 4000, (MANY,)),)) as on:
+        on.mediated(plan(MANY, 64, 64, stream=True))
+        idle = most = rss_bytes(on.kernel.pid)
+        before = on.counts()
+        on.client.begin(on.through_kernel(plan(MANY, STREAMS, STREAMS, stream=True)))
+        while on.counts().finished < before.finished + STREAMS // 2:
+            most = max(most, rss_bytes(on.kernel.pid))
+            time.sleep(0.05)
+        outcome = on.client.end()[0]
+    found.figures["stream_kb"] = (most - idle) / STREAMS / 1000
+    lag = {"lag_p50_ms": percentile(outcome.lags_s, 50) * 1000, "lag_p99_ms": percentile(outcome.lags_s, 99) * 1000}
+    found.row("streams at once", f"{STREAMS}, 2 tokens/s each", kb_each=found.figures["stream_kb"], rss_mb=most / 1e6, **lag)
+
+
+def idle_kernel(scale: Scale, found: Findings) -> None:
+    """How long until a kernel without cores answers, and its memory then, beside the server library alone."""
+    starts, sizes, bare = [], [], []
+    for _ in range(scale.starts):
+        with kernel() as running:
+            starts.append(running.start_s)
+            sizes.append(rss_bytes(running.pid) / 1e6)
+        begun = time.perf_counter()
+        with Child("benchmarks.rig.floors", "server"):
+            bare.append(time.perf_counter() - begun)
+    found.figures["start_s"], found.figures["idle_rss_mb"] = median(starts), median(sizes)
+    found.row("start, s", "until it answers", kernel=median(starts), server=median(bare), rss_mb=median(sizes))
+
+
+if __name__ == "__main__":
+    main("overhead", "What does the kernel add to a model call?", measure, BARS)

@@ -1,0 +1,128 @@
+"""Floors: the kernel's two libraries alone, and together as a bare relay.
+
+`server` is the server library with a constant answer, `relay` the same that passes bytes on through the client library, both
+set up as the kernel's are; `client` makes upstream calls with the client library and does nothing with what it reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from benchmarks.rig.child import listen, obey, run
+from benchmarks.rig.upstream import ANSWER
+from benchmarks.rig.work import Work, upstream_body
+
+CONSTANT = ANSWER % (b"@1 xxxxxxxxxxxxxxxxxxxxx", 1, 61)
+HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """So many upstream calls, from so many coroutines."""
+
+    port: int
+    work: Work
+    agents: int
+    calls: int
+
+
+async def constant(scope: Any, receive: Any, send: Any) -> None:
+    """Take the whole request and answer always the same."""
+    await body_of(receive)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(CONSTANT))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": CONSTANT})
+
+
+async def body_of(receive: Any) -> bytes:
+    message = await receive()
+    body: bytes = message["body"]
+    while message["more_body"]:
+        message = await receive()
+        body += message["body"]
+    return body
+
+
+def relay_to(session: aiohttp.ClientSession, port: int) -> App:
+    """Pass a stream on as it comes, unread."""
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+
+    async def relay(scope: Any, receive: Any, send: Any) -> None:
+        body = await body_of(receive)
+        async with session.post(url, data=body) as response:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+            while data := await response.content.readany():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    return relay
+
+
+def new_session() -> aiohttp.ClientSession:
+    """The client library, set up as the kernel's driver does it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), cookie_jar=aiohttp.DummyCookieJar(),
+        headers=HEADERS, read_bufsize=8192, trust_env=False,
+    )  # fmt: skip
+
+
+async def serve(app: App) -> None:
+    """The server library, set up as the kernel's edge does it."""
+    settings = uvicorn.Config(
+        app, interface="asgi3", http=HttpToolsProtocol, ws="none", lifespan="off", proxy_headers=False, access_log=False,
+        server_header=False, date_header=False, log_config=None, log_level="critical",
+    )  # fmt: skip
+    settings.load()
+    state, loop = ServerState(), asyncio.get_running_loop()
+
+    async def tell(line: bytes) -> None:
+        return None
+
+    await obey(tell, await listen(lambda: HttpToolsProtocol(settings, state, {}, loop)))
+
+
+async def server() -> None:
+    await serve(constant)
+
+
+async def relay() -> None:
+    async with new_session() as session:
+        await serve(relay_to(session, int(sys.argv[2])))
+
+
+async def client() -> None:
+    """Answer plans with the CPU seconds that each of its calls took."""
+    async with new_session() as session:
+
+        async def measure(line: bytes) -> float:
+            plan = msgspec.json.decode(line, type=ClientPlan)
+            left = iter(range(plan.calls))
+            begun = time.process_time()
+            await asyncio.gather(*(call_on(session, plan, left) for _ in range(plan.agents)))
+            return (time.process_time() - begun) / plan.calls
+
+        await obey(measure)
+
+
+async def call_on(session: aiohttp.ClientSession, plan: ClientPlan, left: Any) -> None:
+    """One coroutine's share of the calls."""
+    url, body = f"http://127.0.0.1:{plan.port}/v1/chat/completions", upstream_body(plan.work)
+    for _ in left:
+        async with session.post(url, data=body) as response:
+            while await response.content.readany():
+                pass
+
+
+if __name__ == "__main__":
+    run({"server": server, "relay": relay, "client": client}[sys.argv[1]])

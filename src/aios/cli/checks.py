@@ -1,0 +1,185 @@
+"""What AIOS needs of this machine, one check each: what was found, and what would mend it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from aios.abi.errors import AiosError
+from aios.abi.system import ListCores
+from aios.cli.detect import keys, servers
+from aios.cli.running import running
+from aios.cli.show import size
+from aios.config import Config, chosen_core, read_config
+from aios.drivers.core.local import llama, models
+from aios.drivers.sandbox.landlock import LandlockSandbox
+from aios.home import home_path, open_home
+from aios.sdk.client import Client
+
+LEAST_FREE_BYTES = 500_000_000
+OLDEST, NEWEST = (3, 11), (3, 14)
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of `aios doctor`. `fail`: something that is needed; `warn`: something that is good to know."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    found: str
+    fix: str = ""
+
+
+def checks() -> Iterator[Check]:
+    """All checks, in the order in which things build on each other."""
+    yield python()
+    found = list(home())
+    yield from found
+    if any(check.state == "fail" and check.what == "home" for check in found):
+        return
+    try:
+        config = read_config()
+    except AiosError as error:
+        yield Check("fail", "configuration", error.message, "mend the file; `aios init` writes a good one elsewhere")
+        return
+    yield Check("ok", "configuration", str(config.file) if config.file else "the defaults: no aios.toml")
+    yield from local_core(config)
+    yield from doors(config)
+    yield isolation()
+    yield from cores()
+    yield core_in_use(config)
+    yield from offers()
+
+
+def python() -> Check:
+    """The interpreter."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        return Check("ok", "Python", version)
+    return Check("fail", "Python", version, f"use Python {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}")
+
+
+def home() -> Iterator[Check]:
+    """The kernel's folder: whose it is, and how much room it has."""
+    try:
+        folder = open_home()
+    except AiosError as error:
+        yield Check("fail", "home", error.message, f"see the message: the home is {home_path()}")
+        return
+    yield Check("ok", "home", f"{folder}, yours alone")
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE_BYTES:
+        yield Check("fail", "disk", f"{size(free)} free", f"make room for {size(LEAST_FREE_BYTES)} at {folder}, or set AIOS_HOME")
+    else:
+        yield Check("ok", "disk", f"{size(free)} free")
+
+
+def local_core(config: Config) -> Iterator[Check]:
+    """What the model on this machine needs: an engine whose structs are known, the library that it needs, the model file."""
+    if config.local is None:
+        return
+    known = f"`pip install --no-deps {llama.PACKAGE}=={' or '.join(llama.ABI)}`"
+    yield attempt("engine", lambda: f"{llama.PACKAGE} {llama.installed_version()}", known)
+    if sys.platform == "linux":
+        yield attempt("libgomp", openmp, "`apt-get install libgomp1`, or your system's package of it")
+    named = config.local.path
+    yield attempt("model file", lambda: model_file(named), "run the set-up again, or name a model file: `path` in `[local]`")
+
+
+def attempt(what: str, find: Callable[[], str], fix: str) -> Check:
+    """A check that fails with what `find` raises."""
+    try:
+        return Check("ok", what, find())
+    except AiosError as error:
+        return Check("fail", what, error.message, fix)
+    except (OSError, llama.EngineUnavailable) as error:
+        return Check("fail", what, str(error), fix)
+
+
+def openmp() -> str:
+    """The OpenMP library, loaded."""
+    ctypes.CDLL("libgomp.so.1")
+    return "loads"
+
+
+def model_file(named: Path | None) -> str:
+    """The model file, seen to be one, and the embedded one to be the right one."""
+    path = named or models.find(models.EMBEDDED)
+    models.check_header(path)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if named is None and found != models.EMBEDDED.sha256:
+        raise OSError(f"{path} is damaged: its SHA-256 is {found[:12]}…, not {models.EMBEDDED.sha256[:12]}…")
+    return f"{path}, {size(path.stat().st_size)}, SHA-256 {found[:12]}…"
+
+
+def doors(config: Config) -> Iterator[Check]:
+    """Whether the kernel runs, and whether the port of its doors is free or its own."""
+    found = running()
+    if found:
+        yield Check("ok", "kernel", f"answers at {found.http}, process {found.os_pid}")
+        return
+    yield Check("warn", "kernel", f"none answers at {config.home}", "`aios up --detach`")
+    port = config.server.port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            yield Check("fail", "port", f"{port} {why}", "`aios up --port N`, or `port` in `[server]`")
+        else:
+            yield Check("ok", "port", f"{port} is free")
+
+
+def isolation() -> Check:
+    """What really confines agents here."""
+    found = LandlockSandbox().isolation()
+    text = f"{found.mechanism}: {', '.join(found.confined)}; not: {'; '.join(found.missing) or 'nothing'}"
+    if "files" in found.confined:
+        return Check("ok", "isolation", text)
+    return Check("warn", "isolation", text, "a Linux of 5.13 or later with Landlock; until then run only agents that you trust")
+
+
+def cores() -> Iterator[Check]:
+    """The cores of a running kernel."""
+    if not running():
+        return
+    try:
+        with Client() as kernel:
+            found = kernel.call(ListCores()).cores
+    except AiosError as error:
+        yield Check("fail", "cores", error.message, "`aios down`, then `aios up`")
+        return
+    for core in found:
+        busy = f"{core.driver}, {core.running} of {core.slots} slots busy, {', '.join(core.models)}"
+        if core.up:
+            yield Check("ok", f"core {core.name}", busy)
+        else:
+            why = f"down: {core.detail or 'no reason known'}"
+            yield Check("fail", f"core {core.name}", why, "`aios events --kind core` tells more")
+
+
+def core_in_use(config: Config) -> Check:
+    """Which core answers, and why that one."""
+    source, why = chosen_core(config)
+    if source == "none":
+        return Check("warn", "core in use", f"none: {why}", "name a `[[core]]` in aios.toml, or take out `local = false`")
+    return Check("ok", "core in use", f"{source}, because {why}")
+
+
+def offers() -> Iterator[Check]:
+    """What lies around and is not used by itself: servers on this machine, keys in the environment."""
+    for server in servers():
+        text = f"{server.product} answers at {server.url} with {len(server.models)} models; not used before you say so"
+        yield Check("warn", "server", text, "`aios init` asks, or write a `[[core]]` into aios.toml")
+    for name in keys():
+        yield Check("warn", "key", f"{name} is set; off until a budget exists", "nothing to do")

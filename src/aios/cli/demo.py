@@ -1,0 +1,291 @@
+"""`aios demo`: a fleet of real agent processes shares one real local model; what it shows is computed from the event log."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+import aios
+from aios.abi.errors import AiosError, Failed
+from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, ProcessChanged, ReadEvents
+from aios.abi.manifest import Manifest
+from aios.abi.process import Explain, ProcessInfo, SignalProcess, Spawn
+from aios.abi.system import AddToken, Drain, ListCores
+from aios.cli.command import Command
+from aios.cli.facts import CLIENT, Fact, facts
+from aios.cli.lanes import LiveLanes
+from aios.cli.running import Running, wait_gone
+from aios.cli.up import started
+from aios.config import read_config
+from aios.sdk.agent import Agent
+from aios.sdk.client import Client
+from aios.userland import fleet, patient
+
+T = TypeVar("T")
+
+CEILING_S = 300.0
+BATCH_CROWD = 12
+SETTINGS = """\
+[server]
+port = 0
+[local]
+slots = 4
+"""
+BANNER = (
+    "The control flow is code; the words are those of a model with 135 million parameters, on this machine, without a key.\n"
+    "Its sentences are not what is shown here: the sharing, the order, the kills and the recoveries are."
+)
+VISITOR = """\
+import openai
+client = openai.OpenAI()
+stream = client.chat.completions.create(
+    model="default", stream=True, max_tokens=16,
+    messages=[{"role": "user", "content": "Say hello to the other agents."}],
+)
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
+"""
+
+
+@click.command(cls=Command)
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="F", help="Write the report there; demo-report.json without a terminal."
+)
+@click.option(
+    "--from", "log", type=click.Path(exists=True, path_type=Path), metavar="F", help="Ask the facts of a saved event log."
+)
+def demo(report: Path | None, log: Path | None) -> None:
+    """Show a fleet of agents sharing one local model.
+
+    Starts a kernel of its own in a temporary home, with 4 slots on the embedded model. Each line of the scorecard is a question
+    to the event log, which is saved beside the report: `aios demo --from FILE` asks it again, and so does anybody with
+    `aios events --json`. Exits 1 if a fact does not hold.
+    """
+    if log is not None:
+        found = facts(msgspec.json.decode(log.read_bytes(), type=EventPage).events)
+        raise click.exceptions.Exit(0 if show_scorecard(found) else 1)
+    headless = not sys.stdout.isatty() or bool(os.environ.get("CI"))
+    target = report or (Path("demo-report.json") if headless else None)
+    began = time.monotonic()
+    with kernel_of_its_own() as kernel, Stage(headless) as stage:
+        click.echo(f"kernel up after {time.monotonic() - began:.1f} s at {kernel.http}, process {kernel.os_pid}\n{BANNER}")
+        play(stage, kernel)
+        stage.catch_up()
+        events, seconds = stage.events, time.monotonic() - began
+    found = facts(events)
+    if target is not None:
+        write_report(target, found, events, seconds)
+    if not show_scorecard(found):
+        raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def kernel_of_its_own() -> Iterator[Running]:
+    """A kernel in a temporary home, which is taken down at the end."""
+    with tempfile.TemporaryDirectory(prefix="aios-demo-") as folder:
+        home, file = Path(folder, "home"), Path(folder, "aios.toml")
+        file.write_text(SETTINGS)
+        before = os.environ.get("AIOS_HOME")
+        os.environ["AIOS_HOME"] = str(home)
+        try:
+            kernel = started(read_config(file), ["up", "--config", str(file)])
+            try:
+                yield kernel
+            finally:
+                end_kernel(kernel)
+        finally:
+            if before is None:
+                del os.environ["AIOS_HOME"]
+            else:
+                os.environ["AIOS_HOME"] = before
+
+
+def end_kernel(kernel: Running) -> None:
+    """In order, and if that takes too long, at once."""
+    try:
+        with Client() as client:
+            client.call(Drain(grace_s=0.5))
+    except AiosError as error:
+        click.echo(f"the kernel did not take the order to go down: {error.message}", err=True)
+    if not wait_gone(15.0):
+        os.kill(kernel.os_pid, signal.SIGKILL)
+
+
+class Stage:
+    """The fleet as its operator sees it: spawns, signals, and follows the event log."""
+
+    def __init__(self, headless: bool) -> None:
+        self.events: list[AnyEvent] = []
+        self._client = Client()
+        self._cursor = 0
+        self._began = time.monotonic()
+        self._lanes = LiveLanes(headless)
+
+    def __enter__(self) -> Stage:
+        self._lanes.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lanes.stop()
+        self._client.close()
+
+    def say(self, text: str) -> None:
+        """A line of the log, with the seconds since the start."""
+        self._lanes.say(f"{time.monotonic() - self._began:5.1f} s  {text}")
+
+    def spawn(self, program: Agent[..., Any], *arguments: Any) -> ProcessInfo:
+        """Start an agent; the demo itself is the person who accepts what it asks for."""
+        manifest: Manifest = program.manifest()
+        return self._client.call(Spawn(manifest=manifest, arguments=arguments, accepted=manifest.hash()))
+
+    def call(self, request: aios.Request[T]) -> T:
+        return self._client.call(request)
+
+    def wait(self, condition: Callable[[], T | None], what: str) -> T:
+        """Follow the log until a condition holds. Raises `Failed` when the demo's time is over."""
+        while True:
+            found = condition()
+            if found:
+                return found
+            if time.monotonic() - self._began > CEILING_S:
+                raise Failed(f"{CEILING_S:.0f} s are over, and still {what} has not happened")
+            self.catch_up(wait_s=0.25)
+
+    def catch_up(self, wait_s: float = 0.0) -> None:
+        """Read what has happened since."""
+        page = self._client.call(ReadEvents(after=self._cursor, limit=5000, wait_s=wait_s))
+        self._cursor = page.next
+        for event in page.events:
+            self.events.append(event)
+            self._lanes.show(event)
+            line = story(event)
+            if line:
+                self.say(line)
+
+    def ended(self, process: ProcessInfo) -> ProcessChanged | None:
+        return next(
+            (e for e in self.events if isinstance(e, ProcessChanged) and e.pid == process.pid and e.state == "ended"), None
+        )
+
+    def acting(self, process: ProcessInfo) -> bool:
+        """Whether a call of the process has its slot now."""
+        turns = {e.call for e in self.events if isinstance(e, Dispatched) and e.pid == process.pid}
+        return bool(turns - {e.call for e in self.events if isinstance(e, CallEnded)})
+
+
+def story(event: AnyEvent) -> str:
+    """What an event says to somebody who watches; "" for what only the log needs."""
+    if isinstance(event, ProcessChanged) and event.state == "ended":
+        return f"{event.name} {'done' if event.outcome == 'result' else event.outcome}  {event.detail}".rstrip()
+    if isinstance(event, ProcessChanged) and event.restart and event.state == "running":
+        return f"{event.name} started again from the beginning (restart {event.restart})"
+    if isinstance(event, CoreChanged):
+        return f"core {event.core} {event.change}  {event.detail}".rstrip()
+    return ""
+
+
+def play(stage: Stage, kernel: Running) -> None:
+    """The acts, each beginning when the fact of the one before it holds."""
+    texts = own_texts()
+    the_fleet(stage, texts)
+    crowd = [stage.spawn(fleet.digest, texts[i % len(texts)]) for i in range(BATCH_CROWD)]
+    stage.wait(lambda: stage.call(ListCores()).waiting.get("batch", 0) >= 6, "a full house")
+    an_urgent_one(stage)
+    a_runaway(stage)
+    a_killed_agent(stage)
+    a_killed_model_host(stage)
+    a_visitor(stage, kernel)
+    for process in crowd:
+        stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
+
+
+def the_fleet(stage: Stage, texts: Sequence[str]) -> None:
+    stage.say("12 agents in 3 classes, each a coroutine in a confined child process; one model, 4 slots")
+    kinds = (fleet.reply, fleet.explain, fleet.digest)
+    agents = [stage.spawn(kinds[i % 3], texts[i % len(texts)]) for i in range(12)]
+    for process in agents:
+        stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
+
+
+def an_urgent_one(stage: Stage) -> None:
+    process = stage.spawn(fleet.urgent, "In one word: what colour is the sky?")
+    stage.say(f"all slots are taken and others wait: {process.name} comes, interactive")
+    stage.wait(lambda: stage.ended(process), "the urgent answer")
+
+
+def a_runaway(stage: Stage) -> None:
+    process = stage.spawn(fleet.runaway)
+    stage.wait(lambda: stage.acting(process), "the runaway's first slot")
+    stage.say(f"{process.name} asks for ever: {stage.call(Explain(pid=process.pid)).reason}; the operator kills it")
+    stage.call(SignalProcess(pid=process.pid, signal="kill"))
+    stage.wait(lambda: stage.ended(process), "the runaway's end")
+
+
+def a_killed_agent(stage: Stage) -> None:
+    process = stage.spawn(patient.patient, ["What is a kernel?", "What is a process?"])
+    stage.wait(lambda: stage.acting(process), "the patient's first slot")
+    host = stage.call(Explain(pid=process.pid)).process.host_pid
+    assert host is not None
+    stage.say(f"kill -9 {host}: the child that {process.name} runs in")
+    os.kill(host, signal.SIGKILL)
+    stage.wait(lambda: stage.ended(process), "the patient's end")
+
+
+def a_killed_model_host(stage: Stage) -> None:
+    crowd = [stage.spawn(fleet.digest, text) for text in ("Once upon a time", "The sea is", "In the beginning", "A kernel is")]
+    stage.wait(lambda: any(map(stage.acting, crowd)), "a generation")
+    host = stage.call(ListCores()).cores[0].os_pid
+    assert host is not None
+    stage.say(f"kill -9 {host}: the model's host, in mid-generation")
+    os.kill(host, signal.SIGKILL)
+    for process in crowd:
+        stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
+
+
+def a_visitor(stage: Stage, kernel: Running) -> None:
+    token = stage.call(AddToken(agent=CLIENT)).value
+    environment = {**os.environ, "OPENAI_BASE_URL": f"{kernel.http}/v1", "OPENAI_API_KEY": token}
+    stage.say("an unmodified `openai` client joins, with a token of its own")
+    client = subprocess.Popen([sys.executable, "-c", VISITOR], env=environment, stdout=subprocess.PIPE, text=True)
+    stage.wait(lambda: client.poll() is not None, "the visitor's answer")
+    said = client.communicate()[0].strip()
+    stage.say(
+        f"the client got: {said[:60]!r}" if client.returncode == 0 else f"the client failed with exit code {client.returncode}"
+    )
+
+
+def own_texts() -> list[str]:
+    """Texts that are here on every machine: what the modules of this package say of themselves."""
+    modules = sorted(Path(aios.__file__).parent.rglob("*.py"))
+    docs = [ast.get_docstring(ast.parse(module.read_text())) or "" for module in modules]
+    return [doc[:300] for doc in docs if len(doc) > 120]
+
+
+def write_report(target: Path, found: Sequence[Fact], events: Sequence[AnyEvent], seconds: float) -> None:
+    """The report, and beside it the event log that it was computed from."""
+    tokens = sum(event.output_tokens for event in events if isinstance(event, CallEnded))
+    report = {"facts": found, "seconds": round(seconds, 1), "tokens": tokens}
+    target.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    log = target.with_name(target.stem.removesuffix("-report") + "-events.json")
+    log.write_bytes(msgspec.json.encode(EventPage(events=tuple(events), next=len(events))))
+    click.echo(f"report {target}, event log {log} (`aios demo --from {log}` asks it again)", err=True)
+
+
+def show_scorecard(found: Sequence[Fact]) -> bool:
+    """One line for each fact; whether all hold."""
+    click.echo()
+    for fact in found:
+        mark = click.style("ok  ", fg="green") if fact.ok else click.style("FAIL", fg="red")
+        click.echo(f"{mark}  {fact.name}\n      {fact.detail}")
+    return all(fact.ok for fact in found)

@@ -1,0 +1,122 @@
+"""The facts that the demo claims, each a question to the event log alone: whoever has the log can ask again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, HostChanged, ProcessChanged, Signalled
+
+FLEET = 12
+FREE_AT_ONCE_S = 0.5
+CLIENT = "visitor"
+"""The agent that the unmodified client's token speaks for."""
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """A claim, whether the log bears it out, and the figures."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def facts(events: Sequence[AnyEvent]) -> list[Fact]:
+    """All facts, in the order of the demo's acts."""
+    return [fact(events) for fact in FACTS]
+
+
+def agent(event: AnyEvent) -> str:
+    """The agent whose process an event is about: `urgent` for `urgent-14`."""
+    return str(getattr(event, "name", "")).rpartition("-")[0]
+
+
+def generated(events: Sequence[AnyEvent]) -> list[CallEnded]:
+    """The calls to a model that ended."""
+    return [event for event in events if isinstance(event, CallEnded) and event.row == "llm.generate"]
+
+
+def the_fleet_finishes(events: Sequence[AnyEvent]) -> Fact:
+    fleet = [e for e in events if isinstance(e, ProcessChanged) and agent(e) in ("reply", "explain", "digest") and e.outcome]
+    done, classes = [e for e in fleet if e.outcome == "result"], {e.cls for e in fleet}
+    ok = len(done) >= FLEET and len(done) == len(fleet) and len(classes) == 3
+    return Fact(
+        "twelve agents in three classes share one model, and all finish", ok, f"{len(done)} of {len(fleet)} returned a result"
+    )
+
+
+def the_urgent_goes_first(events: Sequence[AnyEvent]) -> Fact:
+    name = "an urgent agent's first token comes ahead of the batch calls that waited before it"
+    urgent = next((call for call in generated(events) if agent(call) == "urgent" and call.first_ns and call.turn_ns), None)
+    if urgent is None or urgent.first_ns is None:
+        return Fact(name, False, "no urgent call was answered")
+    waited = [
+        call
+        for call in generated(events)
+        if call.cls == "batch" and call.asked_ns < urgent.asked_ns and (call.turn_ns or urgent.asked_ns + 1) > urgent.asked_ns
+    ]
+    behind = [call for call in waited if call.first_ns is None or call.first_ns > urgent.first_ns]
+    seconds = (urgent.first_ns - urgent.asked_ns) / 1e9
+    ok = len(waited) >= 4 and len(behind) == len(waited)
+    return Fact(name, ok, f"first token after {seconds:.1f} s, ahead of {len(behind)} of {len(waited)} that waited")
+
+
+def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
+    name = "a runaway is killed by the operator, and its slot is free at once"
+    kill = next((e for e in events if isinstance(e, Signalled) and e.signal == "kill" and agent(e) == "runaway"), None)
+    ended = next((e for e in generated(events) if agent(e) == "runaway" and e.outcome == "Killed"), None)
+    if kill is None or ended is None:
+        return Fact(name, False, "no call of the runaway was ended by a kill")
+    next_turn = next((e for e in events if isinstance(e, Dispatched) and e.seq > kill.seq and e.pid != kill.pid), None)
+    if next_turn is None:
+        return Fact(name, False, "nobody got its slot")
+    seconds = (next_turn.at_ns - kill.at_ns) / 1e9
+    return Fact(
+        name, seconds < FREE_AT_ONCE_S, f"`{next_turn.name}` had the slot {seconds * 1000:.0f} ms after the kill by {kill.by}"
+    )
+
+
+def the_killed_agent_is_back(events: Sequence[AnyEvent]) -> Fact:
+    name = "an agent whose host was killed with -9 is started again, under the same pid, and finishes"
+    changes = [e for e in events if isinstance(e, ProcessChanged) and agent(e) == "patient"]
+    again = [e for e in changes if e.restart == 1 and e.state == "running"]
+    lost = next((e for e in events if isinstance(e, HostChanged) and e.change == "ended" and e.running), None)
+    end = next((e for e in changes if e.outcome), None)
+    ok = (
+        bool(again) and lost is not None and end is not None and end.outcome == "result" and {e.pid for e in changes} == {end.pid}
+    )
+    how = lost.detail if lost is not None else "its host was not killed"
+    return Fact(name, ok, f"host: {how}; started again {len(again)} time; {end.outcome if end else 'not ended'}")
+
+
+def the_model_host_is_replaced(events: Sequence[AnyEvent]) -> Fact:
+    name = "the model's host is killed with -9 in mid-generation and replaced, and no caller sees an error"
+    down = next((e for e in events if isinstance(e, CoreChanged) and e.change == "down"), None)
+    if down is None:
+        return Fact(name, False, "the model's host never went down")
+    up = next((e for e in events if isinstance(e, CoreChanged) and e.change == "up" and e.seq > down.seq), None)
+    across = [c for c in generated(events) if c.turn_ns is not None and c.turn_ns < down.at_ns < c.at_ns]
+    failed = [c for c in across if c.outcome != "ok" and agent(c) != "runaway"]
+    seconds = (up.at_ns - down.at_ns) / 1e9 if up is not None else 0.0
+    ok = up is not None and bool(across) and not failed
+    return Fact(
+        name, ok, f"back after {seconds:.1f} s; {len(across) - len(failed)} of {len(across)} calls that were on it went on"
+    )
+
+
+def the_client_joins(events: Sequence[AnyEvent]) -> Fact:
+    calls = [call for call in generated(events) if agent(call) == CLIENT]
+    ok = bool(calls) and all(call.outcome == "ok" for call in calls)
+    tokens = sum(call.output_tokens for call in calls)
+    return Fact("an unmodified `openai` client joins", ok, f"{len(calls)} call, {tokens} tokens, as `{CLIENT}`")
+
+
+FACTS: tuple[Callable[[Sequence[AnyEvent]], Fact], ...] = (
+    the_fleet_finishes,
+    the_urgent_goes_first,
+    the_runaway_is_stopped,
+    the_killed_agent_is_back,
+    the_model_host_is_replaced,
+    the_client_joins,
+)

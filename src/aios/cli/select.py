@@ -1,0 +1,70 @@
+"""Which processes a person means: a pid, a name, the beginning of one, or a selector such as `state:waiting class:batch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import click
+
+from aios.abi.errors import Conflict, NotFound
+from aios.abi.process import List, ProcessInfo
+from aios.abi.wire import nearest
+from aios.sdk.client import Client
+
+FIELDS: dict[str, Callable[[ProcessInfo], str]] = {
+    "state": lambda process: process.state,
+    "word": lambda process: process.word,
+    "class": lambda process: process.cls,
+    "agent": lambda process: process.agent,
+    "name": lambda process: process.name,
+    "kind": lambda process: process.kind,
+    "parent": lambda process: process.parent or "",
+    "outcome": lambda process: process.outcome or "",
+    "wait": lambda process: process.wait.code if process.wait else "",
+}
+"""What a selector can ask for."""
+
+selector = click.option(
+    "-q", "query", metavar="SELECTOR", help=f"Only those that match: `state:waiting class:batch`. Fields: {', '.join(FIELDS)}."
+)
+
+
+def matching(processes: Iterable[ProcessInfo], query: str) -> list[ProcessInfo]:
+    """The processes for which every term `field:value[,value]` holds. Raises click's `UsageError` for what is no term."""
+    terms = [_term(text) for text in query.split()]
+    return [process for process in processes if all(value(process) in wanted for value, wanted in terms)]
+
+
+def _term(text: str) -> tuple[Callable[[ProcessInfo], str], frozenset[str]]:
+    field, colon, values = text.partition(":")
+    if not colon or field not in FIELDS:
+        raise click.UsageError(f"`{text}` is no term of a selector: write `field:value`{nearest(field, FIELDS)}")
+    return FIELDS[field], frozenset(values.split(","))
+
+
+def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
+    """The process with that pid or name, or the only one whose name or pid begins so.
+
+    Raises `NotFound` with the nearest name, `Conflict` if more than one is meant.
+    """
+    for process in processes:
+        if text in (process.pid, process.name):
+            return process
+    found = [process for process in processes if process.name.startswith(text) or process.pid.startswith(text)] if text else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        some = ", ".join(f"`{process.name}`" for process in found[:5])
+        raise Conflict(f"`{text}` is the beginning of {len(found)}: {some}{', …' if len(found) > 5 else ''}")
+    near = nearest(text, [process.name for process in processes])
+    raise NotFound(f"there is no process `{text}`{near}; `aios ps --all` lists them")
+
+
+def every_process(kernel: Client) -> tuple[ProcessInfo, ...]:
+    """All processes that the operator may see, also those that have ended."""
+    return kernel.call(List(kinds=("agent", "session", "service"))).processes
+
+
+def find(kernel: Client, text: str) -> ProcessInfo:
+    """The process that a person means by a pid, a name, or its beginning. Raises what `named` does."""
+    return named(every_process(kernel), text)

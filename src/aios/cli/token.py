@@ -1,0 +1,98 @@
+"""`aios token`: tokens for agents that are not ours to start."""
+
+from __future__ import annotations
+
+import click
+
+from aios.abi.errors import NotFound
+from aios.abi.manifest import Grant
+from aios.abi.request import CLASSES, Class
+from aios.abi.system import AddToken, ListTokens, RevokeToken, TokenInfo, TokenList
+from aios.cli.command import Command, agreed, as_json, yes
+from aios.cli.running import the_running
+from aios.cli.show import put_json, say, since, table
+from aios.sdk.client import Client
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke tokens.
+
+    A token lets a client that knows nothing of AIOS take part as one agent.
+    """
+
+
+@token.command(cls=Command)
+@click.option("--agent", required=True, metavar="NAME", help="The agent that it speaks for.")
+@click.option(
+    "--class", "cls", type=click.Choice(CLASSES), default="standard", show_default=True, help="The highest class of its calls."
+)
+@click.option(
+    "--grant", "grants", multiple=True, metavar="G", help="A right, e.g. `use /llm/*` (the default); may be given again."
+)
+@as_json
+def add(agent: str, cls: Class, grants: tuple[str, ...], as_json: bool) -> None:
+    """Make a token and show it, this once.
+
+    With the two lines that point an OpenAI client to the kernel.
+    """
+    for text in grants:
+        try:
+            Grant.parse(text)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    request = AddToken(agent=agent, cls=cls, grants=grants) if grants else AddToken(agent=agent, cls=cls)
+    with Client() as kernel:
+        made = kernel.call(request)
+    if as_json:
+        put_json(made)
+        return
+    say(f"token {made.info.id} for agent {made.info.agent}; it is shown this once:")
+    click.echo(f"export OPENAI_BASE_URL={the_running().http}/v1")
+    click.echo(f"export OPENAI_API_KEY={made.value}")
+
+
+@token.command(cls=Command)
+@as_json
+def ls(as_json: bool) -> None:
+    """List the tokens.
+
+    Without their values, which nobody has any more.
+    """
+    with Client() as kernel:
+        found = kernel.call(ListTokens())
+    if as_json:
+        put_json(found)
+    elif found.tokens:
+        table(("ID", "AGENT", "CLASS", "AGE", "GRANTS"), map(cells, found.tokens))
+    else:
+        say("there are no tokens: `aios token add --agent NAME` makes one")
+
+
+def cells(info: TokenInfo) -> tuple[str, ...]:
+    """A token as a row of the table."""
+    return info.id, info.agent, info.cls, since(info.created_ns), ", ".join(info.grants)
+
+
+@token.command(cls=Command)
+@click.argument("token_id", metavar="ID")
+@yes
+def rm(token_id: str, yes: bool) -> None:
+    """Revoke a token.
+
+    Its sessions end at once, and their calls with them. ID may be the beginning of one.
+    """
+    with Client() as kernel:
+        info = chosen(kernel.call(ListTokens()), token_id)
+        if agreed(f"Revoke token {info.id} of agent {info.agent}?", yes):
+            kernel.call(RevokeToken(id=info.id))
+            say(f"token {info.id} is worthless now")
+
+
+def chosen(found: TokenList, text: str) -> TokenInfo:
+    """The only token whose id begins so. Raises `NotFound`."""
+    tokens = [info for info in found.tokens if info.id.startswith(text)] if text else []
+    exact = [info for info in tokens if info.id == text]
+    if len(exact or tokens) != 1:
+        raise NotFound(f"there is {'no' if not tokens else 'more than one'} token `{text}`: `aios token ls` lists them")
+    return (exact or tokens)[0]

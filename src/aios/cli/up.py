@@ -1,0 +1,93 @@
+"""`aios up`: start the kernel, here or in the background."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from aios.abi.errors import Unavailable
+from aios.cli.command import Command
+from aios.cli.group import lazily
+from aios.cli.running import Running, running
+from aios.cli.show import say
+from aios.config import Config, read_config, with_options
+
+START_S = 60.0
+"""How long a kernel in the background may take until it answers."""
+
+
+@click.command(cls=Command)
+@click.option("-d", "--detach", is_flag=True, help="Run it in the background.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="The port of the doors; 0: any that is free.")
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="F", help="The configuration file.")
+@click.option("--no-local", is_flag=True, help="Without a model on this machine.")
+@click.option("--ready", type=int, hidden=True, help="The descriptor that is closed when the kernel answers.")
+def up(detach: bool, port: int | None, file: Path | None, no_local: bool, ready: int | None) -> None:
+    """Start the kernel.
+
+    Prints where it answers. Ctrl-C ends it in order, a second one at once; in the background, `aios down` does.
+    """
+    found = running()
+    if found:
+        say("a kernel runs already in this home: `aios down` ends it")
+        show(found)
+        return
+    config = with_options(read_config(file), port, no_local)
+    if detach:
+        show(started(config, sys.argv[1:]))
+        return
+    # Only here is the server needed, which takes longer to import than the other ways out of this command take in all.
+    lazily("aios.cli.foreground:serve")(config, show, ready)
+
+
+def show(found: Running) -> None:
+    """Where a kernel answers."""
+    click.echo(f"http    {found.http}")
+    click.echo(f"socket  {found.socket}")
+
+
+def started(config: Config, arguments: list[str]) -> Running:
+    """Start a kernel in a session of its own and return once it answers. Raises `Unavailable` with what it said instead."""
+    log = config.home / "logs" / "kernel.log"
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    theirs_left = [argument for argument in arguments if argument not in ("-d", "--detach")]
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb") as told, open(log, "ab", opener=private) as output:
+        begin = output.tell()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "aios", *theirs_left, "--ready", str(theirs)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[theirs],
+            start_new_session=True,
+        )
+        os.close(theirs)
+        with selectors.DefaultSelector() as selector:
+            selector.register(told, selectors.EVENT_READ)
+            if not selector.select(START_S):
+                child.send_signal(signal.SIGTERM)
+                raise Unavailable(f"the kernel did not answer within {START_S:.0f} s: {log} says how far it came")
+    found = running()
+    if found is None:
+        child.wait()
+        raise Unavailable(why_not(log, begin))
+    return found
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that only its owner may read."""
+    return os.open(path, flags, 0o600)
+
+
+def why_not(log: Path, begin: int) -> str:
+    """The sentence that a kernel ended with: the last of its own in the log since byte `begin`."""
+    lines = log.read_bytes()[begin:].decode(errors="replace").splitlines()
+    said = [line.removeprefix("aios: ") for line in lines if line.startswith("aios: ")]
+    return said[-1] if said else f"the kernel ended before it answered: {log} says why"

@@ -1,0 +1,172 @@
+"""`aios.toml` and the environment as one frozen `Config`, composed of the settings that stand beside their users.
+
+A file says what differs from the defaults, and nothing else: an unknown key is an error with the nearest name, a wrong
+type one with its path, so that a slip is never a default in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from aios.abi.errors import Invalid, NotFound
+from aios.abi.wire import nearest
+from aios.drivers.core.local.driver import LocalCoreConfig
+from aios.drivers.core.openai_chat import OpenAIChatConfig
+from aios.home import open_home
+from aios.kernel.lanes.lane import LaneConfig
+from aios.server.http import ServerConfig
+
+FILE_NAME = "aios.toml"
+
+
+GIVEN: Mapping[type, str] = {ServerConfig: "socket", LocalCoreConfig: "home"}
+"""Fields that follow from the kernel's own folder, and are no keys of the file."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LanesConfig:
+    """The lanes by name. `cores`: the lane before the models."""
+
+    cores: LaneConfig = dataclasses.field(default_factory=LaneConfig)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What `aios.toml` may hold.
+
+    `server`: the doors over HTTP. `lanes`: who is next. `local`: the model on this machine, or `false` for none; not given,
+    it runs unless a `core` is. `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key.
+    `aliases`: further names of models.
+    """
+
+    server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
+    lanes: LanesConfig = dataclasses.field(default_factory=LanesConfig)
+    local: LocalCoreConfig | bool | None = None
+    core: tuple[OpenAIChatConfig, ...] = ()
+    aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """All that a kernel is started with.
+
+    `home`: its folder. `file`: where the settings come from, None if there is no file. `cores`: endpoints, which come
+    before `local`, the model on this machine (None: none); the first core is what `default` means.
+    """
+
+    home: Path
+    file: Path | None
+    server: ServerConfig
+    lanes: LanesConfig
+    cores: tuple[OpenAIChatConfig, ...]
+    local: LocalCoreConfig | None
+    aliases: Mapping[str, str]
+
+
+def read_config(path: Path | None = None) -> Config:
+    """The configuration of `path`, else of the first file found where one is sought, else the defaults.
+
+    Raises `Invalid` with file and path for what is wrong in it, `NotFound` for a file that was named and does not exist,
+    and what `open_home` raises.
+    """
+    home = open_home()
+    file = find_file(path)
+    settings = read_settings(file) if file else Settings()
+    return Config(home, file, settings.server, settings.lanes, settings.core, local_of(settings, home), settings.aliases)
+
+
+def local_of(settings: Settings, home: Path) -> LocalCoreConfig | None:
+    """The model on this machine: as it stands in the file, or, where nothing does, if there is no endpoint."""
+    if isinstance(settings.local, LocalCoreConfig):
+        return dataclasses.replace(settings.local, home=home)
+    return LocalCoreConfig(home=home) if settings.local is None and not settings.core else None
+
+
+def find_file(named: Path | None = None) -> Path | None:
+    """The file that was named, or that $AIOS_CONFIG names, or `aios.toml` here, or in ~/.config/aios; None if there is none."""
+    asked = named or (Path(os.environ["AIOS_CONFIG"]) if os.environ.get("AIOS_CONFIG") else None)
+    if asked is not None:
+        if not asked.is_file():
+            raise NotFound(f"there is no configuration file {asked}: `aios init` writes one")
+        return asked
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    sought = (Path(FILE_NAME), config_home / "aios" / FILE_NAME)
+    return next((file for file in sought if file.is_file()), None)
+
+
+def read_settings(file: Path) -> Settings:
+    """The settings in a file. Raises `Invalid` with the file, and the path in it, of what is wrong."""
+    try:
+        found = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{file} is no TOML: {error}") from None
+    except OSError as error:
+        raise Invalid(f"{file} cannot be read: {error.strerror}") from None
+    for place, key, names in unknown_keys(found, Settings):
+        raise Invalid(f"{file}: unknown key `{place}{key}`{nearest(key, names)}", field=place + key)
+    if isinstance(found.get("local"), dict):
+        found["local"][GIVEN[LocalCoreConfig]] = ""
+    elif found.get("local") is True:
+        raise Invalid(f"{file}: `local` is a table or `false`", field="local")
+    try:
+        return msgspec.convert(found, Settings, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        said, _, where = str(error).rpartition(" - at ")
+        place = where.strip("`").removeprefix("$").removeprefix(".") if said else ""
+        raise Invalid(f"{file}: `{place}`: {said}" if place else f"{file}: {error}", field=place or None) from None
+
+
+def unknown_keys(found: Mapping[str, Any], kind: type, place: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """The keys that a dataclass has no field for: the path before it, the key, and the names that would have been right."""
+    hints = keys_of(kind)
+    for key, value in found.items():
+        if key not in hints:
+            yield place, key, list(hints)
+            continue
+        below = table_of(hints[key])
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for number, item in items:
+            if below and isinstance(item, dict):
+                yield from unknown_keys(item, below, f"{place}{key}." if number is None else f"{place}{key}[{number}].")
+
+
+def keys_of(kind: type) -> dict[str, Any]:
+    """The keys of the table that a dataclass stands for, with their types."""
+    return {key: hint for key, hint in get_type_hints(kind).items() if key != GIVEN.get(kind)}
+
+
+def table_of(hint: Any) -> type | None:
+    """The dataclass in a type hint: itself, one side of a union, or the members of a list of tables."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return hint
+    if isinstance(hint, types.UnionType) or get_origin(hint) is tuple:
+        return next((found for found in map(table_of, get_args(hint)) if found), None)
+    return None
+
+
+def with_options(config: Config, port: int | None, no_local: bool) -> Config:
+    """The configuration as changed on the command line."""
+    server = config.server if port is None else dataclasses.replace(config.server, port=port)
+    return dataclasses.replace(config, server=server, local=None if no_local else config.local)
+
+
+Source = Literal["endpoint", "model file", "embedded model", "none"]
+
+
+def chosen_core(config: Config) -> tuple[Source, str]:
+    """Where `default` is answered and why: a named endpoint, else a named model file, else the model that AIOS installs."""
+    if config.cores:
+        return "endpoint", f"`{config.cores[0].name}` stands in {config.file}"
+    if config.local is None:
+        return "none", "`local` is off and no `[[core]]` is named"
+    if config.local.path is not None:
+        return "model file", f"{config.local.path} is named in {config.file}"
+    return "embedded model", "no endpoint and no model file is named"

@@ -1,0 +1,133 @@
+"""A host: the process in which up to 200 agents of one program run, connected to the kernel by an inherited socket.
+
+`python -m aios.sdk.host --fd N PROGRAM`. It ends when the connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import uvloop
+
+from aios.abi.errors import AiosError, QueueFull, TooLarge
+from aios.abi.frames import Answer, Ask, Print, Tell
+from aios.sdk.gate import SocketGate
+from aios.sdk.kernel import Kernel
+from aios.sdk.printed import Printed, StreamName, route_printing
+from aios.sdk.program import failure, function_of, load
+from aios.sdk.running import Running, new_task
+
+MAX_AGENTS = 200
+
+
+class Host:
+    """Runs the agents of a program. `program`: its module, or the error that loading it ended in."""
+
+    def __init__(self, program: ModuleType | AiosError) -> None:
+        self._program = program
+        self._agents: dict[str, Running] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(MAX_AGENTS, thread_name_prefix="agent")
+        self._gate: SocketGate | None = None
+        self.ended = asyncio.Event()
+
+    async def serve(self, end: socket.socket) -> None:
+        """Answer the kernel's questions until the connection ends. Raises `Unavailable`."""
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(new_task)  # type: ignore[arg-type]  # typeshed wants more of a coroutine than the loop gives
+        self._gate = await SocketGate.connect(end, self)
+        await self.ended.wait()
+
+    def asked(self, ask: Ask) -> None:
+        """A question: its answer comes when the function has ended."""
+        loop = asyncio.get_running_loop()
+        printed = Printed(lambda: loop.call_soon_threadsafe(self._tell_printed, ask.pid, printed))
+        running = Running(printed, self._threads)
+        if len(self._agents) >= MAX_AGENTS:
+            self._answer(ask, Answer(ask.id, fault=QueueFull(f"a host runs at most {MAX_AGENTS} agents").fault()))
+            return
+        self._agents[ask.pid] = running
+        task = loop.create_task(self._run(ask, running), name=f"agent {ask.pid}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def told(self, tell: Tell) -> None:
+        """A signal; one for an agent that has just ended is late."""
+        if (running := self._agents.get(tell.pid)) is not None:
+            running.tell(tell.signal)
+
+    def cut_off(self) -> None:
+        self.ended.set()
+
+    async def _run(self, ask: Ask, running: Running) -> None:
+        assert self._gate is not None
+        try:
+            if isinstance(self._program, AiosError):
+                raise self._program
+            function = function_of(self._program, ask.entry)
+            k = Kernel(self._gate.of(ask.pid), ask.model)
+            answer = Answer(ask.id, await running.run(function, k, ask.arguments))
+        except AiosError as error:
+            answer = Answer(ask.id, fault=error.fault())
+        finally:
+            del self._agents[ask.pid]
+        self._tell_printed(ask.pid, running.printed)
+        self._answer(ask, answer)
+
+    def _answer(self, ask: Ask, answer: Answer) -> None:
+        assert self._gate is not None
+        try:
+            self._gate.send(answer)
+        except TooLarge as error:
+            self._gate.send(Answer(ask.id, fault=TooLarge(f"`{ask.entry}` returned too much: {error}").fault()))
+
+    def _tell_printed(self, pid: str, printed: Printed) -> None:
+        assert self._gate is not None
+        printed.take(partial(self._print, pid))
+
+    def _print(self, pid: str, stream: StreamName, text: str) -> None:
+        assert self._gate is not None
+        self._gate.send(Print(pid, stream, text))
+
+
+def loaded(file: Path) -> ModuleType | AiosError:
+    """The program's module, or what its agents' callers are told instead."""
+    try:
+        return load(file)
+    except BaseException as error:  # noqa: BLE001  # the edge: foreign code, which may also raise SystemExit
+        return failure(error)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a host to its end; it does not return: threads of agents would hold the process up."""
+    option, fd, program = arguments
+    assert option == "--fd"
+    end = socket.socket(fileno=int(fd))
+    end.set_inheritable(False)
+    route_printing()
+    module = loaded(Path(program))
+    code = 1
+    try:
+        uvloop.run(_serve(module, end))
+        code = 0
+    except AiosError as error:
+        print(error.message, file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+async def _serve(module: ModuleType | AiosError, end: socket.socket) -> None:
+    await Host(module).serve(end)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

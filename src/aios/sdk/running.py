@@ -1,0 +1,149 @@
+"""One agent function, running in a host: its arguments, its task, what it leaves behind, and its result."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import typing
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from contextvars import ContextVar, copy_context
+from types import GenericAlias
+from typing import Any, cast
+
+import msgspec
+
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, Invalid, Killed
+from aios.abi.process import Signal
+from aios.sdk.kernel import BlockingKernel, Calls, Kernel
+from aios.sdk.printed import Printed, printing
+from aios.sdk.program import failure, own_traceback
+
+LEFT_BEHIND_S = 2.0
+"""How long the tasks that an agent left behind may take to end when they are cancelled."""
+
+_unsendable = (TypeError, ValueError, OverflowError, RecursionError)
+_running: ContextVar[Running | None] = ContextVar("running", default=None)
+
+
+class Running:
+    """An agent function from question to answer. Its tasks are children of its own: none outlives it."""
+
+    def __init__(self, printed: Printed, threads: Executor) -> None:
+        self.told: Signal | None = None
+        self.printed = printed
+        self._threads = threads
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._main: asyncio.Task[Any] | None = None
+
+    def tell(self, signal: Signal) -> None:
+        """A signal: its code sees a cancellation."""
+        self.told = signal
+        if self._main is not None:
+            self._main.cancel()
+
+    async def run(self, function: Callable[..., Any], k: Kernel, arguments: tuple[Any, ...]) -> Any:
+        """Run the function to its end and return its result, as builtins. Raises the `AiosError` that its caller is told."""
+        call = bound(function, arguments)
+        running, speaker = _running.set(self), printing.set(self.printed)
+        try:
+            run = self._in_task if inspect.iscoroutinefunction(function) else self._in_thread
+            self._main = asyncio.get_running_loop().create_task(run(function, k, call), name=function.__qualname__)
+            if self.told is not None:
+                self._main.cancel()
+            await asyncio.wait((self._main,))
+            await self._clear()
+            return sendable(function.__qualname__, self._result(self._main))
+        finally:
+            self.printed.end()
+            _running.reset(running)
+            printing.reset(speaker)
+
+    async def _in_task(self, function: Callable[..., Any], k: Kernel, call: inspect.BoundArguments) -> Any:
+        return await function(k, *call.args, **call.kwargs)
+
+    async def _in_thread(self, function: Callable[..., Any], k: Kernel, call: inspect.BoundArguments) -> Any:
+        """A plain function cannot be cancelled: the calls that it waits for are, and then it is waited for."""
+        loop = asyncio.get_running_loop()
+        calls = Calls()
+        handle = BlockingKernel(k, calls)
+        context = copy_context()
+        work = loop.run_in_executor(self._threads, lambda: context.run(function, handle, *call.args, **call.kwargs))
+        while not work.done():
+            try:
+                await asyncio.wait((work,))
+            except asyncio.CancelledError:
+                calls.stop()
+        return work.result()
+
+    def _result(self, main: asyncio.Task[Any]) -> Any:
+        if main.cancelled():
+            raise Killed("the process was killed") if self.told == "kill" else Cancelled("the process was stopped")
+        error = main.exception()
+        if error is None:
+            return main.result()
+        if not isinstance(error, AiosError):
+            self.printed.write("err", own_traceback(error))
+        raise failure(error) from error
+
+    async def _clear(self) -> None:
+        """Cancel what the function left behind, and say so."""
+        left = self._tasks - {cast("asyncio.Task[Any]", self._main)}
+        if not left:
+            return
+        names = ", ".join(sorted(task.get_name() for task in left)[:5])
+        self.printed.write("err", f"cancelled {len(left)} tasks that were left behind: {names}\n")
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=LEFT_BEHIND_S)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def new_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+    """The loop's task factory: each task belongs to the agent whose code started it."""
+    task = asyncio.Task(coroutine, loop=loop, **options)
+    running = _running.get()
+    if running is not None:
+        running.adopt(task)
+    return task
+
+
+def bound(function: Callable[..., Any], arguments: tuple[Any, ...]) -> inspect.BoundArguments:
+    """The arguments as the function's annotations want them. Raises `Invalid` with the parameter's name."""
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[1:]
+    try:
+        call = signature.replace(parameters=parameters).bind(*arguments)
+    except TypeError as error:
+        raise Invalid(f"`{function.__qualname__}` {error}: it takes {len(parameters)} after `k`", field="arguments") from None
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # a name that only a type checker knows
+        hints = {}
+    for name, value in call.arguments.items():
+        if name in hints:
+            each = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            call.arguments[name] = _converted(name, value, GenericAlias(tuple, (hints[name], ...)) if each else hints[name])
+    return call
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"argument `{name}`: {error}", field=f"arguments.{name}") from None
+    except TypeError:  # a type that msgspec does not know: the function gets what was sent
+        return value
+
+
+def sendable(entry: str, result: Any) -> Any:
+    """A result as builtins that a frame can hold. Raises `ChildFailed` with the type that cannot be sent."""
+    try:
+        builtins = msgspec.to_builtins(result)
+        msgspec.msgpack.encode(builtins)
+    except _unsendable as error:
+        raise ChildFailed(f"`{entry}` returned a `{type(result).__name__}` that cannot be sent: {error}") from error
+    return builtins

@@ -1,0 +1,347 @@
+"""The kernel's end of a host child's socketpair: its agents' calls, and the kernel's questions to them.
+
+Reading is never held back because many calls are open: what ends them (an answer, a cancel, the end of a child that a parent
+waits for) comes over the same socket. Their number is bounded per process and per host instead. It is held back while the
+child does not read what it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aios.abi import request as abi
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, Denied, Internal, Invalid, RateLimited, TooLarge, error_of
+from aios.abi.frames import (
+    Answer,
+    Ask,
+    Call,
+    Cancel,
+    Event,
+    Hello,
+    Print,
+    Reply,
+    Tell,
+    Welcome,
+    encode_frame,
+    pack,
+    reader_of_child,
+)
+from aios.abi.process import Signal
+from aios.abi.record import ABI_VERSION
+from aios.abi.wire import decode_request, row_named
+from aios.ports.host import HostGone, Stream
+from aios.ports.kernel import Caller, Kernel
+from aios.ports.sandbox import Child
+
+MAX_OPEN_CALLS = 256
+"""Of one process."""
+MAX_HOST_CALLS = 4096
+"""Of all processes in a host."""
+MAX_UNREAD_BYTES = 1_000_000
+FOREIGN_FRAMES = 3
+"""Frames for processes that never ran here, until the host is not trusted any more."""
+PRINTED_LINES_PER_S = 1000
+MAX_LINE_CHARACTERS = 8192
+MAX_PRINT_CHARACTERS = 65536
+"""Of one frame."""
+LAST_LINES = 20
+LAST_WORDS_S = 1.0
+"""From the end of the connection to that of the child, which may have something to say: a traceback, an exit code."""
+
+
+class SocketHost(asyncio.Protocol):
+    """The port `Host`, and the connection to it. `greeted` is done when the child is ready; it raises `ChildFailed`."""
+
+    def __init__(self, kernel: Kernel, program: str) -> None:
+        self._kernel = kernel
+        self._program = program
+        self._loop = asyncio.get_running_loop()
+        self._reader = reader_of_child()
+        self._transport: asyncio.Transport | None = None
+        self._child: Child | None = None
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._calls_of: Counter[str] = Counter()
+        self._asks: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._asked = 0
+        self._residents: dict[str, Caller] = {}
+        self._former: set[str] = set()
+        self._foreign = 0
+        self._out: list[bytes] = []
+        self._unread = False
+        self._readable: list[asyncio.Future[None]] = []
+        self._prints = _Valve(self._loop)
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._distrusted = ""
+        self._last_words: asyncio.TimerHandle | None = None
+        self._lost = asyncio.Event()
+        self._how = ""
+        self._ended = asyncio.Event()
+        self.greeted: asyncio.Future[None] = self._loop.create_future()
+
+    # the port
+
+    @property
+    def os_pid(self) -> int:
+        assert self._child is not None
+        return self._child.os_pid
+
+    async def run(self, pid: str, entry: str, arguments: tuple[Any, ...], model: str) -> Any:
+        """Run an agent function to its end. What is cancelled here is killed there."""
+        if self._ended.is_set():
+            raise HostGone(self._how)
+        self._asked += 1
+        frame = encode_frame(Ask(self._asked, pid, entry, arguments, model))
+        self._residents[pid] = self._kernel.resident(pid)
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._asks[self._asked] = (pid, answer)
+        self._write(frame)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.signal(pid, "kill")
+            raise
+
+    def signal(self, pid: str, signal: Signal) -> None:
+        """Pass a signal on; it is lost if the process is no longer here."""
+        if pid in self._residents:
+            self._write(encode_frame(Tell(pid, signal)))
+
+    def kill(self) -> None:
+        """End the host at once."""
+        if self._child is not None:
+            self._child.kill()
+
+    async def wait_ended(self) -> str:
+        """Return when it has ended: how, in words."""
+        await self._ended.wait()
+        return self._how
+
+    # its life
+
+    def belong_to(self, child: Child) -> None:
+        """Say which child is at the other end."""
+        self._child = child
+
+    def heard(self, stream: Stream, line: str) -> None:
+        """The child itself wrote a line: its interpreter, or a library below Python."""
+        self._last_lines.append(line)
+        for pid in self._residents:
+            self._print(pid, stream, line)
+            break
+
+    async def ends(self, child: Child) -> None:
+        """Return when the child has ended and all that it said has been heard."""
+        how = await child.wait_ended()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._lost.wait()
+        self.end(how)
+        if self._calls:
+            await asyncio.wait(self._calls.values())
+
+    def end(self, how: str) -> None:
+        """The child has ended, or was never there."""
+        if self._last_words is not None:
+            self._last_words.cancel()
+        self._how = how = f"{self._distrusted}; {how}" if self._distrusted else how
+        self._ended.set()  # first of all: who waits for its end hears of it before those whose run it takes down
+        if self._transport is not None:
+            self._transport.abort()
+        if not self.greeted.done():
+            said = "\n".join(self._last_lines)
+            self.greeted.set_exception(ChildFailed(f"`{self._program}` could not be started: {how}\n{said}".rstrip()))
+        for _, answer in self._asks.values():
+            if not answer.done():
+                answer.set_exception(HostGone(how))
+        self._asks.clear()
+        self._residents.clear()
+
+    # the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there to hear a reply: the calls end at once, and soon the child too, if it lives on."""
+        for task in self._calls.values():
+            task.cancel()
+        self._resume()
+        self._lost.set()
+        if not self._ended.is_set():
+            self._last_words = self._loop.call_later(LAST_WORDS_S, self.kill)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._reader.feed(data)
+            for frame in frames:
+                if not self.greeted.done() and type(frame) is not Hello:
+                    raise Invalid("it spoke before its greeting")
+                self._take[type(frame)](self, frame)
+        except (Invalid, TooLarge) as error:
+            self._distrust(error.message)
+
+    def pause_writing(self) -> None:
+        self._unread = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and self._unread and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._resume()
+
+    def _resume(self) -> None:
+        self._unread = False
+        for readable in self._readable:
+            if not readable.done():
+                readable.set_result(None)
+        self._readable.clear()
+
+    def _distrust(self, why: str) -> None:
+        """It does not keep to the contract: nothing more is taken from it."""
+        self._distrusted = self._distrusted or f"it broke the contract: {why}"
+        self.kill()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _write(self, frame: bytes) -> None:
+        """Send a frame, together with the others of this turn of the loop."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame)
+
+    def _flush(self) -> None:
+        data = b"".join(self._out)
+        self._out.clear()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    # what the child says
+
+    def _hello(self, frame: Hello) -> None:
+        if self.greeted.done():
+            raise Invalid("it greeted twice")
+        if frame.abi != ABI_VERSION:
+            text = f"its `aios` speaks version {frame.abi} of the contract, this kernel {ABI_VERSION}: install the same version"
+            self.greeted.set_exception(ChildFailed(text))
+            return self._distrust(text)
+        self._write(encode_frame(Welcome(ABI_VERSION)))
+        self.greeted.set_result(None)
+
+    def _call(self, frame: Call) -> None:
+        caller = self._residents.get(frame.pid)
+        if caller is None:
+            self._foreign_frame(frame.pid)
+            return self._refuse(frame.id, Denied(f"process {frame.pid[:40]} does not run in this host", field="pid"))
+        if frame.id in self._calls:
+            raise Invalid(f"call {frame.id} is open already")
+        if self._calls_of[frame.pid] >= MAX_OPEN_CALLS or len(self._calls) >= MAX_HOST_CALLS:
+            text = f"{MAX_OPEN_CALLS} calls of a process, or {MAX_HOST_CALLS} of its host, are open: wait for some of them to end"
+            return self._refuse(frame.id, RateLimited(text, retry_after_s=1.0))
+        self._calls_of[frame.pid] += 1
+        self._calls[frame.id] = self._loop.create_task(self._serve(caller, frame))
+
+    async def _serve(self, caller: Caller, frame: Call) -> None:
+        """One call, in a task of its own, to its reply."""
+        try:
+            request = decode_request(row_named(frame.name), frame.body, "msgpack")
+            answer = await self._kernel.call(caller, request, frame.options, self._teller(frame.id) if frame.stream else None)
+            reply = encode_frame(Reply(frame.id, pack(answer.value), label=answer.label))
+        except AiosError as error:
+            reply = _fault(frame.id, error)
+        except asyncio.CancelledError:
+            reply = _fault(frame.id, Cancelled("the caller gave up"))
+        except Exception as bug:  # noqa: BLE001  # the edge: a bug of ours ends this call and nothing else
+            reply = _fault(frame.id, Internal(f"a bug of ours ended this call; its incident id is {self._kernel.fault(bug)}"))
+        del self._calls[frame.id]
+        self._calls_of[frame.pid] -= 1
+        self._write(reply)
+
+    def _teller(self, id: int) -> Callable[[abi.Event], Awaitable[None] | None]:
+        def tell(event: abi.Event) -> Awaitable[None] | None:
+            self._write(encode_frame(Event(id, pack(event))))
+            return self._wait_read() if self._unread else None
+
+        return tell
+
+    def _wait_read(self) -> Awaitable[None]:
+        readable = self._loop.create_future()
+        self._readable.append(readable)
+        return readable
+
+    def _refuse(self, id: int, error: AiosError) -> None:
+        self._write(_fault(id, error))
+
+    def _cancel(self, frame: Cancel) -> None:
+        """Later in this turn: a task that is cancelled before its first step would never answer."""
+        task = self._calls.get(frame.id)
+        if task is not None:
+            self._loop.call_soon(task.cancel)
+
+    def _answer(self, frame: Answer) -> None:
+        pid, answer = self._asks.pop(frame.id, ("", None))
+        if answer is None:
+            raise Invalid(f"it answered question {frame.id}, which was not asked")
+        del self._residents[pid]
+        self._former.add(pid)
+        if answer.done():
+            return
+        if frame.fault is not None:
+            answer.set_exception(error_of(frame.fault))
+        else:
+            answer.set_result(frame.result)
+
+    def _printed(self, frame: Print) -> None:
+        if frame.pid not in self._residents:
+            return self._foreign_frame(frame.pid)
+        for line in frame.text[:MAX_PRINT_CHARACTERS].splitlines():
+            self._print(frame.pid, frame.stream, line)
+
+    def _print(self, pid: str, stream: Stream, line: str) -> None:
+        open_now, dropped = self._prints.take()
+        if dropped:
+            self._kernel.printed(pid, "err", f"... {dropped} lines were dropped: more than {PRINTED_LINES_PER_S} per second")
+        if open_now:
+            self._kernel.printed(pid, stream, line[:MAX_LINE_CHARACTERS])
+
+    def _foreign_frame(self, pid: str) -> None:
+        """A process that ran here may speak a moment too late; one that never did is made up."""
+        if pid not in self._former:
+            self._foreign += 1
+            if self._foreign >= FOREIGN_FRAMES:
+                raise Invalid(f"it spoke for process {pid[:40]}, which does not run in it")
+
+    _take: dict[type[Any], Callable[[SocketHost, Any], None]] = {
+        Hello: _hello, Call: _call, Cancel: _cancel, Answer: _answer, Print: _printed
+    }  # fmt: skip
+
+
+def _fault(id: int, error: AiosError) -> bytes:
+    return encode_frame(Reply(id, fault=error.fault()))
+
+
+class _Valve:
+    """Lets so many lines through per second, and counts what it does not."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._window_ends_s = 0.0
+        self._left = 0
+        self._dropped = 0
+
+    def take(self) -> tuple[bool, int]:
+        """Whether a line may pass, and how many were dropped before it."""
+        now_s = self._loop.time()
+        if now_s >= self._window_ends_s:
+            self._window_ends_s, self._left = now_s + 1.0, PRINTED_LINES_PER_S
+        if self._left == 0:
+            self._dropped += 1
+            return False, 0
+        self._left -= 1
+        dropped, self._dropped = self._dropped, 0
+        return True, dropped

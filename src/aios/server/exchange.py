@@ -1,0 +1,241 @@
+"""What a door sees of HTTP: a request, and a writer for its answer.
+
+An answer is whole, or a stream whose pieces are collected and sent once per turn of the loop. While nothing can be said yet,
+the writer keeps the client patient: a stream gets comments; a whole answer gets leading spaces once the client's patience is
+half used up (JSON may begin with spaces, and every client that was tried lives on them; interim 1xx answers break some).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from aios.abi.errors import AiosError
+from aios.ports.kernel import Caller
+from aios.server import eager
+
+Headers = list[tuple[bytes, bytes]]
+Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
+State = Literal["new", "spaces", "stream", "ended", "gone"]
+
+MAX_BUFFER_BYTES = 1_000_000
+COMMENT_S = 10.0
+"""And of the spaces before a whole answer."""
+BEAT_S = 60.0
+TICK_S = 0.25
+OPEN_S = 1.0
+"""How long a stream that need not wait for a turn may be without a word, in which an error would keep its status."""
+
+JSON = (b"content-type", b"application/json")
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+COMMENT = b": still here\n\n"
+
+
+class HttpRequest(msgspec.Struct):
+    """A request as a door sees it. Names of headers are in lower case; `rest`: what follows the route's path."""
+
+    id: str
+    headers: Mapping[bytes, bytes]
+    rest: str = ""
+    body: bytes = b""
+
+    def header(self, name: bytes) -> str:
+        """A header's value, "" without it."""
+        value = self.headers.get(name)
+        return value.decode("latin-1") if value else ""
+
+
+class Writer:
+    """The answer to one request.
+
+    `state`: `spaces` is a whole answer that began with spaces, `gone` a client that went away. `due_s`: the loop's time at
+    which the client should hear something.
+    """
+
+    __slots__ = (
+        "_beat", "_beat_due_s", "_buffer", "_drained", "_flushing", "_head", "_loop", "_request_id", "_rest", "_send",
+        "due_s", "state",
+    )  # fmt: skip
+
+    def __init__(self, send: Send, request_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._send = send
+        self._request_id = request_id.encode()
+        self._loop = loop
+        self._buffer = bytearray()
+        self._head: dict[str, Any] | None = None
+        self._beat = b""
+        self._beat_due_s = 0.0
+        self._flushing = False
+        self._rest: asyncio.Task[None] | None = None
+        self._drained: list[asyncio.Future[None]] = []
+        self.state: State = "new"
+        self.due_s = float("inf")
+
+    def be_patient(self, patience_s: float) -> None:
+        """Stay silent for so long, so that an error keeps its status; then send spaces until the answer comes."""
+        self.due_s = self._loop.time() + patience_s
+
+    async def whole(self, status: int, body: bytes, headers: Headers, more: bool = False) -> None:
+        """Send the answer. After spaces the status is 200 already, and headers come too late.
+
+        `more`: nothing, but the exchange is not over until `end`.
+        """
+        if self.state == "spaces":
+            return await self.end(body)
+        self.state = "ended"
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._send(self._start(status, headers))
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def open(self, headers: Headers, beat: bytes = b"", after_s: float = 0.0) -> None:
+        """Begin a stream: its headers leave with its first piece, or after so many seconds, whichever is first.
+
+        Until they leave, an error still has its status. `beat`: what the stream says, instead of a comment, each minute in
+        which there was nothing else to say.
+        """
+        now_s = self._loop.time()
+        self._head = self._start(200, [EVENTS, (b"cache-control", b"no-store"), *headers])
+        self._beat, self._beat_due_s = beat, now_s + BEAT_S
+        self.due_s = now_s + after_s
+        if after_s == 0.0:
+            self.state = "stream"
+            self._schedule()
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Add to the stream. What it returns, if anything, is to be awaited before the next: the reader is slow."""
+        self._buffer += data
+        if not self._flushing:
+            if self.state == "new":
+                self.state = "stream"
+            self._schedule()
+        elif len(self._buffer) > MAX_BUFFER_BYTES:
+            drained = self._loop.create_future()
+            self._drained.append(drained)
+            return drained
+        return None
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send what is left, and finish."""
+        self.state = "ended"
+        self._buffer += data
+        if self._rest is not None:
+            await self._rest
+        if self._head is not None:
+            await self._send_head(self._head)
+        await self._send({"type": "http.response.body", "body": bytes(self._buffer)})
+
+    def encourage(self) -> None:
+        """Say something to a client that has heard nothing for long."""
+        if self.state == "new" and self._head is not None:
+            self.state = "stream"
+            self._schedule()
+        elif self.state == "new":
+            self.state = "spaces"
+            self._head = self._start(200, [JSON])
+            self.write(b" ")
+        elif self.state == "spaces":
+            self.write(b" ")
+        elif self._beat and self._loop.time() >= self._beat_due_s:
+            self.write(self._beat)
+        else:
+            self.write(COMMENT)
+
+    def _start(self, status: int, headers: Headers) -> dict[str, Any]:
+        headers.append((b"x-request-id", self._request_id))
+        return {"type": "http.response.start", "status": status, "headers": headers}
+
+    def _schedule(self) -> None:
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self.state != "ended":  # else `end` sends it
+            self._rest = eager.start(self._send_collected())
+
+    async def _send_collected(self) -> None:
+        """Send what has been collected, and what is collected while a slow reader makes it wait."""
+        if self._head is not None:
+            await self._send_head(self._head)
+        buffer, send = self._buffer, self._send
+        while buffer:
+            data = bytes(buffer)
+            buffer.clear()
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            if self._drained:
+                self._say_drained()
+            now_s = self._loop.time()
+            self.due_s = now_s + COMMENT_S
+            if data != COMMENT:
+                self._beat_due_s = now_s + BEAT_S
+        self._flushing = False
+
+    async def _send_head(self, head: dict[str, Any]) -> None:
+        self._head = None
+        self.due_s = self._loop.time() + COMMENT_S
+        await self._send(head)
+
+    def _say_drained(self) -> None:
+        for drained in self._drained:
+            if not drained.done():
+                drained.set_result(None)
+        self._drained.clear()
+
+
+class Ticker:
+    """One timer for all writers; it runs only while somebody waits."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Writer, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, writer: Writer) -> None:
+        self._waiting[writer] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def remove(self, writer: Writer) -> None:
+        del self._waiting[writer]
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for writer in self._waiting:
+            if writer.due_s <= now_s:
+                writer.encourage()
+        self._timer = loop.call_later(TICK_S, self._tick)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An error in the words of a door's wire."""
+
+    status: int
+    body: bytes
+
+
+Handler = Callable[[Caller, HttpRequest, Writer], Coroutine[Any, Any, None]]
+
+
+class Door(Protocol):
+    """One wire. `routes`: by method and path; a path that ends in `/` takes all below it, which becomes `rest`."""
+
+    @property
+    def routes(self) -> Mapping[tuple[str, str], Handler]: ...
+
+    def refusal(self, error: AiosError) -> Refusal:
+        """An error instead of an answer."""
+        ...
+
+    def broken(self, error: AiosError) -> bytes:
+        """An error in the middle of a stream."""
+        ...

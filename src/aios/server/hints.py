@@ -1,0 +1,103 @@
+"""What rides beside a request in its headers, and beside its answer: the same at every HTTP door."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthenticated
+from aios.abi.request import CLASSES, NO_OPTIONS, CallOptions, Class
+from aios.abi.wire import refuse
+from aios.ports.kernel import Answer
+from aios.server.exchange import JSON, Headers, HttpRequest
+
+LONGEST_PATIENCE_S = 45.0
+MAX_SESSION_CHARACTERS = 200
+LONGEST_RETRY_S: dict[type[AiosError], float] = {QueueFull: 60.0, Draining: 20.0}
+"""A client gives up at once when it is told to wait longer than it likes to."""
+
+
+def token_of(request: HttpRequest) -> str:
+    """The token, from either header that clients put it in. Raises `Unauthenticated`."""
+    scheme, _, token = request.header(b"authorization").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    token = request.header(b"x-api-key")
+    if not token:
+        raise Unauthenticated(f"no token: {Unauthenticated.way_out}")
+    return token
+
+
+def session_of(request: HttpRequest) -> str:
+    """The client's name for its session, "" without one."""
+    session = request.header(b"x-session-id")
+    if len(session) > MAX_SESSION_CHARACTERS:
+        raise Invalid(f"`x-session-id` must have at most {MAX_SESSION_CHARACTERS} characters", field="x-session-id")
+    return session
+
+
+def patience_of(request: HttpRequest) -> float:
+    """Seconds that the client may be left without a byte: half of the read timeout that it states, 45 at most."""
+    stated = request.header(b"x-stainless-read-timeout")
+    try:
+        patience_s = float(stated) / 2 if stated else LONGEST_PATIENCE_S
+    except ValueError:
+        return LONGEST_PATIENCE_S
+    return min(patience_s, LONGEST_PATIENCE_S) if patience_s > 0 else LONGEST_PATIENCE_S
+
+
+def options_of(request: HttpRequest, cls: Class | None = None, deadline_s: float | None = None) -> CallOptions:
+    """The options of a call: headers first, then what the body said. Raises `Invalid`."""
+    headers = request.headers
+    key = request.header(b"x-aios-key") or None
+    if b"x-aios-class" in headers:
+        cls = _class(request.header(b"x-aios-class"))
+    if b"x-aios-deadline-s" in headers:
+        deadline_s = _seconds(request.header(b"x-aios-deadline-s"))
+    if cls is None and deadline_s is None and key is None:
+        return NO_OPTIONS
+    try:
+        return CallOptions(cls=cls, deadline_s=deadline_s, key=key)
+    except ValueError as error:
+        refuse(error)
+
+
+def _class(text: str) -> Class:
+    for cls in CLASSES:
+        if cls == text:
+            return cls
+    raise Invalid(f"`x-aios-class` must be one of {', '.join(CLASSES)}", field="x-aios-class")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Invalid("`x-aios-deadline-s` must be a number of seconds", field="x-aios-deadline-s") from None
+
+
+def answer_headers(answer: Answer) -> Headers:
+    """Which call it was, how long it waited for its turn, and where its answer came from."""
+    return [JSON, (b"x-aios-ticket", answer.call.encode()), (b"x-aios-wait-ms", b"%d" % (answer.wait_s * 1000))]
+
+
+def refusal_headers(error: AiosError) -> Headers:
+    """Whether and when to try again."""
+    headers = [JSON]
+    if not error.retry:
+        headers.append((b"x-should-retry", b"false"))
+    if error.retry_after_s is not None or type(error) in LONGEST_RETRY_S:
+        after_s = min(max(error.retry_after_s or 1.0, 1.0), LONGEST_RETRY_S.get(type(error), math.inf))
+        headers.append((b"retry-after", b"%d" % math.ceil(after_s)))
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+_labels = msgspec.json.Encoder()
+
+
+def label_header(answer: Answer) -> tuple[bytes, bytes]:
+    """The answer's label as JSON without defaults: `{}` is the kernel's own word."""
+    return (b"x-aios-label", _labels.encode(answer.label))

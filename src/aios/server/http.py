@@ -1,0 +1,304 @@
+"""The edge of everything that speaks HTTP: it listens, checks who asks, reads bodies within bounds, and maps errors.
+
+The server library (uvicorn) is used for its protocol alone: without its own loop, signals, logging or middleware. Only this
+file knows ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from aios.abi.errors import AiosError, Denied, Draining, Internal, Invalid, NotFound, TooLarge, Unavailable
+from aios.abi.ids import UniqueIds
+from aios.ports.kernel import Kernel
+from aios.server import eager
+from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer
+from aios.server.hints import refusal_headers, session_of, token_of
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+LINGER_S = 1.0
+LINGER_BYTES = 16 * 1024 * 1024
+MAX_SOCKET_PATH = 107
+"""Bytes of a unix socket's path that Linux takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where the kernel listens. `hosts`: names beside loopback's by which clients may call it.
+
+    `socket`: path of the unix socket for people's tools, "" for none. `body_timeout_s`: in which a body must have arrived.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8642
+    socket: str = ""
+    hosts: tuple[str, ...] = ()
+    max_body_bytes: int = 16 * 1024 * 1024
+    body_timeout_s: float = 60.0
+
+
+class _Gone(Exception):
+    """The client went away: there is nobody to answer."""
+
+
+class HttpServer:
+    """Serves doors. `start` it, and `close` it; the first door words the errors that belong to none."""
+
+    def __init__(self, kernel: Kernel, doors: Sequence[Door], config: ServerConfig) -> None:
+        self._kernel = kernel
+        self._doors = doors
+        self._config = config
+        self._hosts = LOOPBACK | {config.host.lower()} | {name.lower() for name in config.hosts}
+        self._exact: dict[tuple[str, str], tuple[Door, Handler]] = {}
+        self._below: list[tuple[str, str, Door, Handler]] = []
+        for door in doors:
+            for (method, path), handler in door.routes.items():
+                if path.endswith("/"):
+                    self._below.append((method, path, door, handler))
+                else:
+                    self._exact[method, path] = (door, handler)
+        self._ids = UniqueIds("req")
+        self._ticker = Ticker()
+        self._state = ServerState()
+        self._servers: list[asyncio.Server] = []
+        self.port = config.port
+
+    # listening
+
+    async def start(self) -> None:
+        """Listen. Raises `Unavailable` when the port or the path cannot be had."""
+        settings = uvicorn.Config(
+            self.app, interface="asgi3", http=HttpToolsProtocol, ws="none", lifespan="off", proxy_headers=False,
+            access_log=False, server_header=False, date_header=False, log_config=None, log_level="critical",
+        )  # fmt: skip
+        settings.load()
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners():
+            server = await loop.create_server(
+                lambda: HttpToolsProtocol(settings, self._state, {}, loop), sock=listener, backlog=settings.backlog
+            )
+            self._servers.append(server)
+
+    def _listeners(self) -> list[socket.socket]:
+        listeners = [_listen_port(self._config.host, self._config.port)]
+        self.port = listeners[0].getsockname()[1]
+        if self._config.socket:
+            try:
+                listeners.append(_listen_path(Path(self._config.socket)))
+            except Unavailable:
+                listeners[0].close()
+                raise
+        return listeners
+
+    async def close(self, grace_s: float) -> None:
+        """Take no new requests, let those that run end for at most `grace_s` seconds, then cut them off."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=grace_s)
+        for task in self._state.tasks:
+            task.cancel()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=1.0)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # so that the aborted connections are told
+        self._ticker.close()
+        if self._config.socket:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._config.socket)
+
+    # one request
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI application: one HTTP request."""
+        request = HttpRequest(self._ids(), dict(scope["headers"]))
+        writer = Writer(send, request.id, asyncio.get_running_loop())
+        door, whole = self._doors[0], False
+        try:
+            if scope["path"] == "/health":
+                return await writer.whole(200, b'{"status":"ok"}', [JSON])
+            self._check_origin(scope, request)
+            door, handler, request.rest = self._route(scope["method"], scope["path"])
+            caller = self._kernel.attach(token_of(request), session_of(request))
+            _check_type(scope["method"], request)
+            request.body, whole = await self._body(request, receive), True
+            await self._attend(handler(caller, request, writer), writer, receive)
+        except _Gone:
+            return
+        except asyncio.CancelledError:
+            down = Draining("the kernel is going down", retry_after_s=5.0)
+            await self._refuse(door, down, writer, None if whole else receive)
+        except AiosError as error:
+            await self._refuse(door, error, writer, None if whole else receive)
+        except Exception as error:  # noqa: BLE001  # the edge: a bug of ours ends this request and nothing else
+            incident = Internal(f"a bug of ours ended this call; its incident id is {self._kernel.fault(error)}")
+            await self._refuse(door, incident, writer, None if whole else receive)
+
+    def _route(self, method: str, path: str) -> tuple[Door, Handler, str]:
+        found = self._exact.get((method, path))
+        if found is not None:
+            return (*found, "")
+        for known, prefix, door, handler in self._below:
+            if method == known and path.startswith(prefix) and len(path) > len(prefix):
+                return door, handler, path[len(prefix) :]
+        raise NotFound(f"there is no {method[:20]} {path[:200]}")
+
+    def _check_origin(self, scope: Any, request: HttpRequest) -> None:
+        """A page in a browser must not reach the kernel, neither by its own name for it nor from another origin."""
+        if scope["server"][1] is None:
+            return  # a unix socket
+        host = request.header(b"host")
+        if _name_of(host) not in self._hosts:
+            raise Denied(f"this kernel is not called `{host[:100]}`: use 127.0.0.1, or add the name to `[server] hosts`")
+        origin = request.header(b"origin")
+        if origin and urlsplit(origin).netloc != host:
+            raise Denied(f"pages of `{origin[:100]}` may not talk to this kernel")
+
+    async def _attend(self, work: Any, writer: Writer, receive: Any) -> None:
+        """Run a handler; a client that goes away cancels it at once."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        def gone(_: object) -> None:
+            if writer.state != "ended":
+                writer.state = "gone"
+                task.cancel()
+
+        watch = eager.Watch(receive(), gone)
+        self._ticker.add(writer)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if writer.state == "gone":
+                raise _Gone from None
+            raise
+        finally:
+            self._ticker.remove(writer)
+            watch.close()
+
+    async def _body(self, request: HttpRequest, receive: Any) -> bytes:
+        """The body, never more than it may have in memory. Raises `TooLarge`, or `Invalid` for one that does not come."""
+        most = self._config.max_body_bytes
+        stated = request.header(b"content-length")
+        if stated and (not stated.isdecimal() or int(stated) > most):
+            raise TooLarge(f"a body of {stated[:20]} bytes is above the limit of {most}")
+        body = bytearray()
+        deadline_s = asyncio.get_running_loop().time() + self._config.body_timeout_s
+        while True:
+            try:
+                left_s = deadline_s - asyncio.get_running_loop().time()
+                message = await eager.within(left_s, receive())
+            except TimeoutError:
+                raise Invalid(f"the body did not arrive within {self._config.body_timeout_s:g} s") from None
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            if len(body) + len(message["body"]) > most:
+                raise TooLarge(f"the body is above the limit of {most} bytes")
+            if not message["more_body"] and not body:
+                return message["body"]  # type: ignore[no-any-return]  # bytes
+            body += message["body"]
+            if not message["more_body"]:
+                return bytes(body)
+
+    async def _refuse(self, door: Door, error: AiosError, writer: Writer, receive: Any) -> None:
+        """Answer with an error. After spaces or in the middle of the end nothing true can be said: the connection is cut.
+
+        `receive`: of a request whose body was not read to its end.
+        """
+        if writer.state == "stream":
+            await writer.end(door.broken(error))
+        elif writer.state == "new":
+            refusal = door.refusal(error)
+            headers = refusal_headers(error)
+            if receive is None:
+                await writer.whole(refusal.status, refusal.body, headers)
+            else:
+                headers.append((b"connection", b"close"))
+                await writer.whole(refusal.status, refusal.body, headers, more=True)
+                await _linger(receive)
+                await writer.end()
+
+
+async def _linger(receive: Any) -> None:
+    """Swallow what a refused client still sends: a connection that is closed upon unread data takes the answer with it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            size_bytes = 0
+            while size_bytes < LINGER_BYTES:
+                message = await receive()
+                if not message.get("more_body"):
+                    return
+                size_bytes += len(message["body"])
+
+
+def _check_type(method: str, request: HttpRequest) -> None:
+    has_body = request.header(b"content-length") not in ("", "0") or b"transfer-encoding" in request.headers
+    if method != "POST" or not has_body:
+        return
+    kind = request.header(b"content-type").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Invalid(f"the body must be `application/json`, not `{kind[:100]}`", field="content-type")
+    if request.header(b"content-encoding") not in ("", "identity"):
+        raise Invalid("the body must not be compressed", field="content-encoding")
+
+
+def _name_of(host: str) -> str:
+    """`localhost` of `localhost:8642`, `::1` of `[::1]:8642`."""
+    name, _, port = host.rpartition(":")
+    if not name or not port.isdecimal():
+        name = host
+    return name.strip("[]").lower()
+
+
+def _listen_port(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            text = f"port {port} is taken by another program; choose another with `[server] port` or `--port`"
+            raise Unavailable(text) from None
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_path(path: Path) -> socket.socket:
+    """A unix socket that only its owner may use. One that a dead kernel left behind is replaced."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise Unavailable(f"the socket's path has more than {MAX_SOCKET_PATH} bytes: choose a shorter `AIOS_HOME`")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            path.unlink()
+        listener.bind(str(path))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from None
+    finally:
+        os.umask(before)
+    listener.setblocking(False)
+    return listener

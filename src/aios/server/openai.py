@@ -1,0 +1,272 @@
+"""The door for unmodified OpenAI clients: chat completions, streamed and not, and the list of models.
+
+Answers are the least that all clients accept. A streamed piece is put together from bytes: what does not change from piece to
+piece is made once per stream.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import msgspec
+
+from aios.abi.errors import AiosError, ContextFull, Denied, NeedsApproval, NotFound, QueueFull, RateLimited, Unauthenticated
+from aios.abi.ids import UniqueIds
+from aios.abi.llm import Choice, Completion, Delta, Models, Queued, Started, TokenLogprob, ToolCall, ToolCallDelta
+from aios.abi.request import Class, Event
+from aios.ports.kernel import Caller, Kernel
+from aios.server.chat import ChatBody, generate_of, read_chat
+from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
+from aios.server.hints import answer_headers, options_of, patience_of
+
+CODES: dict[type[AiosError], str] = {
+    Unauthenticated: "invalid_api_key",
+    NotFound: "model_not_found",
+    ContextFull: "context_length_exceeded",
+    RateLimited: "rate_limit_exceeded",
+    QueueFull: "rate_limit_exceeded",
+}
+"""Codes that clients look for; every other error has its own name."""
+DENIED_STATUS = 400
+"""Not 403: some clients try that again."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _ErrorBody(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIDoor:
+    """`POST /v1/chat/completions`, `GET /v1/models`, `GET /v1/models/NAME`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._ids = UniqueIds("chatcmpl")
+        self.routes: Mapping[tuple[str, str], Handler] = {
+            ("POST", "/v1/chat/completions"): self._chat,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/v1/models/"): self._model,
+        }
+
+    def refusal(self, error: AiosError) -> Refusal:
+        status = DENIED_STATUS if isinstance(error, Denied | NeedsApproval) else error.http
+        return Refusal(status, _encode({"error": _error(error, status)}))
+
+    def broken(self, error: AiosError) -> bytes:
+        return b"data: " + _encode({"error": _error(error, error.http)}) + b"\n\n"
+
+    async def _chat(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
+        body, unknown = read_chat(request.body)
+        wanted = generate_of(body)
+        options = options_of(request, *_hints(body))
+        more: Headers = [_ignored(unknown)] if unknown else []
+        if body.stream:
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            stream = _Chunks(writer, self._ids(), wanted.model, usage, more)
+            answer = await self._kernel.call(caller, wanted, options, stream.tell)
+            await stream.end(answer.value)
+        else:
+            writer.be_patient(patience_of(request))
+            answer = await self._kernel.call(caller, wanted, options)
+            await writer.whole(200, _completion(answer.value, self._ids()), [*answer_headers(answer), *more])
+
+    async def _models(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
+        listed = await self._listed(caller)
+        await writer.whole(200, _encode({"object": "list", "data": list(listed.values())}), [JSON])
+
+    async def _model(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
+        listed = await self._listed(caller)
+        if request.rest not in listed:
+            raise NotFound(f"there is no model `{request.rest[:100]}`; there are {', '.join(listed) or 'none'}", field="model")
+        await writer.whole(200, _encode(listed[request.rest]), [JSON])
+
+    async def _listed(self, caller: Caller) -> dict[str, dict[str, Any]]:
+        models = (await self._kernel.call(caller, Models())).value.models
+        names = [(name, model) for model in models for name in (model.name, *model.aliases)]
+        return {
+            name: {"id": name, "object": "model", "created": 0, "owned_by": "aios", "context_window": model.window}
+            for name, model in names
+        }
+
+
+def _hints(body: ChatBody) -> tuple[Class | None, float | None]:
+    """What the body says of the call: its own `aios` first; OpenAI's slow tier is our lowest class."""
+    hints = body.aios
+    cls: Class | None = hints.cls if hints else None
+    if cls is None and body.service_tier == "flex":
+        cls = "batch"
+    return cls, hints.deadline_s if hints else None
+
+
+def _ignored(names: list[str]) -> tuple[bytes, bytes]:
+    text = ", ".join(re.sub(r"[^\w.-]", "?", name, flags=re.ASCII)[:50] for name in names[:20])
+    return (b"x-aios-ignored", text.encode())
+
+
+def _error(error: AiosError, status: int) -> _ErrorBody:
+    if status == 429:
+        kind = "rate_limit_error"
+    elif status >= 500:
+        kind = "server_error"
+    else:
+        kind = "invalid_request_error"
+    own = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.code).lower()
+    return _ErrorBody(error.message, kind, error.field, CODES.get(type(error), own))
+
+
+# whole answers
+
+
+def _completion(value: Completion, name: str) -> bytes:
+    return b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":%b,"usage":%b}' % (
+        _encode(name),
+        int(time.time()),
+        _encode(value.model),
+        _encode([_choice(index, choice) for index, choice in enumerate(value.choices)]),
+        _usage(value),
+    )
+
+
+def _choice(index: int, choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text}
+    if choice.tool_calls:
+        message["content"] = choice.text or None
+        message["tool_calls"] = [_tool_call(call) for call in choice.tool_calls]
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    logprobs = {"content": [_logprob(token) for token in choice.logprobs]} if choice.logprobs else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
+    return {**found, "top_logprobs": [{k: v for k, v in _logprob(other).items() if k != "top_logprobs"} for other in token.top]}
+
+
+def _usage(value: Completion) -> bytes:
+    usage = value.usage
+    asked, said = usage.input_tokens, usage.output_tokens
+    return (
+        b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
+        b'"prompt_tokens_details":{"cached_tokens":%d},"completion_tokens_details":{"reasoning_tokens":%d}}'
+        % (asked, said, asked + said, usage.cache_read, usage.reasoning)
+    )
+
+
+# streams
+
+
+class _Chunks:
+    """The chunks of one stream."""
+
+    __slots__ = ("_created", "_finished", "_headers", "_id", "_opened", "_prefix", "_texts", "_usage", "_writer")
+
+    def __init__(self, writer: Writer, name: str, model: str, usage: bool, headers: Headers) -> None:
+        self._writer = writer
+        self._id = name
+        self._created = int(time.time())
+        self._usage = usage
+        self._headers = headers
+        self._opened = False
+        self._texts: dict[int, bytes] = {}
+        self._finished: set[int] = set()
+        self._prefix = b""
+        self._name(model)
+
+    def tell(self, event: Event) -> Awaitable[None] | None:
+        """Take an event of the call; the headers leave when it is accepted."""
+        if type(event) is Delta:
+            return self._writer.write(self._delta(event))
+        if type(event) is Queued:
+            self._open(event.call, 0.0)
+        elif type(event) is Started:
+            self._name(event.model)
+            self._open(event.call, OPEN_S)
+        return None
+
+    async def end(self, value: Completion) -> None:
+        """Say what is left: answers of which nothing was told, why each ended, the usage."""
+        self._open("", 0.0)  # if it was answered from the record, nothing was told
+        left = b""
+        for index, choice in enumerate(value.choices):
+            if index not in self._texts:
+                left += self._delta(_whole_delta(index, choice))
+            if index not in self._finished:
+                left += self._chunk(index, b"{}", _encode(choice.finish))
+        if self._usage:
+            left += self._prefix + b'[],"usage":' + _usage(value) + b"}\n\n"
+        await self._writer.end(left + b"data: [DONE]\n\n")
+
+    def _open(self, call: str, after_s: float) -> None:
+        if not self._opened:
+            self._opened = True
+            ticket = [(b"x-aios-ticket", call.encode())] if call else []
+            self._writer.open([*self._headers, *ticket], beat=self._prefix + b"[]}\n\n", after_s=after_s)
+
+    def _name(self, model: str) -> None:
+        """What all chunks of this stream begin with."""
+        self._prefix = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":' % (
+            _encode(self._id), self._created, _encode(model)
+        )  # fmt: skip
+
+    def _chunk(self, index: int, delta: bytes, finish: bytes = b"null") -> bytes:
+        return b'%b[{"index":%d,"delta":%b,"finish_reason":%b}]}\n\n' % (self._prefix, index, delta, finish)
+
+    def _delta(self, delta: Delta) -> bytes:
+        before = self._texts.get(delta.index)
+        if before is None:
+            said = self._begin(delta.index)
+            before = self._texts[delta.index]
+        else:
+            said = b""
+        if delta.tool_calls or delta.reasoning or delta.logprobs:
+            said += self._rich(delta)
+        elif delta.text:
+            said += before + _encode(delta.text) + b'},"finish_reason":null}]}\n\n'
+        if delta.finish is not None:
+            self._finished.add(delta.index)
+            said += self._chunk(delta.index, b"{}", _encode(delta.finish))
+        return said
+
+    def _begin(self, index: int) -> bytes:
+        """The first chunk of an answer; what all its chunks of text begin with is made once."""
+        self._texts[index] = b'%b[{"index":%d,"delta":{"content":' % (self._prefix, index)
+        return self._chunk(index, b'{"role":"assistant","content":""}')
+
+    def _rich(self, delta: Delta) -> bytes:
+        """A piece with more than text."""
+        said: dict[str, Any] = {"content": delta.text} if delta.text else {}
+        if delta.reasoning:
+            said["reasoning_content"] = delta.reasoning
+        if delta.tool_calls:
+            said["tool_calls"] = [_tool_delta(call) for call in delta.tool_calls]
+        if not delta.logprobs:
+            return self._chunk(delta.index, _encode(said))
+        logprobs = {"content": [_logprob(token) for token in delta.logprobs]}
+        return b'%b[{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (
+            self._prefix, delta.index, _encode(said), _encode(logprobs)
+        )  # fmt: skip
+
+
+def _whole_delta(index: int, choice: Choice) -> Delta:
+    calls = tuple(ToolCallDelta(index=at, id=c.id, name=c.name, arguments=c.arguments) for at, c in enumerate(choice.tool_calls))
+    return Delta(index=index, text=choice.text, tool_calls=calls, reasoning=choice.reasoning, logprobs=choice.logprobs)
+
+
+def _tool_delta(call: ToolCallDelta) -> dict[str, Any]:
+    said: dict[str, Any] = {"index": call.index}
+    if call.id:
+        said |= {"id": call.id, "type": "function"}
+    function = {"name": call.name} if call.name else {}
+    return {**said, "function": {**function, "arguments": call.arguments}}

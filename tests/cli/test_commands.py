@@ -1,0 +1,150 @@
+"""Every command explains itself, is documented, and ends as the table of errors says."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from aios.abi.errors import ERRORS
+from aios.cli.call import body_of
+from aios.cli.command import Ended
+from aios.cli.group import SENTENCES, aios
+from aios.cli.reference import pages
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a kernel, and a folder to be in."""
+    monkeypatch.setenv("AIOS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "etc"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "home"
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(aios, arguments)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_every_command_explains_itself_with_the_sentence_of_the_table(name: str) -> None:
+    result = invoke(name, "--help")
+    assert result.exit_code == 0 and SENTENCES[name] in result.output
+
+
+@pytest.mark.parametrize("name", ["cli", "config"])
+def test_every_command_and_setting_is_documented_as_it_is(name: str) -> None:
+    assert (REFERENCE / f"{name}.md").read_text() == pages()[name].rstrip() + "\n", "run `python tools/reference.py`"
+
+
+def test_a_misspelled_command_is_wrong_usage_and_names_the_nearest() -> None:
+    result = invoke("modles")
+    assert result.exit_code == 2 and "models" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("call", "clock.now"), ("models",),
+        ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
+    ],
+)  # fmt: skip
+def test_without_a_kernel_one_sentence_says_how_to_start_one(arguments: tuple[str, ...], home: Path) -> None:
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert result.stderr == f"aios: no kernel answers at {home}: start it with `aios up`\n"
+
+
+def test_down_without_a_kernel_has_nothing_to_do(home: Path) -> None:
+    assert invoke("down").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("call", "llm.genrate"), "did you mean `llm.generate`?"),
+        (("call", "llm.generate", "promt=x"), "unknown field `promt`; did you mean `prompt`?"),
+        (("call", "llm.generate", "prompt=3"), "`prompt`: Expected `str | null`, got `int`"),
+        (("call", "clock.now", "--deadline", "-1"), "deadline_s"),
+        (("call", "clock.sleep", "seconds"), "`seconds` is no KEY=VALUE"),
+        (("call", "clock.sleep", "--json", "[1]", "seconds=1"), "--json takes one JSON object"),
+        (("call", "clock.sleep", "--json", '{"seconds": 1, "seconds": 2}'), "`seconds` is given twice"),
+        (("kill",), "say which"),
+        (("events", "-f", "--json"), "--jsonl"),
+        (("token", "add", "--agent", "x", "--grant", "everything"), "is no grant"),
+    ],
+)
+def test_wrong_usage_ends_with_2_before_any_kernel_is_asked(arguments: tuple[str, ...], said: str, home: Path) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2 and said in result.stderr
+
+
+@pytest.mark.parametrize("kind", ERRORS.values())
+def test_an_error_ends_with_its_exit_code_and_says_what_to_do(kind: type, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = Ended(kind("it went wrong"))
+    ended.show()
+    said = capsys.readouterr().err
+    assert ended.exit_code == kind.exit_code and said.startswith("aios: it went wrong\n")
+    assert kind.way_out in said or kind.way_out == "see the message"
+
+
+def test_fields_of_a_call_are_json_or_else_text_and_dots_reach_into_objects() -> None:
+    body = body_of('{"manifest": {"agent": "a"}, "n": 1}', ("manifest.entry=f", "n=2", "list=[1, 2]", "text=a=b", 'quoted="3"'))
+    assert json.loads(body) == {"manifest": {"agent": "a", "entry": "f"}, "n": 2, "list": [1, 2], "text": "a=b", "quoted": "3"}
+    with pytest.raises(click.UsageError):
+        body_of(None, ("a=1", "a.b=2"))
+
+
+@pytest.mark.usefixtures("home")
+def test_init_writes_what_doctor_and_run_understand_and_never_overwrites() -> None:
+    assert invoke("init", "--yes").exit_code == 0
+    Path("hello.py").write_text("mine")
+    again = invoke("init", "--yes")
+    assert again.exit_code == 0 and "kept" in again.stderr and Path("hello.py").read_text() == "mine"
+    found = {check["what"]: check for check in json.loads(invoke("doctor", "--json").stdout)}
+    assert found["configuration"] == {"state": "ok", "what": "configuration", "found": "aios.toml"}
+
+
+def test_doctor_lists_keys_by_name_and_never_by_value(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    result = invoke("doctor")
+    assert "OPENAI_API_KEY is set; off until a budget exists" in result.stdout and "very-secret" not in result.output
+
+
+def test_doctor_fails_when_something_that_is_needed_is_missing(home: Path) -> None:
+    Path("aios.toml").write_text('[local]\npath = "/nowhere.gguf"\n')
+    result = invoke("doctor")
+    assert result.exit_code == 1 and "FAIL  model file" in result.stdout
+
+
+@pytest.mark.usefixtures("home")
+def test_the_version_needs_neither_the_server_nor_the_engine() -> None:
+    seen = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "aios", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for module in ("aiohttp", "uvicorn", "numpy", "rich", "msgspec", "asyncio", "uvloop"):
+        assert f" {module}\n" not in seen.stderr, f"`aios --version` imports {module}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("home")
+def test_the_version_costs_little_more_than_python_itself() -> None:
+    def best(*arguments: str) -> float:
+        times = []
+        for _ in range(9):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    assert best("-m", "aios", "--version") < best("-c", "pass") + 0.1

@@ -1,0 +1,320 @@
+"""The commands as people type them: real processes, a real kernel, a home of its own."""
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+AGENTS = """\
+import asyncio
+
+import aios
+
+
+@aios.agent
+async def hello(k: aios.Kernel, name: str = "world", *others: object) -> object:
+    print(f"greeting {name}\\x1b[2J")
+    return {"hello": name, "others": list(others)} if others else f"hello {name}"
+
+
+@aios.agent
+async def fails(k: aios.Kernel) -> None:
+    raise ValueError("it does not work")
+
+
+@aios.agent
+async def sleeps(k: aios.Kernel) -> None:
+    print("asleep")
+    await asyncio.sleep(600)
+"""
+PROGRAM = [sys.executable, "-m", "aios"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home and a folder to work in."""
+
+    home: Path
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
+        return kept | {"AIOS_HOME": str(self.home), "XDG_CONFIG_HOME": str(self.folder / "etc")}
+
+    def aios(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command; its exit code is as expected and it never ends in a traceback."""
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            capture_output=True, text=True, timeout=60, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr and "a bug of ours" not in done.stderr, done.stderr
+        assert done.returncode == expect, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done
+
+    def begin(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self.environment,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.aios(*arguments).stdout)
+
+
+def place_in(path: Path) -> Place:
+    folder = path / "project"
+    folder.mkdir()
+    (folder / "agents.py").write_text(AGENTS)
+    return Place(path / "home", folder)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """No kernel runs here."""
+    return place_in(tmp_path)
+
+
+@contextmanager
+def kernel_in(place: Place) -> Iterator[None]:
+    place.aios("up", "--detach", "--port", "0", "--no-local")
+    try:
+        yield
+    finally:
+        place.aios("down", "--grace", "0")
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A kernel runs here, without a model."""
+    place = place_in(tmp_path_factory.mktemp("fleet"))
+    with kernel_in(place):
+        yield place
+
+
+def started(fleet: Place, name: str = "sleeps") -> str:
+    return fleet.aios("run", f"agents.py:{name}", "--yes", "--detach").stdout.strip()
+
+
+def test_up_says_where_it_answers_and_a_second_one_that_it_runs_already(fleet: Place) -> None:
+    again = fleet.aios("up", "--detach")
+    assert "runs already" in again.stderr and "http://127.0.0.1:" in again.stdout
+
+
+def test_run_prints_the_result_on_stdout_and_what_the_agent_says_on_stderr_harmlessly(fleet: Place) -> None:
+    done = fleet.aios("run", "agents.py:hello", "Ada", "--yes")
+    assert done.stdout == "hello Ada\n" and done.stderr == "greeting Ada␛[2J\n"
+
+
+def test_arguments_are_json_or_else_text(fleet: Place) -> None:
+    result = fleet.json("run", "agents.py:hello", "Ada", "3", '{"deep": [1]}', "text", "--yes")
+    assert result == {"hello": "Ada", "others": [3, {"deep": [1]}, "text"]}
+
+
+def test_a_manifest_that_nobody_has_read_is_shown_and_not_started(fleet: Place) -> None:
+    (fleet.folder / "asks.py").write_text(AGENTS.replace("@aios.agent", '@aios.agent(grants=["read /events"])', 1))
+    refused = fleet.aios("run", "asks.py:hello", expect=3)
+    assert "may  read /events" in refused.stderr and "--yes" in refused.stderr and refused.stdout == ""
+
+
+def test_what_was_accepted_once_is_not_asked_again(fleet: Place) -> None:
+    fleet.aios("run", "agents.py:hello", "--yes")
+    assert fleet.aios("run", "agents.py:hello").stdout == "hello world\n"
+
+
+def test_a_person_at_a_terminal_is_asked(fleet: Place) -> None:
+    (fleet.folder / "asked.py").write_text(AGENTS)
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [*PROGRAM, "run", "asked.py:hello"], stdin=theirs, stdout=subprocess.PIPE, cwd=fleet.folder, env=fleet.environment
+    )
+    os.close(theirs)
+    os.write(ours, b"y\n")
+    assert child.communicate(timeout=60)[0] == b"hello world\n"
+    os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("run", "nowhere.py"), 4, "there is no file"),
+        (("run", "agents.py"), 2, "agents.py:fails"),
+        (("run", "agents.py:helo"), 4, "did you mean `hello`?"),
+        (("run", "broken.py"), 1, "SyntaxError"),
+        (("run", "agents.py:fails", "--yes"), 1, "it does not work"),
+        (("why", "nobody-1"), 4, "there is no process `nobody-1`"),
+        (("logs", "nobody-1"), 4, "aios ps --all"),
+        (("kill", "nobody-1"), 4, "there is no process"),
+        (("token", "rm", "zz"), 4, "aios token ls"),
+        (("call", "llm.generate", "prompt=hi"), 1, ""),
+        (("call", "clock.sleep", "seconds=60", "--deadline", "0.05"), 1, "deadline"),
+    ],
+)
+def test_what_goes_wrong_ends_with_its_exit_code_and_one_sentence(
+    fleet: Place, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    (fleet.folder / "broken.py").write_text("def f(:\n")
+    done = fleet.aios(*arguments, expect=code)
+    assert said in done.stderr and done.stdout == "" and len(done.stderr.splitlines()) <= 3
+
+
+def test_ps_and_why_and_kill_take_a_name_or_its_beginning(fleet: Place) -> None:
+    name = started(fleet)
+    listed = {process["name"]: process for process in fleet.json("ps", "--json")["processes"]}
+    assert listed[name]["agent"] == "sleeps" and name in fleet.aios("ps").stdout
+    assert name in fleet.aios("why", name).stdout
+    assert fleet.json("why", listed[name]["pid"], "--json")["process"]["name"] == name
+    assert "this does nothing" not in fleet.aios("kill", name, "--dry-run").stderr
+    assert name in fleet.aios("ps", "-q", "agent:sleeps").stdout
+    fleet.aios("kill", name, expect=2)
+    fleet.aios("kill", name, "--yes")
+    fleet.aios("logs", "-f", name)
+    assert name not in fleet.aios("ps").stdout
+    assert [process["outcome"] for process in fleet.json("ps", "-a", "-q", f"name:{name}", "--json")["processes"]] == ["killed"]
+
+
+def test_kill_takes_a_selector(fleet: Place) -> None:
+    names = [started(fleet), started(fleet)]
+    done = fleet.aios("kill", "-q", "agent:sleeps class:standard", "-y")
+    assert all(f"{name}: killed" in done.stderr for name in names)
+
+
+def test_logs_follow_to_the_end(fleet: Place) -> None:
+    name = started(fleet, "hello")
+    assert fleet.aios("logs", "-f", name).stdout == "greeting world␛[2J\n"
+    assert [line["text"] for line in fleet.json("logs", name, "--json")["lines"]]
+
+
+def test_events_are_lines_for_people_or_json(fleet: Place) -> None:
+    name = started(fleet, "hello")
+    fleet.aios("logs", "-f", name)
+    assert name in fleet.aios("events", "--kind", "process").stdout
+    page = fleet.json("events", "--json")
+    assert page["events"] and {event["kind"] for event in page["events"]} >= {"kernel", "process", "host"}
+    lines = [json.loads(line) for line in fleet.aios("events", "--jsonl", "--after", "1").stdout.splitlines()]
+    assert lines[0]["seq"] == 2
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(fleet: Place) -> None:
+    child = fleet.begin("events", "-f")
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    fleet.aios("run", "agents.py:hello", "--yes")
+    child.wait(timeout=30)
+    assert child.stderr.read() == ""
+    child.stderr.close()
+
+
+def test_ctrl_c_ends_a_run_with_130_and_the_agent_with_it(fleet: Place) -> None:
+    fleet.aios("run", "agents.py:sleeps", "--yes", "--detach")
+    child = fleet.begin("run", "agents.py:sleeps")
+    assert child.stderr is not None and child.stderr.readline() == "asleep\n"
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130 and "Traceback" not in said
+    fleet.aios("kill", "-q", "agent:sleeps", "-y")
+
+
+def test_any_call_can_be_made(fleet: Place) -> None:
+    assert fleet.json("call", "clock.now")["at_ns"] > 0
+    assert fleet.json("call", "process.list", "ended=false", 'kinds=["session"]')["processes"]
+
+
+def test_a_token_is_shown_once_works_at_the_door_and_is_worthless_when_it_was_revoked(fleet: Place) -> None:
+    made = fleet.aios("token", "add", "--agent", "visitor")
+    lines = dict(line.removeprefix("export ").split("=", 1) for line in made.stdout.splitlines())
+    request = urllib.request.Request(
+        f"{lines['OPENAI_BASE_URL']}/models", headers={"Authorization": f"Bearer {lines['OPENAI_API_KEY']}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+    listed = fleet.aios("token", "ls").stdout
+    assert "visitor" in listed and lines["OPENAI_API_KEY"] not in listed
+    [info] = fleet.json("token", "ls", "--json")["tokens"]
+    fleet.aios("token", "rm", info["id"][:4], "--yes")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request, timeout=10)
+
+
+def test_doctor_sees_the_kernel_that_runs(fleet: Place) -> None:
+    checks = {check["what"]: check for check in json.loads(fleet.aios("doctor", "--json").stdout)}
+    assert checks["kernel"]["state"] == "ok" and "port" not in checks
+
+
+def test_models_says_what_to_do_when_there_is_none(fleet: Place) -> None:
+    assert "aios doctor" in fleet.aios("models").stderr
+
+
+def test_after_down_nothing_answers_and_nothing_is_left(place: Place) -> None:
+    with kernel_in(place):
+        pass
+    assert "no kernel answers" in place.aios("ps", expect=6).stderr
+    assert not (place.home / "run" / "kernel.json").exists()
+
+
+def test_a_kernel_that_was_killed_leaves_nothing_in_the_way_of_the_next(place: Place) -> None:
+    place.aios("up", "--detach", "--port", "0", "--no-local")
+    os.kill(json.loads((place.home / "run" / "kernel.json").read_bytes())["os_pid"], signal.SIGKILL)
+    place.aios("ps", expect=6)
+    with kernel_in(place):
+        assert place.json("ps", "--json") == {"processes": []}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_kernel_in_the_foreground_in_order(place: Place, number: signal.Signals, code: int) -> None:
+    child = place.begin("up", "--port", "0", "--no-local")
+    assert child.stdout is not None and child.stdout.readline().startswith("http ")
+    child.send_signal(number)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == code and "Traceback" not in said, said
+
+
+@pytest.mark.parametrize("detached", [(), ("--detach",)])
+def test_a_taken_port_is_one_sentence(place: Place, detached: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = place.aios("up", "--port", port, "--no-local", *detached, expect=6)
+    assert port in done.stderr and len(done.stderr.splitlines()) <= 2
+
+
+def test_a_model_file_that_is_missing_is_one_sentence(place: Place) -> None:
+    (place.folder / "aios.toml").write_text('[local]\npath = "/nowhere.gguf"\n')
+    done = place.aios("up", "--port", "0", "--detach", expect=6)
+    assert "/nowhere.gguf" in done.stderr and len(done.stderr.splitlines()) <= 2
+
+
+def test_a_slip_in_the_configuration_is_one_sentence(place: Place) -> None:
+    (place.folder / "aios.toml").write_text("[server]\nprot = 1\n")
+    done = place.aios("up", expect=2)
+    assert "aios.toml: unknown key `server.prot`; did you mean `port`?" in done.stderr
+
+
+def test_the_embedded_model_answers(place: Place) -> None:
+    place.aios("up", "--detach", "--port", "0")
+    try:
+        reply = place.json("call", "llm.generate", "prompt=Once upon a time", "max_tokens=5", "seed=1")
+        lines = place.aios(
+            "call", "llm.generate", "prompt=Once upon a time", "max_tokens=5", "seed=1", "--stream"
+        ).stdout.splitlines()
+        assert reply["choices"][0]["text"] and json.loads(lines[-1])["choices"] == reply["choices"]
+        assert "up" in place.aios("models").stdout
+    finally:
+        place.aios("down")

@@ -1,0 +1,97 @@
+"""What people see: nothing that others wrote steers the terminal, and times are read at a glance."""
+
+import io
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aios.abi.waits import Wait
+from aios.cli.show import duration, harmless, json_text, one_line, size, table, wait_of
+
+
+class Terminal(io.StringIO):
+    """Takes what is printed and says that a person reads it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("\x1b[2Jgone", "␛[2Jgone"),
+        ("\x1b]0;title\x07", "␛]0;title␇"),
+        ("over\rwritten\x08", "over␍written␈"),
+        ("\x9b31m", "<U+009B>31m"),
+        ("abc\u202edef", "abc<U+202E>def"),
+        ("\udc80 half", "<U+DC80> half"),
+        ("tag\U000e0041", "tag<U+E0041>"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_made_visible(hostile: str, shown: str) -> None:
+    assert harmless(hostile) == shown
+
+
+@given(st.text())
+def test_a_harmless_text_can_be_printed_and_is_left_alone_the_second_time(text: str) -> None:
+    shown = harmless(text)
+    assert harmless(shown) == shown
+    assert not any(ord(character) < 32 and character not in "\n\t" for character in shown)
+    shown.encode()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_json_says_the_same_after_it_was_made_harmless(text: str) -> None:
+    assert json.loads(json_text({"text": text})) == {"text": text}
+    assert "\u202e" not in json_text({"text": text})
+
+
+@given(st.text())
+def test_one_line_is_one_line(text: str) -> None:
+    assert len(one_line(text).splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-1, "0 ms"),
+        (0.04, "40 ms"),
+        (0.8, "0.8 s"),
+        (12.3, "12 s"),
+        (59.6, "1 m 0 s"),
+        (130, "2 m 10 s"),
+        (11040, "3 h 4 m"),
+        (439200, "5 d 2 h"),
+    ],
+)
+def test_a_duration_has_at_most_two_units(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_sizes_are_decimal() -> None:
+    assert [size(n) for n in (0, 999, 94_000_000, 5e12)] == ["0 B", "999 B", "94 MB", "5.0 TB"]
+
+
+def test_a_wait_names_what_who_and_how_long_still() -> None:
+    wait = Wait(code="S", on="cores", since_ns=0, holder="triage-4", eta_s=1.4)
+    assert wait_of(wait) == "cores, held by triage-4, about 1.4 s left (S)"
+    assert wait_of(None) == ""
+
+
+def test_a_table_in_a_pipe_is_whole_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("NAME", "CLASS"), [("a-1", "batch"), ("x" * 300, "standard\x1b[0m")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "CLASS"] and lines[2] == f"{'x' * 300}  standard␛[0m" and "\x1b" not in "".join(lines)
+
+
+def test_a_table_on_a_terminal_fits_it_and_colours_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    table(("NAME", "CLASS"), [("a-1", "batch"), ("x" * 300, "standard")])
+    head, first, second = screen.getvalue().splitlines()
+    assert len(second) == 20 and second.endswith("…") and len(head) <= 20 and "x" not in first

@@ -1,0 +1,113 @@
+"""A kernel with a scripted core behind the HTTP doors, for the tests of this folder."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import aiohttp
+
+from aios.drivers.store.memory import MemoryStore
+from aios.kernel.lanes.lane import LaneConfig
+from aios.kernel.main import Kernel, Parts
+from aios.server.http import HttpServer, ServerConfig
+from aios.server.native import NativeDoor
+from aios.server.openai import OpenAIDoor
+from aios.testing import ScriptedCore
+
+
+class LoopClock:
+    """Time as the running loop has it, virtual or real."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class MemoryDocument:
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+
+    def load(self) -> bytes | None:
+        return self.content
+
+    def save(self, content: bytes) -> None:
+        self.content = content
+
+
+class NoHosts:
+    """For tests that start no agents."""
+
+    async def start(self, program: str) -> NoReturn:
+        raise AssertionError(program)
+
+
+@asynccontextmanager
+async def running_kernel(core: ScriptedCore, hosts: Any = None, lane: LaneConfig | None = None) -> AsyncIterator[Kernel]:
+    """A kernel with one core."""
+    parts = Parts(
+        clock=LoopClock(), store=MemoryStore(), tokens=MemoryDocument(), consents=MemoryDocument(), hosts=hosts or NoHosts(),
+        lane=lane or LaneConfig(),
+    )  # fmt: skip
+    async with Kernel(parts) as kernel:
+        await kernel.add_core(core)
+        yield kernel
+
+
+@dataclass
+class Served:
+    """A kernel that listens."""
+
+    kernel: Kernel
+    server: HttpServer
+    core: ScriptedCore
+    token: str
+    http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
+    def post(self, path: str, body: Any = None, **headers: str) -> Any:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.post(self.url + path, json={} if body is None else body, headers={**self.headers, **names})
+
+    def get(self, path: str) -> Any:
+        return self.http.get(self.url + path, headers=self.headers)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for a condition of which nobody is told."""
+    async with asyncio.timeout(5):
+        while not true():  # as it says
+            await asyncio.sleep(0.005)
+
+
+def server_of(kernel: Kernel, config: ServerConfig) -> HttpServer:
+    return HttpServer(kernel, (NativeDoor(kernel), OpenAIDoor(kernel)), config)
+
+
+@asynccontextmanager
+async def served(core: ScriptedCore | None = None, lane: LaneConfig | None = None, **config: Any) -> AsyncIterator[Served]:
+    """A kernel that listens on a free port, and a client for it."""
+    core = core or ScriptedCore()
+    async with running_kernel(core, lane=lane) as kernel:
+        server = server_of(kernel, ServerConfig(port=0, **config))
+        await server.start()
+        token = kernel.tokens.add("tester", ("use /llm/*", "read /kernel"), "standard").value
+        try:
+            async with aiohttp.ClientSession() as http:
+                yield Served(kernel, server, core, token, http)
+        finally:
+            await server.close(grace_s=1.0)
+
+
+CHAT = {"model": "default", "messages": [{"role": "user", "content": "hello"}]}

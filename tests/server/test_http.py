@@ -1,0 +1,336 @@
+"""The edge: who may ask, how much may be sent, what a client that goes away leaves behind, and what the door says meanwhile."""
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from served import CHAT, running_kernel, served, server_of, until
+
+from aios.abi.errors import Unavailable
+from aios.server.http import ServerConfig
+from aios.testing import Script, ScriptedCore
+
+
+@pytest.mark.real
+async def test_health_needs_no_token_and_tells_nothing() -> None:
+    async with served() as s, s.http.get(s.url + "/health") as answer:
+        assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+        assert not {"server", "date"} & {name.lower() for name in answer.headers}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic eDp5"}, {"x-api-key": "x"}]
+)
+async def test_without_a_valid_token_nothing_is_answered(headers: dict[str, str]) -> None:
+    async with served() as s, s.http.post(s.url + "/v1/chat/completions", json=CHAT, headers=headers) as answer:
+        assert answer.status == 401
+        assert answer.headers["x-should-retry"] == "false"
+        assert (await answer.json())["error"]["code"] == "invalid_api_key"
+        assert s.core.statistics().started == 0
+
+
+@pytest.mark.real
+async def test_a_token_is_taken_from_either_header() -> None:
+    async with served() as s:
+        async with s.http.get(s.url + "/v1/models", headers={"x-api-key": s.token}) as answer:
+            assert answer.status == 200
+        async with s.http.get(s.url + "/v1/models", headers={"authorization": f"bearer {s.token}"}) as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1"}, 200),
+        ({"host": "localhost:1"}, 200),
+        ({"host": "[::1]:8642"}, 200),
+        ({"host": "box.lan:8642"}, 200),
+        ({"host": "rebound.example:8642"}, 403),
+        ({"host": "127.0.0.1.example"}, 403),
+        ({"host": "localhost:8642", "origin": "http://localhost:8642"}, 200),
+        ({"host": "localhost:8642", "origin": "http://localhost:9999"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+async def test_a_page_in_a_browser_does_not_get_in(headers: dict[str, str], status: int) -> None:
+    async with served(hosts=("box.lan",)) as s, s.http.get(s.url + "/v1/models", headers={**s.headers, **headers}) as answer:
+        assert answer.status == status
+
+
+@pytest.mark.real
+async def test_every_answer_has_an_id_of_its_own() -> None:
+    async with served() as s:
+        seen = []
+        for path in ("/health", "/v1/models", "/nowhere", "/v1/models/none"):
+            async with s.get(path) as answer:
+                seen.append(answer.headers["x-request-id"])
+        assert len(set(seen)) == 4
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/v1/call/clock.now"), ("DELETE", "/v1/models"), ("POST", "/v1/call/")]
+)
+async def test_what_is_not_there_is_not_found(method: str, path: str) -> None:
+    async with served() as s, s.http.request(method, s.url + path, headers=s.headers) as answer:
+        assert answer.status == 404
+        assert (await answer.json())["error"]["code"] in ("NotFound", "UnknownCall")
+
+
+async def zeros(sent: list[int], size: int) -> AsyncIterator[bytes]:
+    """A body that counts how much of it was taken."""
+    piece = b" " * 65536
+    while sent[0] < size:
+        sent[0] += len(piece)
+        yield piece
+
+
+@pytest.mark.real
+async def test_a_body_without_end_is_refused_before_it_is_read() -> None:
+    async with served(max_body_bytes=1_000_000) as s:
+        sent = [0]
+        try:
+            headers = {**s.headers, "content-type": "application/json"}
+            async with s.http.post(s.url + "/v1/chat/completions", data=zeros(sent, 1 << 30), headers=headers) as answer:
+                assert answer.status == 413
+        except aiohttp.ClientOSError:
+            pass  # the connection was cut while it was still sending
+        assert sent[0] < 1 << 27
+        async with s.get("/health") as answer:
+            assert answer.status == 200
+
+
+async def raw(s: Any, request: bytes) -> bytes:
+    """The answer to bytes that no client library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+    try:
+        writer.write(request.replace(b"TOKEN", s.token.encode()))
+        return await asyncio.wait_for(reader.read(65536), 5)
+    finally:
+        writer.close()
+
+
+HEAD = b"POST /v1/call/clock.now HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer TOKEN\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.real
+async def test_a_length_that_is_too_much_is_refused_unread() -> None:
+    async with served() as s:
+        said = await raw(s, HEAD + b"content-length: 1000000000\r\n\r\n{")
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert b"above the limit" in said
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+        b"content-length: -1\r\n\r\n{}",
+        b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
+        b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+        b"content-length: 1\r\n\r\n{}",
+    ],
+)
+async def test_a_lie_about_the_length_is_no_500(rest: bytes) -> None:
+    async with served() as s:
+        said = await raw(s, HEAD + rest)
+        assert said.startswith(b"HTTP/1.1 4"), said
+
+
+@pytest.mark.real
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async with served(body_timeout_s=0.2) as s:
+        said = await raw(s, HEAD + b"content-length: 100\r\n\r\n{")
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert b"did not arrive" in said
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_body_that_a_browser_may_send_unasked_is_refused(kind: str) -> None:
+    """What is no JSON by its type could come from any page without the browser asking first."""
+    async with (
+        served() as s,
+        s.http.post(s.url + "/v1/call/clock.now", data=b"{}", headers={**s.headers, "content-type": kind}) as answer,
+    ):
+        assert answer.status == 400
+        assert (await answer.json())["error"]["field"] == "content-type"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_a_client_that_goes_away_frees_the_core_at_once(stream: bool, waiting: bool) -> None:
+    async with served(ScriptedCore(Script(text="a b c", hang=True), slots=1)) as s:
+        calls = [asyncio.create_task(hang_up_when_told(s, stream)) for _ in range(2 if waiting else 1)]
+        await until(lambda: s.core.statistics().running == 1 and s.kernel.statistics().calls_waiting == len(calls) - 1)
+        for call in reversed(calls):
+            call.cancel()
+            await asyncio.wait((call,))
+            await until(lambda: s.kernel.statistics().calls_waiting == 0)
+        await until(lambda: s.core.statistics().running == 0)
+        assert s.core.statistics().aborted == s.core.statistics().started == 1
+
+
+async def hang_up_when_told(s: Any, stream: bool) -> None:
+    async with s.post("/v1/chat/completions", {**CHAT, "stream": stream}) as answer:
+        await answer.read()
+
+
+@pytest.mark.real
+async def test_a_reader_that_stalls_costs_the_others_nothing_and_no_memory_without_end() -> None:
+    text = "word " * 100_000
+    answers = {999_999: text, None: "short"}
+    async with served(ScriptedCore(lambda call: answers[call.request.max_tokens], slots=8, window=2_000_000)) as s:
+        stalled = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port, limit=1024)
+            body = json.dumps({**CHAT, "stream": True, "max_tokens": 999_999}).encode()
+            head = HEAD.replace(b"/v1/call/clock.now", b"/v1/chat/completions").replace(b"TOKEN", s.token.encode())
+            writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+            stalled.append((reader, writer))
+        await until(lambda: s.core.statistics().running >= 1)
+        async with asyncio.timeout(5):
+            for _ in range(20):
+                async with s.post("/v1/chat/completions", CHAT) as answer:
+                    assert (await answer.json())["choices"][0]["message"]["content"] == "short"
+        assert s.kernel.statistics().rss_bytes < 1 << 29
+        assert s.core.statistics().running == 4, "they wait for their readers"
+        for _, writer in stalled:
+            writer.close()
+        await until(lambda: s.core.statistics().running == 0)
+
+
+@pytest.mark.real
+async def test_a_taken_port_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with running_kernel(ScriptedCore()) as kernel:
+            with pytest.raises(Unavailable, match=r"port \d+ is taken by another program; choose another with"):
+                await server_of(kernel, ServerConfig(port=taken.getsockname()[1])).start()
+
+
+@pytest.mark.real
+async def test_the_unix_socket_is_its_owners_and_is_gone_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "aios.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))  # a kernel that was killed left it behind
+    async with served(socket=str(path)) as s:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
+            async with http.get("http://aios/v1/models", headers=s.headers) as answer:
+                assert answer.status == 200
+    assert not path.exists()
+
+
+@pytest.mark.real
+async def test_a_path_too_long_for_a_socket_is_one_sentence(tmp_path: Path) -> None:
+    async with running_kernel(ScriptedCore()) as kernel:
+        with pytest.raises(Unavailable, match="AIOS_HOME"):
+            await server_of(kernel, ServerConfig(port=0, socket=str(tmp_path / ("x" * 120)))).start()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stream", [True, False])
+async def test_closing_waits_for_the_grace_and_then_says_why_it_ends(stream: bool) -> None:
+    async with served(ScriptedCore(Script(text="a b", hang=True), slots=1)) as s:
+        call = asyncio.create_task(read_all(s, {**CHAT, "stream": stream}))
+        await until(lambda: s.core.statistics().running == 1)
+        await s.server.close(grace_s=0.1)
+        status, said = await call
+        assert b"going down" in said
+        assert status == (200 if stream else 503)
+        assert s.core.statistics().running == 0
+
+
+async def read_all(s: Any, body: Any) -> tuple[int, bytes]:
+    async with s.post("/v1/chat/completions", body) as answer:
+        return answer.status, await answer.read()
+
+
+# What a client hears while it waits: in virtual time, at the ASGI application itself.
+
+
+class Visitor:
+    """A client without a socket: `sent` is what it was sent, with the second."""
+
+    def __init__(self, path: str, body: Any, headers: dict[str, str]) -> None:
+        names = {"host": "localhost", "content-type": "application/json", **headers}
+        self.scope = {
+            "type": "http", "method": "POST", "path": path, "server": ("127.0.0.1", 1),
+            "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+        }  # fmt: skip
+        self._body: Any = {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+        self.sent: list[tuple[float, Any]] = []
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> Any:
+        body, self._body = self._body, None
+        if body is None:
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+        return body
+
+    async def send(self, message: Any) -> None:
+        self.sent.append((round(asyncio.get_running_loop().time(), 1), message))
+
+    def said(self) -> list[tuple[float, bytes]]:
+        return [(at_s, message["body"]) for at_s, message in self.sent if message["type"] == "http.response.body"]
+
+
+async def visit(script: Script, body: Any, **headers: str) -> Visitor:
+    async with running_kernel(ScriptedCore(script)) as kernel:
+        server = server_of(kernel, ServerConfig())
+        token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        visitor = Visitor("/v1/chat/completions", body, {"x-api-key": token, **names})
+        await server.app(visitor.scope, visitor.receive, visitor.send)
+        await server.close(0)
+        return visitor
+
+
+async def test_a_stream_without_a_word_hears_comments_and_once_a_minute_an_empty_chunk() -> None:
+    visitor = await visit(Script(text="late", first_s=130), {**CHAT, "stream": True})
+    quiet = [(at_s, body) for at_s, body in visitor.said() if at_s < 129]
+    comments = [at_s for at_s, body in quiet if body.startswith(b":")]
+    chunks = [at_s for at_s, body in quiet if b'"choices":[]' in body]
+    assert len(comments) >= 9 and len(chunks) == 2
+    heard = sorted([0.0, *comments, *chunks])
+    assert max(after - before for before, after in zip(heard, heard[1:], strict=False)) <= 12
+    assert 60 <= chunks[0] <= 72 and 120 <= chunks[1] <= 129
+    assert b"late" in visitor.said()[-1][1]
+
+
+@pytest.mark.parametrize(("stated", "first_space_s"), [("", 45.0), ("600", 45.0), ("20", 10.0), ("junk", 45.0)])
+async def test_a_whole_answer_is_kept_alive_by_spaces_before_it(stated: str, first_space_s: float) -> None:
+    headers = {"x_stainless_read_timeout": stated} if stated else {}
+    visitor = await visit(Script(text="late", first_s=100), CHAT, **headers)
+    said = visitor.said()
+    assert said[0][1] == b" " and first_space_s <= said[0][0] <= first_space_s + 0.5
+    assert all(body == b" " for _, body in said[:-1])
+    assert json.loads(b"".join(body for _, body in said))["choices"][0]["message"]["content"] == "late"
+
+
+async def test_a_quick_failure_keeps_its_status_and_a_late_one_cuts_the_connection() -> None:
+    visitor = await visit(Script(text="a b", fail_after=1, first_s=5), CHAT)
+    assert visitor.sent[0][1]["status"] == 502
+    visitor = await visit(Script(text="a b", fail_after=1, first_s=60), CHAT)
+    assert visitor.sent[0][1]["status"] == 200
+    assert all(message.get("more_body", True) for _, message in visitor.sent), "it must not look like a whole answer"
+
+
+async def test_a_stream_that_fails_before_its_first_word_keeps_its_status() -> None:
+    visitor = await visit(Script(text="", fail_after=0), {**CHAT, "stream": True})
+    assert visitor.sent[0][1]["status"] == 502

@@ -1,0 +1,134 @@
+"""`aios.toml` becomes one `Config`, or one sentence with the file and the path of what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from aios.abi.errors import Invalid, NotFound, Unavailable
+from aios.config import chosen_core, find_file, read_config, with_options
+from aios.home import open_home, project_folder
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project folder to be in, a home beside it, and nothing of this machine's own configuration."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("AIOS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "etc"))
+    monkeypatch.delenv("AIOS_CONFIG", raising=False)
+
+
+def write(text: str, path: str = "aios.toml") -> Path:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_without_a_file_everything_is_a_default_and_the_embedded_model_answers() -> None:
+    config = read_config()
+    assert config.file is None and config.lanes.cores.policy == "priority" and config.local is not None
+    assert chosen_core(config)[0] == "embedded model"
+
+
+def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
+    default = read_config()
+    write('[server]\nport = 9000\n[lanes.cores]\nqueue = 5\n[aliases]\nfast = "m"\n')
+    config = read_config()
+    assert (config.server.port, config.lanes.cores.queue, dict(config.aliases)) == (9000, 5, {"fast": "m"})
+    assert (config.server.host, config.lanes.cores.policy) == (default.server.host, default.lanes.cores.policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 1", "unknown key `prot`"),
+        ("[server]\nprot = 1", "unknown key `server.prot`; did you mean `port`?"),
+        ("[lanes.core]\nqueue = 1", "unknown key `lanes.core`; did you mean `cores`?"),
+        ("[local]\nslot = 1", "unknown key `local.slot`; did you mean `slots`?"),
+        ('[local]\nhome = "/elsewhere"', "unknown key `local.home`"),
+        ('[server]\nsocket = "/elsewhere"', "unknown key `server.socket`"),
+        ('[server]\nport = "high"', "`server.port`: Expected `int`, got `str`"),
+        ("server = 3", "`server`: Expected `object`, got `int`"),
+        ("local = true", "`local` is a table or `false`"),
+        ("[[core]]\nnmae = 'x'", "unknown key `core[0].nmae`; did you mean `name`?"),
+        ("[aliases]\nfast = 1", "`aliases[...]`: Expected `str`, got `int`"),
+        ("port 3", "is no TOML"),
+    ],
+)
+def test_a_slip_is_an_error_with_the_file_and_the_path_in_it(text: str, said: str) -> None:
+    write(text)
+    with pytest.raises(Invalid) as caught:
+        read_config()
+    assert said in str(caught.value) and str(caught.value).startswith("aios.toml")
+
+
+def test_files_are_sought_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_file() is None
+    far = write("", str(tmp_path / "etc" / "aios" / "aios.toml"))
+    assert find_file() == far
+    near = write("")
+    assert find_file() == near
+    named = write("", str(tmp_path / "named.toml"))
+    monkeypatch.setenv("AIOS_CONFIG", str(named))
+    assert find_file() == named
+    asked = write("", str(tmp_path / "asked.toml"))
+    assert find_file(asked) == asked
+
+
+def test_a_file_that_was_named_and_does_not_exist_is_an_error() -> None:
+    with pytest.raises(NotFound, match=r"aios init"):
+        read_config(Path("nowhere.toml"))
+
+
+def test_an_endpoint_comes_before_a_model_file_and_that_before_the_embedded_model() -> None:
+    endpoint = '[[core]]\nname = "here"\nbase_url = "http://127.0.0.1:8080/v1"\n'
+    write("[local]\npath = '/models/m.gguf'\n")
+    assert chosen_core(read_config())[0] == "model file"
+    write("[local]\npath = '/models/m.gguf'\n" + endpoint)
+    config = read_config()
+    assert chosen_core(config)[0] == "endpoint" and config.local is not None
+    write(endpoint)
+    assert read_config().local is None, "an endpoint is enough: the embedded model does not run beside it unless asked for"
+    write("local = false")
+    assert chosen_core(read_config())[0] == "none"
+
+
+def test_the_command_line_has_the_last_word() -> None:
+    write("[server]\nport = 9000\n")
+    config = with_options(read_config(), port=9001, no_local=True)
+    assert (config.server.port, config.local) == (9001, None)
+
+
+def test_the_home_is_made_for_its_owner_alone() -> None:
+    assert open_home().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_that_others_may_enter_is_refused_with_the_command_that_mends_it() -> None:
+    open_home().chmod(0o750)
+    with pytest.raises(Unavailable, match=r"chmod 700"):
+        open_home()
+
+
+@pytest.mark.parametrize("inside", ["project/home", "project/below/home"])
+def test_a_home_inside_the_project_is_refused_because_agents_may_read_there(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOS_HOME", str(tmp_path / inside))
+    with pytest.raises(Unavailable, match="AIOS_HOME"):
+        open_home()
+
+
+def test_a_project_is_found_from_below_by_its_mark(tmp_path: Path) -> None:
+    below = tmp_path / "project" / "src" / "deep"
+    below.mkdir(parents=True)
+    assert project_folder(below) == below
+    (tmp_path / "project" / "pyproject.toml").touch()
+    assert project_folder(below) == tmp_path / "project"
+
+
+def test_a_persons_home_folder_is_no_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert project_folder(tmp_path) is None
+    assert project_folder(tmp_path / "project") == tmp_path / "project"
