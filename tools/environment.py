@@ -236,6 +236,6 @@ def run(command: list[str], log: TextIO, watch: Callable[[str], None] | None = N
 
 def unreachable(text: str) -> str:
     """pip says "no matching version" when it found no index."""
-    lost = r"NewConnectionError|Name or service not known|name resolution|ConnectTimeout|ProxyError|SSLError"
-    sentence = "The package index cannot be reached: see the network, and `python3 -m pip config list`.\n"
+    lost = r"from versions: none|NewConnectionError|name resolution|ConnectTimeout|ProxyError|SSLError"
+    sentence = "No package index gave an answer: see the network, and `python3 -m pip config list`.\n"
     return sentence if re.search(lost, text) else ""

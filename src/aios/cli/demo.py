@@ -22,6 +22,7 @@ from aios.abi.errors import AiosError, Failed
 from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, ProcessChanged, ReadEvents
 from aios.abi.manifest import Manifest
 from aios.abi.process import Explain, ProcessInfo, SignalProcess, Spawn
+from aios.abi.request import Request
 from aios.abi.system import AddToken, Drain, ListCores
 from aios.cli.command import Command
 from aios.cli.facts import CLIENT, Fact, facts
@@ -149,7 +150,7 @@ class Stage:
         manifest: Manifest = program.manifest()
         return self._client.call(Spawn(manifest=manifest, arguments=arguments, accepted=manifest.hash()))
 
-    def call(self, request: aios.Request[T]) -> T:
+    def call(self, request: Request[T]) -> T:
         return self._client.call(request)
 
     def wait(self, condition: Callable[[], T | None], what: str) -> T:

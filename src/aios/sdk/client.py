@@ -204,7 +204,7 @@ def _sse(response: http.client.HTTPResponse) -> Iterator[tuple[str, bytes]]:
 def _event(data: bytes) -> Event | None:
     """An event; None for one of a newer kernel."""
     try:
-        return _events.decode(data)
+        return cast(Event, _events.decode(data))
     except msgspec.ValidationError:
         return None
 

@@ -77,11 +77,11 @@ def asks(manifest: Manifest) -> str:
 def attended(client: Client, process: ProcessInfo) -> Any:
     """Show what a process prints until it ends, and return its result."""
     signals: list[Signal] = ["kill", "stop"]
-    cursor, ended = 0, False
-    while not ended:
+    cursor, more = 0, True
+    while more:
         try:
             page = client.call(Logs(pid=process.pid, after=cursor, wait_s=LOGS_WAIT_S))
-            cursor, ended = page.next, page.ended
+            cursor, more = page.next, bool(page.lines) or not page.ended
             for line in page.lines:
                 print(clean_line(line.text), file=sys.stdout if line.stream == "out" else sys.stderr, flush=True)
         except KeyboardInterrupt:

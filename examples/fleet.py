@@ -1,0 +1,24 @@
+"""An agent that starts others, in processes of their own, and gathers what they return: `python examples/fleet.py`."""
+
+import asyncio
+
+import aios
+
+
+@aios.agent(cls="batch")
+async def describe(k: aios.Kernel, thing: str) -> str:
+    answer = await k.ask(f"Describe a {thing} in one sentence.", max_tokens=40)
+    print(f"{thing}: done")
+    return answer
+
+
+@aios.agent(grants=("use /llm/*", "spawn /agents/describe"))
+async def fleet(k: aios.Kernel, things: list[str]) -> dict[str, str]:
+    workers = [await k.spawn(describe, thing) for thing in things]
+    answers = await asyncio.gather(*(worker.wait() for worker in workers))
+    return dict(zip(things, answers, strict=True))
+
+
+if __name__ == "__main__":
+    for thing, answer in aios.run(fleet, ["river", "kettle", "comet", "violin"]).items():
+        print(f"{thing:8} {answer}")
