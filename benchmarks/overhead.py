@@ -53,7 +53,7 @@ CALL = Work("eight")
 PACED = {delay_ms: Work("eight", delay_ms) for delay_ms in (50, 500)}
 EXACT = Work("exact", 50)
 TOKENS = Work("eight", pieces=256, gap_ms=3)
-MANY = Work("wide", pieces=8, gap_ms=500)
+MANY = Work("wide", pieces=6, gap_ms=500)
 FLOOD = Work("wide", pieces=16_000, size_bytes=1000)
 OTHERS = Work("wide")
 OTHER_STREAMS = Work("wide", pieces=64, gap_ms=5)
@@ -68,19 +68,19 @@ STALL_S, LOOK_S = 30.0, 0.25
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much of everything: `paced` are the calls of one run by the upstream's milliseconds, `rounds_slow` those at 500."""
+    """How much of everything. `waves`: of as many calls as the upstream has slots, by its milliseconds; one more comes first."""
 
     rounds: int
     rounds_slow: int
+    waves: dict[int, int]
     calls: int
-    paced: dict[int, int]
     streams: int
     starts: int
     internal_calls: int
 
 
-QUICK = Scale(2, 1, 2000, {50: 160, 500: 32}, 16, 3, 20_000)
-FULL = Scale(5, 3, 8000, {50: 800, 500: 96}, 64, 7, 100_000)
+QUICK = Scale(2, 1, {50: 12, 500: 2}, 1500, 8, 3, 20_000)
+FULL = Scale(5, 3, {50: 100, 500: 12}, 8000, 64, 7, 100_000)
 
 
 class Findings:
@@ -134,7 +134,7 @@ def saturation(on: Stage, scale: Scale, found: Findings) -> None:
     for delay_ms, work in PACED.items():
         rounds = scale.rounds_slow if delay_ms == 500 else scale.rounds
         for agents in (8, 64, 512):
-            load = plan(work, agents, scale.paced[delay_ms], warm=2 * 8)
+            load = plan(work, agents, 8 * scale.waves[delay_ms], warm=8)
             direct, mediated = in_turns(on, load, rounds)
             ratio = ratios[agents, delay_ms] = per_s(mediated) / per_s(direct)
             found.figures[f"throughput_vs_direct_{agents}_{delay_ms}ms"] = ratio
@@ -147,7 +147,7 @@ def saturation(on: Stage, scale: Scale, found: Findings) -> None:
 
 def width_control(on: Stage, scale: Scale, found: Findings) -> None:
     """The negative control of the lane's width: only as many turns as the upstream has slots."""
-    direct, mediated = in_turns(on, plan(EXACT, 64, scale.paced[50], warm=2 * 8), scale.rounds)
+    direct, mediated = in_turns(on, plan(EXACT, 64, 8 * scale.waves[50], warm=8), scale.rounds_slow)
     ratio = found.figures["control_width_slots"] = per_s(mediated) / per_s(direct)
     case = "64 agents, 50 ms, lane as wide as the slots"
     found.row("saturation", case, direct_per_s=per_s(direct), kernel_per_s=per_s(mediated), ratio=ratio)
@@ -156,7 +156,7 @@ def width_control(on: Stage, scale: Scale, found: Findings) -> None:
 def most_calls(on: Stage, scale: Scale, found: Findings) -> None:
     """How many calls go through a kernel when the upstream takes no time?"""
     for agents in (8, 64, 512):
-        direct, mediated = in_turns(on, plan(CALL, agents, scale.calls, warm=agents), scale.rounds)
+        direct, mediated = in_turns(on, plan(CALL, agents, scale.calls, warm=agents), scale.rounds_slow)
         found.row(
             "saturation", f"{agents} agents, 0 ms", direct_per_s=per_s(direct), kernel_per_s=per_s(mediated),
             direct_p99_ms=latency_ms(direct, 99), kernel_p99_ms=latency_ms(mediated, 99),
@@ -170,7 +170,7 @@ def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
             load = plan(CALL, agents, scale.calls)
             upstream = ClientPlan(port=on.upstream.port, work=CALL, agents=agents, calls=scale.calls)
             ours, servers, clients = [], [], []
-            for _ in range(scale.rounds + 1):
+            for _ in range(scale.rounds):
                 on.mediated(load)
                 ours.append(on.cpu_us)
                 servers.append(cost_us(on, server, load))
@@ -220,7 +220,7 @@ def stalled_readers(on: Stage, scale: Scale, found: Findings) -> None:
     memory = dict.fromkeys(rates, 0.0)
     calls = on.through_kernel(plan(OTHERS, 16, scale.calls))
     streams = on.through_kernel(plan(OTHER_STREAMS, 16, scale.streams, stream=True))
-    for _ in range(scale.rounds):
+    for _ in range(scale.rounds_slow):
         for readers in rates:
             with stalled(on, readers):
                 rates[readers].append(on.client.run(calls).per_s)

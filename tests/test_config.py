@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from aios.abi.errors import Invalid, NotFound, Unavailable
-from aios.config import chosen_core, find_file, read_config, with_options
-from aios.home import open_home, project_folder
+from aios.config import chosen_core, find_file, open_home, project_folder, read_config, with_options
 
 
 @pytest.fixture(autouse=True)

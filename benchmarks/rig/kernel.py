@@ -85,9 +85,11 @@ def kernel(port: int = 0, cores: tuple[Core, ...] = ()) -> Iterator[Kernel]:
         home.mkdir(mode=0o700)
         argv = [sys.executable, "-m", "aios", "up", "--no-local", "--port", "0", "--config", str(file)]
         begun = time.perf_counter()
-        process = subprocess.Popen(argv, env=os.environ | {"AIOS_HOME": str(home)}, stdout=subprocess.PIPE)
+        said = Path(folder) / "said"
+        with said.open("wb") as errors:
+            process = subprocess.Popen(argv, env=os.environ | {"AIOS_HOME": str(home)}, stdout=subprocess.PIPE, stderr=errors)
         try:
-            bound = port_of(process)
+            bound = port_of(process, said)
             wait_until_it_answers(bound)
             yield Kernel(process, bound, time.perf_counter() - begun, home)
         finally:
@@ -100,14 +102,14 @@ def described(core: Core, port: int) -> str:
     return CORE.format(name=core.name, port=port, models=models, slots=core.slots)
 
 
-def port_of(process: subprocess.Popen[bytes]) -> int:
-    """The port that a kernel prints when it is up."""
+def port_of(process: subprocess.Popen[bytes], said: Path) -> int:
+    """The port that a kernel prints when it is up. Raises `Failed` with what it said instead."""
     assert process.stdout is not None
     for line in process.stdout:
         name, _, value = line.decode().partition(" ")
         if name == "http":
             return int(value.rpartition(":")[2])
-    raise Failed(f"the kernel ended with exit {process.wait()} before it answered: what it said stands above")
+    raise Failed(f"the kernel ended with exit {process.wait()} before it answered: {said.read_text().strip()}")
 
 
 def wait_until_it_answers(port: int) -> None:

@@ -35,7 +35,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a benchmark found. `figures` are compared over time; `rows` say how they came about."""
+    """What a benchmark found. `figures` are compared over time; `rows`, each of a `question`, say how they came about."""
 
     name: str
     machine: dict[str, str | float]
@@ -117,6 +117,16 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
+def tables(rows: Sequence[Row]) -> str:
+    """A table for each question that the rows answer."""
+    questions = dict.fromkeys(str(row["question"]) for row in rows)
+    parts = []
+    for question in questions:
+        its = [{name: value for name, value in row.items() if name != "question"} for row in rows if row["question"] == question]
+        parts.append(f"{question}\n{table(its)}")
+    return "\n\n".join(parts)
+
+
 def text(found: Result, bars: Mapping[str, Bar]) -> str:
     """A result for people: its rows, then its figures against what they must reach."""
     verdicts: list[Row] = []
@@ -127,7 +137,7 @@ def text(found: Result, bars: Mapping[str, Bar]) -> str:
     where = (
         f"{found.machine['cpu']}, {found.machine['cores']:g} cores, load {found.machine['load_1m']:g}, {found.machine['python']}"
     )
-    return f"{found.name}: {where}\n\n{table(found.rows)}\n\n{table(verdicts)}\n"
+    return f"{found.name}: {where}\n\n{tables(found.rows)}\n\n{table(verdicts)}\n"
 
 
 Measure = Callable[[bool], tuple[Mapping[str, float], Sequence[Row]]]

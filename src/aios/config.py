@@ -16,15 +16,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from aios.abi.errors import Invalid, NotFound
+from aios.abi.errors import Invalid, NotFound, Unavailable
 from aios.abi.wire import nearest
 from aios.drivers.core.local.driver import LocalCoreConfig
 from aios.drivers.core.openai_chat import OpenAIChatConfig
-from aios.home import open_home
 from aios.kernel.lanes.lane import LaneConfig
+from aios.sdk import client
 from aios.server.http import ServerConfig
 
 FILE_NAME = "aios.toml"
+PROJECT_MARKS = (".git", FILE_NAME, "pyproject.toml")
 
 
 GIVEN: Mapping[type, str] = {ServerConfig: "socket", LocalCoreConfig: "home"}
@@ -150,6 +151,37 @@ def table_of(hint: Any) -> type | None:
     if isinstance(hint, types.UnionType) or get_origin(hint) is tuple:
         return next((found for found in map(table_of, get_args(hint)) if found), None)
     return None
+
+
+def open_home() -> Path:
+    """The kernel's folder, made for its owner alone if it does not exist.
+
+    Raises `Unavailable` if others may enter it, or if it lies in the project folder, which agents may read.
+    """
+    home = client.home()
+    project = project_folder(Path.cwd())
+    if project and home.resolve().is_relative_to(project):
+        raise Unavailable(f"the kernel's home {home} is inside {project}, which agents may read: set AIOS_HOME to another place")
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = home.stat()
+    except OSError as error:
+        raise Unavailable(f"the kernel's home {home} cannot be used: {error.strerror}; set AIOS_HOME to another place") from None
+    if state.st_uid != os.getuid():
+        raise Unavailable(f"the kernel's home {home} belongs to another user: set AIOS_HOME to another place")
+    if state.st_mode & 0o077:
+        raise Unavailable(f"others may enter the kernel's home {home}: run `chmod 700 {home}`")
+    return home
+
+
+def project_folder(here: Path) -> Path | None:
+    """The project that a folder belongs to: the nearest folder upwards with a mark of one, else the folder itself.
+
+    A person's home folder and what is above it is nobody's project.
+    """
+    here, person = here.resolve(), Path.home().resolve()
+    marked = next((folder for folder in (here, *here.parents) if any((folder / mark).exists() for mark in PROJECT_MARKS)), here)
+    return None if person.is_relative_to(marked) else marked
 
 
 def with_options(config: Config, port: int | None, no_local: bool) -> Config:

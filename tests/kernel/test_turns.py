@@ -1,8 +1,10 @@
 """Turns: who is next, who is refused, what a core that is down means, and what `explain` says about it."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 from scenes import ENDLESS, ask, begin, calling, error_of, events, held, nothing_is_held, slow, turns, until
 
 from aios.abi.errors import CoreFailed, QueueFull, Unavailable
@@ -12,6 +14,7 @@ from aios.abi.process import Explain
 from aios.abi.request import CLASSES, CallOptions, Class
 from aios.abi.system import ListCores
 from aios.kernel.lanes.lane import DOWN_PATIENCE_S, LaneConfig
+from aios.ports.core import CoreEvent, CoreInfo
 from aios.testing import Script, ScriptedCore, time
 from aios.testing.kernel import RunningKernel, kernel_for_tests
 
@@ -78,7 +81,7 @@ async def test_a_batch_call_is_served_in_the_end_whatever_comes_above_it() -> No
         async with asyncio.TaskGroup() as group:
             busy = [group.create_task(forever()) for _ in range(3)]
             await turns()
-            await client.call(ask(), CallOptions(cls="batch"))
+            await client.call(ask(), CallOptions(cls="batch", deadline_s=3000))
             assert 600 < time() < 606
             for task in busy:
                 task.cancel()
@@ -147,7 +150,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         client = await k.session()
         first = [begin(client) for _ in range(4)]
         await until(first[2].done)  # at one per second: so fast it is
-        async with calling(client, 2):
+        async with calling(client, 3):
             error = await error_of(begin(client))
             assert type(error) is QueueFull and error.retry_after_s == pytest.approx(4.0)
 
@@ -227,10 +230,8 @@ async def test_a_reader_that_does_not_read_gives_its_slot_to_others() -> None:
         class Narrow(ScriptedCore):
             """Its engine has room for two; the kernel gives it one at a time."""
 
-            def info(self):  # type: ignore[no-untyped-def]
-                import msgspec  # noqa: PLC0415
-
-                return msgspec.structs.replace(super().info(), slots=1)
+            def info(self) -> CoreInfo:
+                return replace(super().info(), slots=1)
 
         core = Narrow(answers, slots=2)
         await k.kernel.add_core(core)
@@ -293,7 +294,7 @@ async def test_a_core_that_comes_and_goes_has_its_patience_anew() -> None:
 
 async def test_a_core_that_is_down_from_the_beginning_is_waited_for_too() -> None:
     class Late(ScriptedCore):
-        async def start(self, changed):  # type: ignore[no-untyped-def]
+        async def start(self, changed: Callable[[CoreEvent], None]) -> None:
             await super().start(changed)
             self.go_down("its model is loading")
 
@@ -346,7 +347,17 @@ async def test_a_call_whose_core_dies_in_mid_sentence_is_told() -> None:
 @pytest.mark.parametrize("age_s", [0, 700])
 async def test_what_is_explained_is_what_is_decided_later(policy: str, age_s: int) -> None:
     """Also when calls are overdue: who is named as served before is served before, in that order."""
-    classes: list[Class] = ["batch", "standard", "interactive", "batch", "standard", "batch", "interactive", "batch", "interactive"]
+    classes: list[Class] = [
+        "batch",
+        "standard",
+        "interactive",
+        "batch",
+        "standard",
+        "batch",
+        "interactive",
+        "batch",
+        "interactive",
+    ]
     core = ScriptedCore([Script(first_s=age_s + 1.0), "done"], slots=1)
     async with kernel_for_tests([core], lane=LaneConfig(policy=policy)) as k:
         forever = CallOptions(deadline_s=10_000)
@@ -380,9 +391,10 @@ async def test_a_call_that_waits_knows_how_long_still() -> None:
         late = await k.session("late")
         async with calling(late):
             explanation = await late.call(Explain(pid=late.process.pid))
-            (call,) = explanation.calls[:1]
+            (call,) = explanation.calls
             assert call.wait is not None and call.wait.eta_s == pytest.approx(1.0)
-            assert "waits for a slot on scripted" in explanation.reason and explanation.process.state == "ready"
+            assert "waits for a slot on scripted" in explanation.reason
+            assert (await k.operator.call(Explain(pid=late.process.pid))).process.state == "ready"
             assert any("free slot" in move for move in explanation.moves)
 
 
@@ -390,7 +402,7 @@ async def test_who_explains_itself_does_not_learn_who_else_is_there() -> None:
     async with kernel_for_tests([slow()]) as k:
         other, me = await k.session("secret", cls="interactive"), await k.session("me")
         async with calling(other, 3), calling(me):
-            (call, _) = (await me.call(Explain(pid=me.process.pid))).calls
+            (call,) = (await me.call(Explain(pid=me.process.pid))).calls
             assert "secret" not in str(call) and call.ahead_count == 2
             (seen,) = (await k.operator.call(Explain(pid=me.process.pid))).calls
             assert "secret" in str(seen)

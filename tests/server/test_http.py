@@ -149,6 +149,21 @@ async def test_a_lie_about_the_length_is_no_500(rest: bytes) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("piece", [b"x-a: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+async def test_headers_without_end_are_cut_off(piece: bytes) -> None:
+    async with served() as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        writer.write(HEAD + b"x-b: ")
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(5):
+                while True:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+        writer.close()
+
+
+@pytest.mark.real
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     async with served(body_timeout_s=0.2) as s:
         said = await raw(s, HEAD + b"content-length: 100\r\n\r\n{")

@@ -36,6 +36,7 @@ from aios.abi.record import ABI_VERSION
 from aios.abi.request import Request
 from aios.abi.system import Instant, Now, Sleep
 from aios.abi.table import ROW_OF
+from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
 from aios.kernel.main import Kernel
 from aios.ports.sandbox import Isolation, Output, Rules
 from aios.server import connection
@@ -384,6 +385,49 @@ async def test_a_child_of_another_version_is_refused(tmp_path: Path) -> None:
         spawned = await n.kernel.call(n.operator, Spawn(manifest=manifest, accepted=manifest.hash()))
         ended = await n.exit_of(spawned.value.pid)
         assert ended.error == "ChildFailed" and "install the same version" in ended.message
+
+
+PROGRAM = """
+import os
+import aios
+
+@aios.agent(model="default")
+async def main(k, path):
+    print("hello from", os.getcwd() == os.environ["HOME"])
+    try:
+        open(path)
+    except PermissionError:
+        return [await k.ask("go"), "OPENAI_API_KEY" in os.environ]
+"""
+
+
+async def test_a_real_child_asks_a_model_and_sees_nothing_of_the_kernels_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    sandbox = LandlockSandbox()
+    if "files" not in sandbox.isolation().confined:
+        pytest.skip("this Linux has no Landlock")
+    source = Path(connection.__file__).parents[2]
+    hosts = SocketHosts(sandbox, tmp_path / "home", (*interpreter_paths(), str(source)))
+    program = tmp_path / "programs" / "agent.py"
+    program.parent.mkdir()
+    program.write_text(PROGRAM)
+    secret = tmp_path / "home" / "tokens.json"
+    manifest = Manifest(agent="worker", program=str(program), entry="main", grants=("use /llm/*",))
+    async with running_kernel(ScriptedCore("one two"), hosts) as kernel:
+        hosts.serve(kernel)
+        secret.write_text("secret")
+        operator = kernel.attach(kernel.tokens.new_operator())
+        spawn = Spawn(manifest=manifest, accepted=manifest.hash(), arguments=(str(secret),))
+        pid = (await kernel.call(operator, spawn)).value.pid
+        ended = (await asyncio.wait_for(kernel.call(operator, WaitFor(pid=pid)), 20)).value
+        lines = (await kernel.call(operator, Logs(pid=pid))).value.lines
+    await hosts.close()
+    sandbox.close()
+    assert ended.result == ["one two", False], ended
+    assert [line.text for line in lines] == ["hello from True"]
+    assert list((tmp_path / "home").iterdir()) == [secret]
 
 
 async def test_a_tree_is_removed_without_following_its_links(tmp_path: Path) -> None:

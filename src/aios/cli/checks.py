@@ -19,10 +19,9 @@ from aios.abi.system import ListCores
 from aios.cli.detect import keys, servers
 from aios.cli.running import running
 from aios.cli.show import size
-from aios.config import Config, chosen_core, read_config
+from aios.config import Config, chosen_core, open_home, read_config
 from aios.drivers.core.local import llama, models
 from aios.drivers.sandbox.landlock import LandlockSandbox
-from aios.home import home_path, open_home
 from aios.sdk.client import Client
 
 LEAST_FREE_BYTES = 500_000_000
@@ -72,7 +71,7 @@ def home() -> Iterator[Check]:
     try:
         folder = open_home()
     except AiosError as error:
-        yield Check("fail", "home", error.message, f"see the message: the home is {home_path()}")
+        yield Check("fail", "home", error.message, "mend what it says, or set AIOS_HOME to another place")
         return
     yield Check("ok", "home", f"{folder}, yours alone")
     free = shutil.disk_usage(folder).free

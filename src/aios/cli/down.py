@@ -12,8 +12,7 @@ from aios.abi.system import Drain
 from aios.cli.command import Command
 from aios.cli.running import interrupted_after, running, wait_gone
 from aios.cli.show import duration, say
-from aios.home import home_path
-from aios.sdk.client import Client
+from aios.sdk.client import Client, home
 
 MARGIN_S = 5.0
 """What going down may take beyond the grace of the calls."""
@@ -30,7 +29,7 @@ def down(grace: float) -> None:
     """
     found = running()
     if found is None:
-        say(f"no kernel runs at {home_path()}")
+        say(f"no kernel runs at {home()}")
         return
     try:
         with interrupted_after(MARGIN_S), Client() as kernel:

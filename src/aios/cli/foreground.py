@@ -24,6 +24,8 @@ def serve(config: Config, show: Callable[[Running], None], ready: int | None) ->
 
     Raises `KeyboardInterrupt` after Ctrl-C, and what `boot.serve` raises.
     """
+    if ready is not None:
+        os.set_inheritable(ready, False)  # a child of the kernel that held it would keep the parent waiting
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with ExitStack() as stack:
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import click
 import msgspec
 
-from aios.abi.errors import ERRORS, Failed, Invalid, NeedsApproval, NotFound
+from aios.abi.errors import Cancelled, Failed, Invalid, Killed, NotFound
 from aios.abi.manifest import Manifest
-from aios.abi.process import Exit, ProcessInfo, SignalProcess, Spawn, WaitFor
+from aios.abi.process import Spawn
 from aios.abi.request import CLASSES, Class
 from aios.abi.wire import nearest
 from aios.cli.call import value_of
-from aios.cli.command import Command, agreed, yes
-from aios.cli.logs import read_lines
-from aios.cli.show import harmless, json_text, one_line, say
+from aios.cli.command import Command, yes
+from aios.cli.show import harmless, json_text, one_line
 from aios.sdk.client import Client
+from aios.sdk.run import attended, spawned
 
 
 @click.command(cls=Command, context_settings={"ignore_unknown_options": True})
@@ -33,17 +36,41 @@ def run(place: str, arguments: tuple[str, ...], cls: Class | None, yes: bool, de
     """Run an agent of a Python file.
 
     A file with one agent needs no FUNCTION. Each of ARGS is JSON, or else text. The first time, and whenever the agent asks
-    for something else, shows what it asks for and asks you once. What it prints goes to stderr, what it returns to stdout.
+    for something else, shows what it asks for and asks you once. Prints what it prints, then what it returns. Ctrl-C asks it to
+    stop, a second one kills it.
     """
     manifest = manifest_at(place)
     if cls is not None:
         manifest = msgspec.structs.replace(manifest, cls=cls)
     with Client() as kernel:
-        process = spawn(kernel, manifest, tuple(map(value_of, arguments)), yes)
+        process = spawned(kernel, Spawn(manifest=manifest, arguments=tuple(map(value_of, arguments))), yes)
         if detach:
             click.echo(process.name)
             return
-        finish(attend(kernel, process))
+        with interrupts() as seen:
+            try:
+                result = attended(kernel, process)
+            except (Killed, Cancelled):
+                if seen:
+                    raise KeyboardInterrupt from None
+                raise
+    click.echo(harmless(result) if isinstance(result, str) else json_text(result))
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Notes each Ctrl-C of a block, which sees it as always."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def manifest_at(place: str) -> Manifest:
@@ -71,48 +98,3 @@ def manifests_of(file: Path) -> list[Manifest]:
         said = child.stderr.decode(errors="replace").strip()
         raise Failed(f"{file} does not load: {one_line(said.splitlines()[-1]) if said else f'exit {child.returncode}'}")
     return msgspec.json.decode(child.stdout, type=list[Manifest])
-
-
-def spawn(kernel: Client, manifest: Manifest, arguments: tuple[Any, ...], yes: bool) -> ProcessInfo:
-    """Start the agent, after the person has accepted its manifest, if nobody has before."""
-    request = Spawn(manifest=manifest, arguments=arguments, accepted=manifest.hash() if yes else None)
-    try:
-        return kernel.call(request)
-    except NeedsApproval:
-        say(asks(manifest))
-        if not sys.stdin.isatty():
-            raise NeedsApproval(f"nobody is there to accept what `{manifest.agent}` asks for: read it, then add --yes") from None
-        if not agreed("Accept?", yes=False):
-            raise NeedsApproval(f"`{manifest.agent}` was not accepted, and not started") from None
-        return kernel.call(msgspec.structs.replace(request, accepted=manifest.hash()))
-
-
-def asks(manifest: Manifest) -> str:
-    """What an agent asks for, as a person reads it."""
-    lines = [f"agent {manifest.agent}  ({manifest.program}, `{manifest.entry}`)"]
-    lines += [f"  may  {grant}" for grant in manifest.grants] or ["  may nothing"]
-    lines.append(f"  class {manifest.cls} at most, model {manifest.model}")
-    return harmless("\n".join(lines))
-
-
-def attend(kernel: Client, process: ProcessInfo) -> Exit:
-    """Show what a process prints until it ends, and return how. Ctrl-C kills it."""
-    try:
-        for page in read_lines(kernel, process.pid, follow=True):
-            for line in page.lines:
-                say(harmless(line.text))
-        return kernel.call(WaitFor(pid=process.pid))
-    except KeyboardInterrupt:
-        with Client() as another:  # the first one was interrupted in the middle of a call
-            another.call(SignalProcess(pid=process.pid, signal="kill"))
-        say(f"{process.name}: killed")
-        raise
-
-
-def finish(end: Exit) -> None:
-    """Print the result, or end with the error that the agent ended with."""
-    if end.outcome == "result":
-        click.echo(harmless(end.result) if isinstance(end.result, str) else json_text(end.result))
-        return
-    kind = ERRORS.get(end.error or "Killed", Failed)
-    raise kind(end.message or f"it was {end.outcome}")

@@ -18,7 +18,7 @@ from types import FrameType
 import msgspec
 
 from aios.abi.errors import Unavailable
-from aios.home import home_path
+from aios.sdk import client
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Running(msgspec.Struct, frozen=True):
 
 def record_path() -> Path:
     """The note that a kernel leaves of itself."""
-    return home_path() / "run" / "kernel.json"
+    return client.home() / "run" / "kernel.json"
 
 
 @contextmanager
@@ -61,14 +61,14 @@ def the_running() -> Running:
     """The kernel that answers in this home. Raises `Unavailable` if there is none."""
     found = running()
     if found is None:
-        raise Unavailable(f"no kernel answers at {home_path()}: start it with `aios up`")
+        raise Unavailable(f"no kernel answers at {client.home()}: start it with `aios up`")
     return found
 
 
 def wait_gone(timeout_s: float) -> bool:
     """Wait until no kernel holds this home; False if one still does after `timeout_s` seconds (above 0)."""
     try:
-        lock = os.open(home_path() / "run" / "kernel.lock", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(client.home() / "run" / "kernel.lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:

@@ -68,9 +68,10 @@ class CallPath:
         try:
             value = await self._walk(call)
         except asyncio.CancelledError as cancel:
-            error = self._why_cancelled(call, cancel)
+            given_up = self._given_up(call)
+            error = call.stopped or (Cancelled("the caller gave up") if given_up else self._bug(cancel))
             self._fail(call, error)
-            if type(error) is Cancelled:
+            if given_up:
                 raise
             raise error from None
         except AiosError as failure:
@@ -93,13 +94,10 @@ class CallPath:
         if self._in_lanes:
             await self._no_more.wait()
 
-    def _why_cancelled(self, call: Call, cancel: asyncio.CancelledError) -> AiosError:
-        """A caller that gave up goes before a stop of the kernel's: its task was told to end. Without either it is a bug."""
+    def _given_up(self, call: Call) -> bool:
+        """Whether the caller's own task was told to end, beside what the kernel did to stop the call."""
         assert call.task is not None
-        given_up = call.task.cancelling() - call.cancels - (call.stopped is not None)
-        if given_up > 0:
-            return Cancelled("the caller gave up")
-        return call.stopped or self._bug(cancel)
+        return call.task.cancelling() - call.cancels - (call.stopped is not None) > 0
 
     def _bug(self, bug: BaseException) -> Internal:
         return Internal(f"a bug of ours, noted as incident {self.incident(bug)}")

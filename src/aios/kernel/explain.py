@@ -16,12 +16,12 @@ ANOTHER = "another"
 """The name of a process that the asker may not know of."""
 
 
-def explain(process: Process, lane: Lane, known: Callable[[str], bool]) -> Explanation:
-    """The process, its open calls with what each waits for, and what would move it.
+def explain(process: Process, asking: Call, lane: Lane, known: Callable[[str], bool]) -> Explanation:
+    """The process, its open calls (but for the one that asks) with what each waits for, and what would move it.
 
     `known`: whether the asker may know of the process with that pid; others have no name in the answer.
     """
-    calls = tuple(_explain_call(call, lane, known) for call in process.calls.values())
+    calls = tuple(_explain_call(call, lane, known) for call in process.calls.values() if call is not asking)
     return Explanation(process=process.info(), reason=_reason(process, calls), calls=calls, moves=_moves(process, calls))
 
 

@@ -120,7 +120,7 @@ class ProcessCalls:
     async def _explain(self, call: Call) -> Explanation:
         assert isinstance(call.request, Explain)
         process = self._processes.find(call.process, call.request.pid)
-        return explain(process, self._lane, lambda other: self._processes.knows(call.process, self._processes.get(other)))
+        return explain(process, call, self._lane, lambda pid: self._processes.knows(call.process, self._processes.get(pid)))
 
     async def _read_logs(self, call: Call) -> LogLines:
         request = call.request

@@ -62,7 +62,11 @@ class SocketGate(asyncio.Protocol):
         """Greet the kernel over `end`. Raises `Unavailable` if it is gone or speaks another version of the contract."""
         _, gate = await asyncio.get_running_loop().create_connection(lambda: cls(resident), sock=end)
         gate.send(frames.Hello(abi=ABI_VERSION))
-        await gate._welcomed
+        try:
+            await gate._welcomed
+        except BaseException:
+            gate.close()
+            raise
         return gate
 
     def of(self, pid: str) -> ProcessGate:
@@ -149,7 +153,6 @@ class SocketGate(asyncio.Protocol):
             self._welcomed.set_result(None)
         else:
             self._end(f"the kernel speaks version {frame.abi} of the contract, this program {ABI_VERSION}: start it again")
-            self._transport.close()
 
     def _end(self, why: str) -> None:
         """Every call that waits ends in `Unavailable`."""

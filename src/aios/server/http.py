@@ -14,6 +14,7 @@ import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ from aios.server.hints import refusal_headers, session_of, token_of
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 LINGER_S = 1.0
 LINGER_BYTES = 16 * 1024 * 1024
+BACKLOG = 2048
+MAX_HEAD_BYTES = 64 * 1024
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path that Linux takes."""
 
@@ -82,14 +85,18 @@ class HttpServer:
     async def start(self) -> None:
         """Listen. Raises `Unavailable` when the port or the path cannot be had."""
         settings = uvicorn.Config(
-            self.app, interface="asgi3", http=HttpToolsProtocol, ws="none", lifespan="off", proxy_headers=False,
+            self.app, interface="asgi3", http=_Connection, ws="none", lifespan="off", proxy_headers=False,
             access_log=False, server_header=False, date_header=False, log_config=None, log_level="critical",
         )  # fmt: skip
         settings.load()
         loop = asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            return _Connection(settings, self._state, {}, loop)
+
         for listener in self._listeners():
             server = await loop.create_server(
-                lambda: HttpToolsProtocol(settings, self._state, {}, loop), sock=listener, backlog=settings.backlog
+                lambda: _Connection(settings, self._state, {}, loop), sock=listener, backlog=BACKLOG
             )
             self._servers.append(server)
 
@@ -199,23 +206,22 @@ class HttpServer:
         stated = request.header(b"content-length")
         if stated and (not stated.isdecimal() or int(stated) > most):
             raise TooLarge(f"a body of {stated[:20]} bytes is above the limit of {most}")
-        body = bytearray()
-        deadline_s = asyncio.get_running_loop().time() + self._config.body_timeout_s
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._config.body_timeout_s
+        pieces = bytearray()
         while True:
             try:
-                left_s = deadline_s - asyncio.get_running_loop().time()
-                message = await eager.within(left_s, receive())
+                message = await eager.within(deadline_s - loop.time(), receive())
             except TimeoutError:
                 raise Invalid(f"the body did not arrive within {self._config.body_timeout_s:g} s") from None
             if message["type"] == "http.disconnect":
                 raise _Gone
-            if len(body) + len(message["body"]) > most:
+            body: bytes = message["body"]
+            if len(pieces) + len(body) > most:
                 raise TooLarge(f"the body is above the limit of {most} bytes")
-            if not message["more_body"] and not body:
-                return message["body"]  # type: ignore[no-any-return]  # bytes
-            body += message["body"]
             if not message["more_body"]:
-                return bytes(body)
+                return bytes(pieces + body) if pieces else body
+            pieces += body
 
     async def _refuse(self, door: Door, error: AiosError, writer: Writer, receive: Any) -> None:
         """Answer with an error. After spaces or in the middle of the end nothing true can be said: the connection is cut.
@@ -234,6 +240,22 @@ class HttpServer:
                 await writer.whole(refusal.status, refusal.body, headers, more=True)
                 await _linger(receive)
                 await writer.end()
+
+
+class _Connection(HttpToolsProtocol):
+    """The library's connection, with an end to the request line and headers, which it would take without one."""
+
+    head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        scope: Any = self.scope
+        if scope is None or "method" not in scope:  # the headers are not complete
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The headers are too long.")
+        else:
+            self.head_bytes = 0
 
 
 async def _linger(receive: Any) -> None:
@@ -259,6 +281,7 @@ def _check_type(method: str, request: HttpRequest) -> None:
         raise Invalid("the body must not be compressed", field="content-encoding")
 
 
+@lru_cache(maxsize=64)
 def _name_of(host: str) -> str:
     """`localhost` of `localhost:8642`, `::1` of `[::1]:8642`."""
     name, _, port = host.rpartition(":")
@@ -273,7 +296,7 @@ def _listen_port(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -294,7 +317,7 @@ def _listen_path(path: Path) -> socket.socket:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             path.unlink()
         listener.bind(str(path))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise Unavailable(f"cannot listen on {path}: {error.strerror}") from None

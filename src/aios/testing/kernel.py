@@ -40,6 +40,15 @@ AgentFunction = Callable[..., Awaitable[Any]]
 """Takes a `Gate` and the agent's arguments."""
 
 
+PROGRAM = __file__
+"""The program of scripted agents: a file that exists, and is never run."""
+
+
+def manifest_of(entry: str, **fields: Any) -> Manifest:
+    """The manifest of a scripted agent that asks for `use /llm/*`, unless the fields say otherwise."""
+    return Manifest(**{"agent": entry, "program": PROGRAM, "entry": entry, "grants": ("use /llm/*",), **fields})
+
+
 class VirtualClock:
     """The port `Clock`: both its times are the running loop's."""
 
@@ -174,7 +183,7 @@ class RunningKernel:
 
     async def spawn(self, entry: str, *arguments: Any, by: Gate | None = None, **manifest: Any) -> ProcessInfo:
         """Start an agent function; a person, the operator unless `by` says who, accepts its manifest at once."""
-        wanted = Manifest(**{"agent": entry, "program": __file__, "entry": entry, "grants": ("use /llm/*",), **manifest})
+        wanted = manifest_of(entry, **manifest)
         return await (by or self.operator).call(Spawn(manifest=wanted, arguments=arguments, accepted=wanted.hash()))
 
 

@@ -95,6 +95,7 @@ class LandlockSandbox:
                 raise
         if refusal:
             child.kill()
+            await child.wait_ended()
             raise Unavailable(f"`{argv[0]}` cannot be started: {refusal}")
         return child
 

@@ -6,6 +6,7 @@ a pipe from the kernel and a list of process groups; when the pipe ends, the gro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,34 +23,17 @@ class Reaper:
     def add(self, group: int) -> None:
         """Kill this process group when the kernel has died."""
         self._groups.add(group)
-        self._write(f"+{group}\n")
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = _started()
+            self._tell("".join(f"+{each}\n" for each in self._groups))
+        else:
+            self._tell(f"+{group}\n")
 
     def remove(self, group: int) -> None:
         """It has ended by itself."""
         self._groups.discard(group)
-        self._write(f"-{group}\n")
-
-    def _write(self, line: str) -> None:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._start()
-            line = "".join(f"+{group}\n" for group in self._groups)
-        assert self._process is not None and self._process.stdin is not None
-        try:
-            self._process.stdin.write(line.encode())
-        except BrokenPipeError:  # it was killed just now: the next line starts it again, with all groups
-            pass
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__],
-            env={},
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._tell(f"-{group}\n")
 
     def close(self) -> None:
         """End the reaper, and with it the groups that are left."""
@@ -58,6 +42,24 @@ class Reaper:
             self._process.wait()
         self._process = None
 
+    def _tell(self, lines: str) -> None:
+        """Lost if somebody has killed the reaper: the next one is told of all groups."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(lines.encode())
+
+
+def _started() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__],
+        env={},
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
 
 def main() -> None:
     """Read groups until the kernel's end of the pipe is gone, then kill those that are left."""
@@ -65,10 +67,8 @@ def main() -> None:
     for line in sys.stdin:
         (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
     for group in groups:
-        try:
+        with contextlib.suppress(OSError):
             os.killpg(group, signal.SIGKILL)
-        except OSError:
-            pass
 
 
 if __name__ == "__main__":

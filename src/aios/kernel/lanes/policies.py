@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter, itemgetter
 
 from aios.abi.request import CLASSES, Class
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket, least_loaded
@@ -17,25 +19,59 @@ AGEING_EVERY = 4
 AGED = "age"
 
 
+class Queue:
+    """Tickets in the order in which they came.
+
+    They are kept apart by the servers that can do them: what is next is found among the first of each kind, however many wait
+    for servers that are full.
+    """
+
+    __slots__ = ("_count", "_kinds")
+
+    def __init__(self) -> None:
+        self._kinds: dict[frozenset[str], collections.OrderedDict[Ticket, int]] = {}
+        self._count = itertools.count()
+
+    def add(self, ticket: Ticket) -> None:
+        self._kinds.setdefault(ticket.feasible, collections.OrderedDict())[ticket] = next(self._count)
+
+    def remove(self, ticket: Ticket) -> None:
+        kind = self._kinds[ticket.feasible]
+        del kind[ticket]
+        if not kind:
+            del self._kinds[ticket.feasible]
+
+    def first(self, idle: Mapping[str, float]) -> Ticket | None:
+        """The first ticket that one of the idle servers can do."""
+        able = (tickets for servers, tickets in self._kinds.items() if not servers.isdisjoint(idle))
+        first = min((next(iter(tickets.items())) for tickets in able), key=itemgetter(1), default=None)
+        return None if first is None else first[0]
+
+    def __iter__(self) -> Iterator[Ticket]:
+        kinds = (tickets.items() for tickets in self._kinds.values())
+        return map(itemgetter(0), heapq.merge(*kinds, key=itemgetter(1)))
+
+
 class Fifo:
     """Who came first is served first."""
 
     name = "fifo"
 
     def __init__(self) -> None:
-        self._waiting: dict[Ticket, None] = {}
+        self._waiting = Queue()
 
     def add(self, ticket: Ticket) -> None:
-        self._waiting[ticket] = None
+        self._waiting.add(ticket)
 
     def remove(self, ticket: Ticket) -> None:
-        del self._waiting[ticket]
+        self._waiting.remove(ticket)
 
     def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
-        dispatch = first_able(self._waiting, idle, "arrival")
-        if dispatch is not None:
-            self.remove(dispatch.ticket)
-        return dispatch
+        ticket = self._waiting.first(idle)
+        if ticket is None:
+            return None
+        self.remove(ticket)
+        return dispatch(ticket, idle, "arrival")
 
     def order(self, now: float) -> Iterable[Ticket]:
         return iter(self._waiting)
@@ -50,33 +86,46 @@ class Priority:
     name = "priority"
 
     def __init__(self) -> None:
-        self._waiting: dict[Class, dict[Ticket, None]] = {cls: {} for cls in CLASSES}
+        self._waiting: dict[Class, Queue] = {cls: Queue() for cls in CLASSES}
         self._since_aged: dict[str, int] = {}
 
     def add(self, ticket: Ticket) -> None:
-        self._waiting[ticket.cls][ticket] = None
+        self._waiting[ticket.cls].add(ticket)
 
     def remove(self, ticket: Ticket) -> None:
-        del self._waiting[ticket.cls][ticket]
+        self._waiting[ticket.cls].remove(ticket)
 
     def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+        chosen = self._aged(idle, now) or self._highest(idle)
+        if chosen is not None:
+            server = chosen.server
+            self._since_aged[server] = 0 if chosen.reason == AGED else self._since_aged.get(server, 0) + 1
+            self.remove(chosen.ticket)
+        return chosen
+
+    def _highest(self, idle: dict[str, float]) -> Dispatch | None:
+        for cls, queue in self._waiting.items():
+            ticket = queue.first(idle)
+            if ticket is not None:
+                return dispatch(ticket, idle, f"class {cls}")
+        return None
+
+    def _aged(self, idle: dict[str, float], now: float) -> Dispatch | None:
+        """The oldest overdue ticket, on a server whose turn for one has come."""
         due = {name: load for name, load in idle.items() if self._since_aged.get(name, 0) >= AGEING_EVERY - 1}
-        dispatch = first_able(self._overdue(now), due, AGED) if due else None
-        for cls in CLASSES:
-            dispatch = dispatch or first_able(self._waiting[cls], idle, f"class {cls}")
-        if dispatch is not None:
-            server = dispatch.server
-            self._since_aged[server] = 0 if dispatch.reason == AGED else self._since_aged.get(server, 0) + 1
-            self.remove(dispatch.ticket)
-        return dispatch
+        if not due:
+            return None
+        first = [ticket for queue in self._waiting.values() if (ticket := queue.first(due))]
+        late = [ticket for ticket in first if overdue(ticket, now)]
+        return dispatch(min(late, key=attrgetter("asked")), due, AGED) if late else None
 
     def order(self, now: float) -> Iterable[Ticket]:
         """As of one server; with several, ageing may exchange neighbours."""
         since = max(self._since_aged.values(), default=0)
-        overdue, by_class = self._overdue(now), itertools.chain.from_iterable(self._waiting[cls] for cls in CLASSES)
+        late, by_class = self._overdue(now), itertools.chain.from_iterable(self._waiting[cls] for cls in CLASSES)
         served: set[Ticket] = set()
         while True:
-            ticket = next((t for t in overdue if t not in served), None) if since >= AGEING_EVERY - 1 else None
+            ticket = next((t for t in late if t not in served), None) if since >= AGEING_EVERY - 1 else None
             since = 0 if ticket is not None else since + 1
             ticket = ticket or next((t for t in by_class if t not in served), None)
             if ticket is None:
@@ -86,20 +135,20 @@ class Priority:
 
     def _overdue(self, now: float) -> Iterator[Ticket]:
         """The overdue of all classes, the oldest first."""
-        late = (
-            itertools.takewhile(lambda ticket, cls=cls: now - ticket.asked > PATIENCE_S[cls], queue)  # type: ignore[misc]
-            for cls, queue in self._waiting.items()
-        )
-        return heapq.merge(*late, key=lambda ticket: ticket.asked)
+        late = (itertools.takewhile(lambda ticket: overdue(ticket, now), queue) for queue in self._waiting.values())
+        return heapq.merge(*late, key=attrgetter("asked"))
 
 
-def first_able(waiting: Iterable[Ticket], idle: dict[str, float], reason: str) -> Dispatch | None:
-    """The first ticket that an idle server can do."""
-    for ticket in waiting:
-        server = least_loaded(idle, ticket)
-        if server is not None:
-            return Dispatch(ticket, server, reason)
-    return None
+def overdue(ticket: Ticket, now: float) -> bool:
+    """Whether a ticket has waited for longer than those of its class should."""
+    return now - ticket.asked > PATIENCE_S[ticket.cls]
+
+
+def dispatch(ticket: Ticket, idle: dict[str, float], reason: str) -> Dispatch:
+    """The decision for a ticket: on the idle server with the least load."""
+    server = least_loaded(idle, ticket)
+    assert server is not None, "none of the idle servers can do it"
+    return Dispatch(ticket, server, reason)
 
 
 POLICIES: dict[str, type[Policy]] = {"fifo": Fifo, "priority": Priority}

@@ -1,6 +1,6 @@
 """The README's figures: printed from the committed results, between two marks.
 
-`python -m benchmarks.rig.figures` writes them into README.md, `--check` fails if they are not what stands there.
+`python -m benchmarks.figures` writes them into README.md, `--check` fails if they are not what stands there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from benchmarks import convoy, overhead
 from benchmarks.rig.report import RESULTS, Bar, Result, shown
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 BARS: Mapping[str, Mapping[str, Bar]] = {"overhead": overhead.BARS, "convoy": convoy.BARS}
 MEANINGS: Mapping[str, Mapping[str, str]] = {"overhead": overhead.MEANINGS, "convoy": convoy.MEANINGS}
@@ -68,13 +68,13 @@ def update(readme: Path, results: Sequence[Result], check: bool) -> str:
     if after == before:
         return "the figures stand in README.md"
     if check:
-        raise Stale("README.md has other figures than benchmarks/results: run `python -m benchmarks.rig.figures`")
+        raise Stale("README.md has other figures than benchmarks/results: run `python -m benchmarks.figures`")
     readme.write_text(after)
     return "the figures were written into README.md"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rig.figures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is stale")
     options = parser.parse_args()
     try:

@@ -1,0 +1,286 @@
+"""Children in the sandbox: what they may not do, each with its control, in which nothing confines them and they can."""
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from aios.abi.errors import Unavailable
+from aios.drivers.sandbox import enter
+from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
+from aios.drivers.sandbox.reaper import Reaper
+from aios.ports.sandbox import Rules
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(enter.landlock_abi() < 6, reason="needs a Linux with Landlock version 6 (6.12 or later)"),
+]
+FREE = 0
+"""The version of Landlock that confines nothing: the control."""
+DIES_WITHIN_MS = 2000
+ATTEMPT = """
+import os, socket, sys
+def attempt(act):
+    try:
+        act()
+        print("done")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+@contextmanager
+def sandbox(abi: int | None = None) -> Iterator[LandlockSandbox]:
+    box = LandlockSandbox(abi)
+    try:
+        yield box
+    finally:
+        box.close()
+
+
+async def said(
+    code: str, folder: Path, abi: int | None = None, rules: Rules | None = None, env: dict[str, str] | None = None
+) -> list[str]:
+    """The lines that a Python child prints."""
+    lines: list[str] = []
+    rules = rules or Rules(read=interpreter_paths(), write=(str(folder),))
+    with sandbox(abi) as box:
+        argv = (sys.executable, "-I", "-c", ATTEMPT + textwrap.dedent(code))
+        child = await box.start(argv, env or {}, (), rules, str(folder), lambda stream, line: lines.append(line))
+        assert await child.wait_ended() == "exit 0", lines
+    return lines
+
+
+async def confined_and_free(code: str, folder: Path) -> tuple[list[str], list[str]]:
+    return await said(code, folder), await said(code, folder, FREE)
+
+
+async def test_a_child_reads_only_what_it_is_told(tmp_path: Path) -> None:
+    secret, own = tmp_path / "home", tmp_path / "own"
+    secret.mkdir()
+    own.mkdir()
+    (secret / "tokens.json").write_text("secret")
+    code = f"attempt(lambda: open({str(secret / 'tokens.json')!r}).read()); attempt(lambda: os.listdir({str(secret)!r}))"
+    assert await confined_and_free(code, own) == (["PermissionError"] * 2, ["done"] * 2)
+
+
+async def test_a_child_does_not_read_the_persons_home(tmp_path: Path) -> None:
+    code = f"attempt(lambda: os.listdir({str(Path.home())!r}))"
+    assert await confined_and_free(code, tmp_path) == (["PermissionError"], ["done"])
+
+
+async def test_a_child_does_not_read_the_kernels_environment(tmp_path: Path) -> None:
+    code = f"attempt(lambda: open('/proc/{os.getpid()}/environ').read())"
+    assert await confined_and_free(code, tmp_path) == (["PermissionError"], ["done"])
+
+
+async def test_a_child_writes_only_where_it_is_told(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    other.mkdir()
+    code = f"""
+        attempt(lambda: open("mine", "w").write("x"))
+        attempt(lambda: open({str(other / "theirs")!r}, "w").write("x"))
+        attempt(lambda: os.rename("mine", {str(other / "moved")!r}))
+    """
+    assert await said(code, own) == ["done", "PermissionError", "PermissionError"]
+    assert await said(code, own, FREE) == ["done"] * 3
+
+
+async def test_a_child_uses_the_devices_that_programs_need(tmp_path: Path) -> None:
+    code = """
+        attempt(lambda: open("/dev/null", "w").write("x"))
+        attempt(lambda: open("/dev/urandom", "rb").read(1))
+        attempt(lambda: open("/dev/zero", "rb").read(1))
+    """
+    assert await said(code, tmp_path) == ["done"] * 3
+
+
+async def test_a_child_reaches_nobody_over_tcp(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = f"""
+            attempt(lambda: socket.create_connection(("127.0.0.1", {port})).close())
+            attempt(lambda: socket.create_server(("127.0.0.1", 0)).close())
+        """
+        assert await confined_and_free(code, tmp_path) == (["PermissionError"] * 2, ["done"] * 2)
+
+
+async def test_a_child_cannot_signal_the_kernel(tmp_path: Path) -> None:
+    code = f"attempt(lambda: os.kill({os.getpid()}, 0))"
+    assert await confined_and_free(code, tmp_path) == (["PermissionError"], ["done"])
+
+
+async def test_a_child_reaches_no_abstract_socket(tmp_path: Path) -> None:
+    name = f"\0aios-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        code = f"attempt(lambda: socket.socket(socket.AF_UNIX).connect({name!r}))"
+        assert await confined_and_free(code, tmp_path) == (["PermissionError"], ["done"])
+
+
+async def test_a_child_gains_no_privileges_and_leaves_no_core(tmp_path: Path) -> None:
+    code = """
+        import resource
+        print([line.split()[1] for line in open("/proc/self/status") if line.startswith("NoNewPrivs")])
+        print(resource.getrlimit(resource.RLIMIT_CORE))
+    """
+    rules = Rules(read=(*interpreter_paths(), "/proc"))
+    assert await said(code, tmp_path, rules=rules) == ["['1']", "(0, 0)"]
+
+
+async def test_the_environment_is_exactly_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOS_SECRET", "kernel")
+    code = """print(sorted(open("/proc/self/environ").read().strip("\\0").split("\\0")))"""
+    rules = Rules(read=(*interpreter_paths(), "/proc"))
+    assert await said(code, tmp_path, rules=rules, env={"A": "1", "LC_ALL": "C.UTF-8"}) == ["['A=1', 'LC_ALL=C.UTF-8']"]
+
+
+async def test_only_the_named_descriptors_are_inherited(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    stray = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(stray, True)
+    lines: list[str] = []
+    code = f"import os; os.write({writer}, b'hello'); print(sorted(map(int, os.listdir('/proc/self/fd'))))"
+    rules = Rules(read=(*interpreter_paths(), "/proc"))
+    with sandbox() as box:
+        argv = (sys.executable, "-I", "-c", code)
+        child = await box.start(argv, {}, (writer,), rules, str(tmp_path), lambda stream, line: lines.append(line))
+        await child.wait_ended()
+    assert os.read(reader, 10) == b"hello" and lines == [str([0, 1, 2, 3, writer])]  # 3 is the listing's own
+    for fd in (reader, writer, stray):
+        os.close(fd)
+
+
+async def test_output_comes_as_clean_lines_with_a_cap(tmp_path: Path) -> None:
+    code = r"""
+        print("\x1b[31mred\x1b[0m \x1b]0;title\x07end")
+        print("x" * 100_000)
+        print("after", end="", flush=True)
+    """
+    red, long, after = await said(code, tmp_path)
+    assert (red, len(long), after) == ("red end", 8192 + len(" ..."), "after")
+
+
+async def test_a_flood_is_read_no_faster_than_the_limit(tmp_path: Path) -> None:
+    """One and a half windows' worth of output takes into the second window; without the pause it takes no time at all."""
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    lines = await said("for _ in range(1600): print('x' * 1000)", tmp_path)
+    assert len(lines) == 1600 and loop.time() - begun_s > 1.0
+
+
+async def test_a_killed_child_takes_its_group_along(tmp_path: Path) -> None:
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    code = """
+        import subprocess, time
+        print(subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(600)"]).pid, flush=True)
+        time.sleep(600)
+    """
+    with sandbox() as box:
+        argv = (sys.executable, "-I", "-c", ATTEMPT + textwrap.dedent(code))
+        rules = Rules(read=interpreter_paths())
+        child = await box.start(argv, {}, (), rules, str(tmp_path), lambda stream, line: seen.put_nowait(line))
+        grandchild = os.pidfd_open(int(await seen.get()))
+        child.kill()
+        assert await child.wait_ended() == "killed by signal 9"
+    assert ended(grandchild)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_when_the_kernel_is_killed_its_children_and_theirs_are_gone(tmp_path: Path, guarded: bool) -> None:
+    """The control starts the same children without the sandbox: they live on."""
+    with subprocess.Popen([sys.executable, "-c", KERNEL, str(int(guarded)), str(tmp_path)], stdout=subprocess.PIPE) as kernel:
+        assert kernel.stdout is not None
+        pids = [int(kernel.stdout.readline()) for _ in range(2)]
+        children = [os.pidfd_open(pid) for pid in pids]
+        kernel.kill()
+        kernel.wait()
+        if guarded:
+            assert all(ended(child) for child in children)
+        else:
+            for pid, child in zip(pids, children, strict=True):
+                os.kill(pid, signal.SIGKILL)  # which nobody has done before
+                assert ended(child)
+
+
+KERNEL = """
+import asyncio, os, subprocess, sys
+from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
+from aios.ports.sandbox import Rules
+
+child = '''
+import os, subprocess, sys, time
+inner = subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL)
+print(os.getpid(), flush=True)
+print(inner.pid, flush=True)
+time.sleep(600)
+'''
+argv = [sys.executable, "-I", "-c", child]
+
+async def main():
+    if sys.argv[1] == "1":
+        say = lambda stream, line: print(line, flush=True)
+        await LandlockSandbox().start(argv, {}, (), Rules(read=interpreter_paths()), sys.argv[2], say)
+    else:
+        subprocess.Popen(argv, start_new_session=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with sandbox() as box:
+        with pytest.raises(Unavailable, match="cannot be started.*No such file"):
+            await box.start([str(tmp_path / "nothing")], {}, (), Rules(read=()), str(tmp_path), lambda stream, line: None)
+
+
+async def test_a_reaper_that_somebody_killed_is_started_again(tmp_path: Path) -> None:
+    reaper = Reaper()
+    reaper.add(1 << 22)  # no such group
+    assert reaper._process is not None
+    reaper._process.kill()
+    reaper._process.wait()
+    reaper.remove(1 << 22)
+    reaper.add(1 << 22)
+    assert reaper._process.poll() is None
+    reaper.close()
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, old, none = (LandlockSandbox(abi).isolation() for abi in (None, 3, FREE))
+    assert "TCP" in full.confined and not any("Landlock version" in text for text in full.missing)
+    assert "files" in old.confined and any(text.startswith("TCP") for text in old.missing)
+    assert "files" not in none.confined and any(text.startswith("files") for text in none.missing)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert any("no Landlock on darwin" in text for text in LandlockSandbox(FREE).isolation().missing)
+
+
+def test_a_hardened_kernel_is_closed_to_others_of_its_user() -> None:
+    code = """
+import ctypes
+from aios.drivers.sandbox.landlock import harden_kernel
+dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+before = dumpable(); harden_kernel(); print(before, dumpable())
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["1", "0"]
+
+
+def ended(pidfd: int) -> bool:
+    """Whether a process ends within the limit; closes its descriptor."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    gone = bool(poll.poll(DIES_WITHIN_MS))
+    os.close(pidfd)
+    return gone
