@@ -293,6 +293,21 @@ def test_a_signal_ends_a_kernel_in_the_foreground_in_order(place: Place, number:
     assert child.returncode == code and "Traceback" not in said, said
 
 
+def test_a_second_ctrl_c_does_not_wait_for_running_calls(place: Place) -> None:
+    kernel = place.begin("up", "--port", "0", "--no-local")
+    assert kernel.stdout is not None and kernel.stdout.readline().startswith("http ")
+    caller = place.begin("call", "clock.sleep", "seconds=600")
+    while not any(process["calls"] for process in place.json("ps", "--all", "-q", "kind:session wait:T", "--json")["processes"]):
+        pass
+    kernel.send_signal(signal.SIGINT)
+    assert kernel.stderr is not None and "once more" in kernel.stderr.readline()
+    kernel.send_signal(signal.SIGINT)
+    kernel.communicate(timeout=5)
+    assert kernel.returncode == 130
+    _, said = caller.communicate(timeout=30)
+    assert caller.returncode == 6 and "went away" in said
+
+
 @pytest.mark.parametrize("detached", [(), ("--detach",)])
 def test_a_taken_port_is_one_sentence(place: Place, detached: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

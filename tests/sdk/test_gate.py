@@ -77,6 +77,7 @@ async def test_the_calls_of_one_turn_leave_in_one_write() -> None:
         heard = [await end.hear(frames.Call) for _ in calls]
         assert end.reads == before + 1
         end.say(*(frames.Reply(frame.id, frames.pack(Instant(at_ns=0))) for frame in heard))
+        await asyncio.gather(*calls)
 
 
 async def test_a_fault_is_raised_as_the_error_it_stands_for() -> None:
@@ -118,7 +119,8 @@ async def test_a_stream_yields_its_events_then_its_reply_and_passes_over_unknown
         heard = asyncio.create_task(drained(gate.of("1").stream(Generate(prompt="x"))))
         frame = await end.hear(frames.Call)
         assert frame.stream
-        events = (Queued(call="c"), Started(id="c", model="m", core="core", wait_s=0.5), Delta(text="one"), Delta(text=" two"))
+        started = Started(call="c", id="a", model="m", core="core", wait_s=0.5)
+        events = (Queued(call="c"), started, Delta(text="one"), Delta(text=" two"))
         end.say(*(frames.Event(frame.id, frames.pack(event)) for event in events))
         end.say(frames.Event(frame.id, frames.pack({"event": "newer"})), frames.Reply(frame.id, frames.pack(ANSWER)))
         assert await heard == [*events, ANSWER]

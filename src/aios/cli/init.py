@@ -17,7 +17,7 @@ CONFIG = """\
 # AIOS: what differs from the defaults, and nothing else. The reference lists every key; `aios doctor` says what is in use.
 
 # [server]
-# port = 8700            # the doors, on this machine only
+# port = 8642            # the doors, on this machine only
 
 # [lanes.cores]
 # policy = "priority"    # who is next before the models: "priority" or "fifo"

@@ -238,7 +238,8 @@ class CallPath:
         if call.stopped is not None and call.task is not None:
             call.task.uncancel()
         call.task = None
-        call.process.calls.pop(call.path, None)
+        if call.process.calls.get(call.path) is call:
+            del call.process.calls[call.path]
         self._deadlines.done(call)
 
 

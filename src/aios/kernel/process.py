@@ -131,8 +131,9 @@ class Process:
         return f"{self.life}.{next(self.paths)}" if self.life else str(next(self.paths))
 
     def begin_again(self) -> None:
-        """Start another life: from the beginning, with the same pid and arguments."""
+        """Start another life: from the beginning, with the same pid and arguments. What the last one had open is not its own."""
         self.life += 1
+        self.calls = {}
         self.paths = itertools.count(1)
         self.begun = False
 

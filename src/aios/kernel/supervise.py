@@ -29,9 +29,12 @@ ProgramKey = tuple[str, str, int]
 
 
 class Ward:
-    """A host, and who runs in it. `closed`: takes nobody any more; `expendable`: it was killed, and not its agents' fault."""
+    """A host, and who runs in it. `closed`: takes nobody any more; `expendable`: it was killed, and not its agents' fault.
 
-    __slots__ = ("agents", "closed", "expendable", "host", "idle", "key")
+    `lost`: names of those that ran there when it died.
+    """
+
+    __slots__ = ("agents", "closed", "expendable", "host", "idle", "key", "lost")
 
     def __init__(self, key: ProgramKey, host: Host) -> None:
         self.key = key
@@ -40,6 +43,7 @@ class Ward:
         self.idle: asyncio.TimerHandle | None = None
         self.closed = False
         self.expendable = False
+        self.lost: list[str] = []
 
     def kill(self) -> None:
         """End it; an agent that comes in this moment must not be placed there."""
@@ -96,6 +100,7 @@ class Supervisor:
                 return Exit(pid=process.pid, outcome="result", result=result)
             except HostGone as gone:
                 ward.closed = True
+                ward.lost.append(process.name)
                 if process.killed_by:
                     return killed(process)
                 self._lost(process, ward, str(gone))
@@ -140,7 +145,7 @@ class Supervisor:
         finally:
             ward.closed = True
             self._wards.remove(ward)
-        running = tuple(process.name for process in ward.agents)
+        running = (*ward.lost, *(process.name for process in ward.agents))
         tenant, program, _ = ward.key
         self._events.add(
             HostChanged, tenant=tenant, os_pid=ward.host.os_pid, change="ended", program=program, running=running, detail=how

@@ -220,8 +220,7 @@ class Lane:
 
         None of those who wait could have it: each change was followed by a dispatch.
         """
-        idle = self._idle()
-        name = least_loaded(idle, ticket)
+        name = least_loaded(self._idle(ticket.feasible), ticket)
         if name is None:
             return None
         dispatch = Dispatch(ticket, name, "free")
@@ -249,28 +248,38 @@ class Lane:
         self._waiting[ticket.tenant, ticket.cls] -= 1
 
     def freed(self, dispatch: Dispatch) -> None:
-        """A turn was given back."""
+        """A turn was given back. What waits can use no other idle server: each change was followed by a dispatch."""
         del self._servers[dispatch.server].holders[dispatch.ticket]
-        if self._count:
-            self._rate.tick(self._clock.monotonic())
-        else:
-            self._rate.pause()
-        self._dispatch()
+        if not self._count:
+            return self._rate.pause()
+        self._rate.tick(self._clock.monotonic())
+        self._dispatch_on((dispatch.server,))
 
-    def _idle(self) -> dict[str, float]:
-        return {s.name: s.running / s.width for s in self._servers.values() if s.up and s.running < s.width}
+    def _idle(self, names: Iterable[str]) -> dict[str, float]:
+        """Those of the servers that have a turn to give, with their load."""
+        servers = self._servers
+        loads = {name: len(servers[name].holders) / servers[name].width for name in names if servers[name].up}
+        return {name: load for name, load in loads.items() if load < 1}
 
     def _dispatch(self) -> None:
+        """Give all turns that can be given."""
+        while self._dispatch_on(self._servers):
+            pass
+
+    def _dispatch_on(self, names: Iterable[str]) -> bool:
+        """Give one turn of these servers, if there is one and somebody to take it."""
         while self._count:
-            idle = self._idle()
+            idle = self._idle(names)
             dispatch = self.policy.pick(idle, self._clock.monotonic()) if idle else None
             if dispatch is None:
-                return
+                return False
             self._uncount(dispatch.ticket)
             given = dispatch.ticket.given
             if given is not None and not given.done():
                 self._servers[dispatch.server].holders[dispatch.ticket] = None
                 given.set_result(dispatch)
+                return True
+        return False
 
 
 class Rate:

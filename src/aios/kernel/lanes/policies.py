@@ -43,9 +43,13 @@ class Queue:
 
     def first(self, idle: Mapping[str, float]) -> Ticket | None:
         """The first ticket that one of the idle servers can do."""
-        able = (tickets for servers, tickets in self._kinds.items() if not servers.isdisjoint(idle))
-        first = min((next(iter(tickets.items())) for tickets in able), key=itemgetter(1), default=None)
-        return None if first is None else first[0]
+        first, first_number = None, 0
+        for servers, tickets in self._kinds.items():
+            if not servers.isdisjoint(idle):
+                ticket, number = next(iter(tickets.items()))
+                if first is None or number < first_number:
+                    first, first_number = ticket, number
+        return first
 
     def __iter__(self) -> Iterator[Ticket]:
         kinds = (tickets.items() for tickets in self._kinds.values())

@@ -1,0 +1,104 @@
+"""The demo as a new user runs it: real kernel, real agents, real model; and each fact fails when its mechanism did."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from aios.abi.event import AnyEvent, CallEnded, CoreChanged, EventPage, ProcessChanged
+from aios.cli.facts import Fact, agent, facts
+
+Events = list[AnyEvent]
+
+
+class Shown(msgspec.Struct):
+    """What one run of the demo left behind."""
+
+    code: int
+    said: str
+    report: dict[str, object]
+    events: Events
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    folder = tmp_path_factory.mktemp("demo")
+    run = subprocess.run(
+        [sys.executable, "-m", "aios", "demo"],
+        cwd=folder,
+        env={**os.environ, "CI": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    report = msgspec.json.decode(Path(folder, "demo-report.json").read_bytes())
+    events = msgspec.json.decode(Path(folder, "demo-events.json").read_bytes(), type=EventPage).events
+    return Shown(run.returncode, run.stdout + run.stderr, report, list(events))
+
+
+def failing(events: Sequence[AnyEvent]) -> list[str]:
+    return [fact.name for fact in facts(events) if not fact.ok]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+def test_every_fact_of_the_demo_holds_and_is_reported(shown: Shown) -> None:
+    assert shown.code == 0, shown.said
+    assert set(shown.report) == {"facts", "seconds", "tokens"}
+    reported = msgspec.convert(shown.report["facts"], list[Fact])
+    assert [fact.name for fact in reported] == [fact.name for fact in facts(shown.events)]
+    assert all(fact.ok for fact in reported)
+    assert isinstance(shown.report["tokens"], int) and shown.report["tokens"] > 0
+
+
+def first_fleet_agent_failed(events: Events) -> Events:
+    place = next(i for i, e in enumerate(events) if isinstance(e, ProcessChanged) and agent(e) == "reply" and e.outcome)
+    return [*events[:place], replace(events[place], outcome="error"), *events[place + 1 :]]
+
+
+def urgent_came_last(events: Events) -> Events:
+    late = max(e.at_ns for e in events)
+    return [replace(e, first_ns=late) if isinstance(e, CallEnded) and agent(e) == "urgent" else e for e in events]
+
+
+def runaway_was_not_stopped(events: Events) -> Events:
+    return [replace(e, outcome="ok") if isinstance(e, CallEnded) and agent(e) == "runaway" else e for e in events]
+
+
+def nobody_started_the_patient_again(events: Events) -> Events:
+    return [e for e in events if not (isinstance(e, ProcessChanged) and agent(e) == "patient" and e.restart)]
+
+
+def model_host_stayed_down(events: Events) -> Events:
+    down = next(e.seq for e in events if isinstance(e, CoreChanged) and e.change == "down")
+    return [e for e in events if not (isinstance(e, CoreChanged) and e.seq > down)]
+
+
+def visitor_was_refused(events: Events) -> Events:
+    return [replace(e, outcome="Denied") if isinstance(e, CallEnded) and agent(e) == "visitor" else e for e in events]
+
+
+BREAKS = (
+    first_fleet_agent_failed,
+    urgent_came_last,
+    runaway_was_not_stopped,
+    nobody_started_the_patient_again,
+    model_host_stayed_down,
+    visitor_was_refused,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+@pytest.mark.parametrize("number", range(len(BREAKS)), ids=lambda number: BREAKS[number].__name__)
+def test_a_mechanism_that_failed_makes_exactly_its_fact_fail(shown: Shown, number: int) -> None:
+    breaks: Callable[[Events], Events] = BREAKS[number]
+    assert failing(shown.events) == []
+    assert failing(breaks(shown.events)) == [facts(shown.events)[number].name]
