@@ -65,15 +65,21 @@ class Place:
         assert done.returncode == expect, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done
 
-    def begin(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+    @contextmanager
+    def begin(self, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+        """The command while it runs; it does not outlive the block."""
+        with subprocess.Popen(
             [*PROGRAM, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
             env=self.environment,
-        )
+        ) as child:
+            try:
+                yield child
+            finally:
+                child.kill()
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.aios(*arguments).stdout)
@@ -219,22 +225,21 @@ def test_events_are_lines_for_people_or_json(fleet: Place) -> None:
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(fleet: Place) -> None:
-    child = fleet.begin("events", "-f")
-    assert child.stdout is not None and child.stderr is not None
-    child.stdout.readline()
-    child.stdout.close()
-    fleet.aios("run", "agents.py:hello", "--yes")
-    child.wait(timeout=30)
-    assert child.stderr.read() == ""
-    child.stderr.close()
+    with fleet.begin("events", "-f") as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        fleet.aios("run", "agents.py:hello", "--yes")
+        child.wait(timeout=30)
+        assert child.stderr.read() == ""
 
 
 def test_ctrl_c_ends_a_run_with_130_and_the_agent_with_it(fleet: Place) -> None:
     fleet.aios("run", "agents.py:sleeps", "--yes", "--detach")
-    child = fleet.begin("run", "agents.py:sleeps")
-    assert child.stdout is not None and child.stdout.readline() == "asleep\n"
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=30)
+    with fleet.begin("run", "agents.py:sleeps") as child:
+        assert child.stdout is not None and child.stdout.readline() == "asleep\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
     assert child.returncode == 130 and "Traceback" not in said
     fleet.aios("kill", "-q", "agent:sleeps", "-y")
 
@@ -286,26 +291,25 @@ def test_a_kernel_that_was_killed_leaves_nothing_in_the_way_of_the_next(place: P
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_kernel_in_the_foreground_in_order(place: Place, number: signal.Signals, code: int) -> None:
-    child = place.begin("up", "--port", "0", "--no-local")
-    assert child.stdout is not None and child.stdout.readline().startswith("http ")
-    child.send_signal(number)
-    _, said = child.communicate(timeout=30)
+    with place.begin("up", "--port", "0", "--no-local") as child:
+        assert child.stdout is not None and child.stdout.readline().startswith("http ")
+        child.send_signal(number)
+        _, said = child.communicate(timeout=30)
     assert child.returncode == code and "Traceback" not in said, said
 
 
 def test_a_second_ctrl_c_does_not_wait_for_running_calls(place: Place) -> None:
-    kernel = place.begin("up", "--port", "0", "--no-local")
-    assert kernel.stdout is not None and kernel.stdout.readline().startswith("http ")
-    caller = place.begin("call", "clock.sleep", "seconds=600")
-    while not any(process["calls"] for process in place.json("ps", "--all", "-q", "kind:session wait:T", "--json")["processes"]):
-        pass
-    kernel.send_signal(signal.SIGINT)
-    assert kernel.stderr is not None and "once more" in kernel.stderr.readline()
-    kernel.send_signal(signal.SIGINT)
-    kernel.communicate(timeout=5)
-    assert kernel.returncode == 130
-    _, said = caller.communicate(timeout=30)
-    assert caller.returncode == 6 and "went away" in said
+    with place.begin("up", "--port", "0", "--no-local") as kernel:
+        assert kernel.stdout is not None and kernel.stdout.readline().startswith("http ")
+        with place.begin("call", "clock.sleep", "seconds=600") as caller:
+            while not place.json("ps", "--all", "-q", "wait:T", "--json")["processes"]:
+                pass
+            kernel.send_signal(signal.SIGINT)
+            assert kernel.stderr is not None and "once more" in kernel.stderr.readline()
+            kernel.send_signal(signal.SIGINT)
+            kernel.communicate(timeout=5)
+            _, said = caller.communicate(timeout=30)
+    assert (kernel.returncode, caller.returncode) == (130, 6) and "went away" in said
 
 
 @pytest.mark.parametrize("detached", [(), ("--detach",)])

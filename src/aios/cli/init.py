@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +34,9 @@ CONFIG = """\
 
 CORE = """
 [[core]]                 # {product}, which answered here
-name = "{name}"
-base_url = "{url}"
-models = [{models}]
+name = {name}
+base_url = {url}
+models = {models}
 """
 
 AGENT = '''\
@@ -75,8 +76,8 @@ def models_of(names: Sequence[str]) -> str:
 
 def core_table(server: Detected) -> str:
     """The server as a table of the configuration."""
-    models = ", ".join(f'"{name}"' for name in server.models)
-    return CORE.format(product=server.product, name=server.name, url=server.url, models=models)
+    quoted = {"name": server.name, "url": server.url, "models": list(server.models)}
+    return CORE.format(product=server.product, **{key: json.dumps(value) for key, value in quoted.items()})
 
 
 def write(name: str, text: str) -> bool:
