@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import gc
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from aios.config import Config
 from aios.drivers.clock import SystemClock
 from aios.drivers.core.local.driver import LocalCore
 from aios.drivers.core.openai_chat import OpenAIChat
-from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel
+from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel, interpreter_paths
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
@@ -29,8 +28,6 @@ from aios.server.socket import SocketHosts
 
 GRACE_S = 10.0
 """How long running calls may take to end when a signal takes the kernel down."""
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt")
-"""What a Python program may read and run anywhere, beside the interpreter and this package."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     """A kernel with its cores and doors, as long as the block runs."""
     run = config.home / "run"
     run.mkdir(mode=0o700, exist_ok=True)
-    hosts = SocketHosts(LandlockSandbox(), config.home / "work", readable())
+    hosts = SocketHosts(LandlockSandbox(), config.home / "work", interpreter_paths())
     parts = Parts(
         clock=SystemClock(),
         store=MemoryStore(),
@@ -85,12 +82,6 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         finally:
             await server.close(grace_s=1.0)
     await hosts.close()
-
-
-def readable() -> list[str]:
-    """What agents may read beside their own program: the system, the interpreter, this package."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return [folder for folder in dict.fromkeys((*SYSTEM, sys.prefix, sys.base_prefix, package)) if os.path.exists(folder)]
 
 
 def cores(config: Config) -> Iterator[Core]:

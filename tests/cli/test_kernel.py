@@ -302,7 +302,7 @@ def test_a_second_ctrl_c_does_not_wait_for_running_calls(place: Place) -> None:
     with place.begin("up", "--port", "0", "--no-local") as kernel:
         assert kernel.stdout is not None and kernel.stdout.readline().startswith("http ")
         with place.begin("call", "clock.sleep", "seconds=600") as caller:
-            while not place.json("ps", "--all", "-q", "wait:T", "--json")["processes"]:
+            while "clock.sleep" not in place.aios("why", "operator").stdout:
                 pass
             kernel.send_signal(signal.SIGINT)
             assert kernel.stderr is not None and "once more" in kernel.stderr.readline()

@@ -17,7 +17,7 @@ from aios.abi.errors import Fault
 from aios.abi.label import KERNEL
 from aios.abi.llm import Choice, Completion, Delta, Usage
 from aios.abi.process import Exit, ProcessInfo
-from aios.abi.request import Done, Request
+from aios.abi.request import Done
 from aios.abi.system import Instant
 from aios.abi.wire import decode_request, row_named
 
@@ -66,7 +66,7 @@ async def printed_until_answer(end: KernelEnd) -> tuple[dict[str, list[str]], fr
         lines.setdefault(f"{frame.pid} {frame.stream}", []).extend(frame.text.split("\n"))
 
 
-async def heard_call(end: KernelEnd) -> tuple[frames.Call, Request[Any]]:
+async def heard_call(end: KernelEnd) -> tuple[frames.Call, Any]:
     frame = await end.hear(frames.Call)
     return frame, decode_request(row_named(frame.name), frame.body, "msgpack")
 
@@ -278,7 +278,7 @@ async def test_a_plain_function_runs_in_a_thread_with_a_handle_that_blocks(tmp_p
         ask(end, "worker", ["a"])
         assert (await end.hear(frames.Print)).text == "from the thread"
         spawn, request = await heard_call(end)
-        assert getattr(request, "manifest").entry == "worker" and getattr(request, "arguments") == ("x",)
+        assert request.manifest.entry == "worker" and request.arguments == ("x",)
         reply(end, spawn, info("9"))
         waiting, _ = await heard_call(end)
         assert (await answered_as(end, "beside", "2")).result == "beside"  # the thread holds nobody up
@@ -328,19 +328,19 @@ async def test_an_agent_asks_streams_and_steers_its_children(tmp_path: Path) -> 
     async with host(tmp_path, code) as end:
         ask(end, "parent")
         call, request = await heard_call(end)
-        assert [message.role for message in getattr(request, "messages")] == ["system", "user"]
-        assert (getattr(request, "stop"), call.options.cls, call.options.deadline_s) == (("x",), "batch", 5)
+        assert [message.role for message in request.messages] == ["system", "user"]
+        assert (request.stop, call.options.cls, call.options.deadline_s) == (("x",), "batch", 5)
         reply(end, call, ANSWER)
         call, _ = await heard_call(end)
         end.say(*(frames.Event(call.id, frames.pack(Delta(text=text))) for text in ("one", " two")))
         reply(end, call, ANSWER)
         call, request = await heard_call(end)
-        manifest = getattr(request, "manifest")
+        manifest = request.manifest
         assert (manifest.agent, manifest.entry, manifest.model) == ("child", "child", "fast")
         assert manifest.program == str(tmp_path / "program.py")
         reply(end, call, info("9"))
         call, request = await heard_call(end)
-        assert getattr(request, "signal") == "stop"
+        assert request.signal == "stop"
         reply(end, call, Done())
         call, _ = await heard_call(end)
         reply(end, call, Exit(pid="9", outcome="error", error="ChildFailed", message="ValueError: no"))

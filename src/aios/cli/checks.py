@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from aios.abi.errors import AiosError
+from aios.abi.llm import Models
 from aios.abi.system import ListCores
 from aios.cli.detect import keys, servers
 from aios.cli.running import running
@@ -168,11 +169,25 @@ def cores() -> Iterator[Check]:
 
 
 def core_in_use(config: Config) -> Check:
-    """Which core answers, and why that one."""
+    """Which core answers, and why that one: asked of the running kernel, else what the next one will do."""
     source, why = chosen_core(config)
+    if running():
+        return default_model()
     if source == "none":
         return Check("warn", "core in use", f"none: {why}", "name a `[[core]]` in aios.toml, or take out `local = false`")
     return Check("ok", "core in use", f"{source}, because {why}")
+
+
+def default_model() -> Check:
+    """What a running kernel answers `default` with."""
+    try:
+        with Client() as kernel:
+            found = [model for model in kernel.call(Models()).models if "default" in model.aliases]
+    except AiosError as error:
+        return Check("fail", "core in use", error.message, "`aios down`, then `aios up`")
+    if not found:
+        return Check("warn", "core in use", "none: the kernel has no core", "`aios down`, then `aios up` without --no-local")
+    return Check("ok", "core in use", f"{', '.join(found[0].cores)}, because its {found[0].name} is this kernel's `default`")
 
 
 def offers() -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from aios.config import Config, read_config, with_options
 
 START_S = 60.0
 """How long a kernel in the background may take until it answers."""
+LOG_BYTES = 4096
+"""Room for a sentence."""
 
 
 @click.command(cls=Command)
@@ -90,4 +93,6 @@ def why_not(log: Path, begin: int) -> str:
     """The sentence that a kernel ended with: the last of its own in the log since byte `begin`."""
     lines = log.read_bytes()[begin:].decode(errors="replace").splitlines()
     said = [line.removeprefix("aios: ") for line in lines if line.startswith("aios: ")]
+    if not said and shutil.disk_usage(log.parent).free < LOG_BYTES:
+        return f"no space is left on the disk of {log.parent}: not even the reason could be written there"
     return said[-1] if said else f"the kernel ended before it answered: {log} says why"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from aios.abi.errors import Denied, Invalid, QueueFull
 from aios.abi.process import (
     Exit,
@@ -64,6 +68,7 @@ class ProcessCalls:
         grants = parse_grants(manifest.grants)
         if not manifest.program.startswith("/"):
             raise Invalid("`manifest.program` must be an absolute path", field="manifest.program")
+        check_arguments(request.arguments)
         self._grants.check_subset(parent, manifest.agent, grants)
         if parent.kind == "agent":
             self._check_child(parent, manifest.program)
@@ -134,3 +139,11 @@ class ProcessCalls:
             call.waits = lambda: wait
             await self._logs.wait_for_more(process, request.after, request.wait_s)
         return self._logs.read(process, request.after, request.limit)
+
+
+def check_arguments(arguments: tuple[Any, ...]) -> None:
+    """Raise `Invalid` for what cannot be handed over to an agent: whole numbers above 64 bits, halves of characters."""
+    try:
+        msgspec.msgpack.encode(arguments)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Invalid(f"`arguments` cannot be handed over: {error}", field="arguments") from None

@@ -106,27 +106,27 @@ def loaded(file: Path) -> ModuleType | AiosError:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a host to its end; it does not return: threads of agents would hold the process up."""
+    """Run a host to its end; it does not return."""
     option, fd, program = arguments
     assert option == "--fd"
     end = socket.socket(fileno=int(fd))
     end.set_inheritable(False)
     route_printing()
     module = loaded(Path(program))
-    code = 1
-    try:
-        uvloop.run(_serve(module, end))
-        code = 0
-    except AiosError as error:
-        print(error.message, file=sys.stderr)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    uvloop.run(_serve(module, end))
 
 
 async def _serve(module: ModuleType | AiosError, end: socket.socket) -> None:
-    await Host(module).serve(end)
+    """To leave the loop would wait for its threads and cancel its tasks, and agents need not oblige."""
+    code = 0
+    try:
+        await Host(module).serve(end)
+    except AiosError as error:
+        print(error.message, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,10 @@ class Running:
             printing.reset(speaker)
 
     async def _in_task(self, function: Callable[..., Any], k: Kernel, call: inspect.BoundArguments) -> Any:
-        return await function(k, *call.args, **call.kwargs)
+        try:
+            return await function(k, *call.args, **call.kwargs)
+        except (SystemExit, KeyboardInterrupt) as error:  # they would end the loop, and every other agent with it
+            raise failure(error) from error
 
     async def _in_thread(self, function: Callable[..., Any], k: Kernel, call: inspect.BoundArguments) -> Any:
         """A plain function cannot be cancelled: the calls that it waits for are, and then it is waited for."""

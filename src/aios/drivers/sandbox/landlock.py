@@ -207,7 +207,7 @@ def harden_kernel() -> None:
 def interpreter_paths() -> tuple[str, ...]:
     """What a Python child must be able to read and run: the interpreter, its libraries, the packages, AIOS itself."""
     own = [sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
-    package = Path(enter.__file__).parents[2]
+    package = Path(enter.__file__).parents[3]  # the folder that `aios` is found in
     system = ["/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/ca-certificates", "/lib", "/lib64", "/etc/ssl/certs"]
     names = ["/etc/ld.so.cache", "/etc/localtime", "/etc/ld.so.preload"]
     return tuple(dict.fromkeys(os.path.realpath(path) for path in [*own, str(package), *system, *names]))

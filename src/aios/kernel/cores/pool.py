@@ -25,6 +25,7 @@ class Pool:
         self._events = events
         self._cores: dict[str, Core] = {}
         self._infos: dict[str, CoreInfo] = {}
+        self._having: dict[str, tuple[CoreInfo, ...]] = {}
         self._aliases = aliases
 
     async def add(self, core: Core) -> None:
@@ -36,6 +37,8 @@ class Pool:
             raise Unavailable(f"two cores are named `{info.name}`: give one of them another name")
         self._cores[info.name] = core
         self._infos[info.name] = info
+        for model in info.models:
+            self._having[model] = (*self._having.get(model, ()), info)
         width = info.slots + 1 if info.queues else info.slots
         health = core.health()
         self.lane.add_server(Server(info.name, width, up=health.up))
@@ -57,7 +60,7 @@ class Pool:
 
     def names(self, asked: str) -> tuple[str, ...]:
         """The models that a name stands for. Raises `NotFound` with what there is, `NoCore` if there is nothing."""
-        models = self._models()
+        models = self._having
         if not models:
             raise NoCore("this kernel has no core: `aios doctor` says why, `aios models` what is configured")
         if asked in models:
@@ -72,16 +75,13 @@ class Pool:
         known = ", ".join(f"`{name}`" for name in (*models, *self._alias_names()))
         raise NotFound(f"there is no model `{asked[:80]}`{nearest(asked, models)}; there are {known}", field="model")
 
-    def _models(self) -> dict[str, None]:
-        return {model: None for info in self._infos.values() for model in info.models}
-
     def _alias_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((DEFAULT, *self._aliases)))
 
     def feasible(self, request: Generate, models: tuple[str, ...]) -> frozenset[str]:
         """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
         wants = wanted_features(request)
-        having = [info for info in self._infos.values() if set(info.models) & set(models)]
+        having = [info for model in models for info in self._having[model]]
         able = frozenset(info.name for info in having if wants <= info.features)
         if able:
             return able
@@ -98,8 +98,7 @@ class Pool:
     def list_models(self, allowed: Callable[[str], bool]) -> tuple[Model, ...]:
         """The models whose name, or an alias for them, is allowed."""
         found = []
-        for model in self._models():
-            infos = [info for info in self._infos.values() if model in info.models]
+        for model, infos in self._having.items():
             aliases = tuple(alias for alias in self._alias_names() if model in self.names(alias))
             if any(map(allowed, (model, *aliases))):
                 features = frozenset().union(*(info.features for info in infos))
