@@ -12,11 +12,12 @@ demo:         ## see it work: sets up what the demo needs, and runs it
 	@$(BIN)/python -m aios demo
 test: setup   ## all tests
 	@$(BIN)/python -m pytest -n 2
-check: setup  ## style, types, layers
+check: setup  ## style, types, layers, reference pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tools/reference.py --check
 format: setup ## give all files their form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .

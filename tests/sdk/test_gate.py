@@ -28,6 +28,9 @@ class Resident:
         self.tells: list[frames.Tell] = []
         self.ended = asyncio.Event()
 
+    def greeted(self, gate: SocketGate) -> None:
+        self.gate = gate
+
     def asked(self, ask: frames.Ask) -> None:
         self.asks.append(ask)
 
@@ -200,6 +203,18 @@ async def test_a_kernel_that_speaks_another_version_is_refused_with_both() -> No
         with pytest.raises(Unavailable, match=f"version {ABI_VERSION + 1} .* this program {ABI_VERSION}"):
             await connecting
         await end.hear_end()
+
+
+async def test_a_question_may_come_in_one_read_with_the_welcome() -> None:
+    resident = Resident()
+    async with kernel_end() as (end, theirs):
+        connecting = asyncio.create_task(SocketGate.connect(theirs, resident))
+        await end.hear(frames.Hello)
+        end.say(frames.Welcome(ABI_VERSION), frames.Ask(1, "1", "main", (), "default"))
+        gate = await connecting
+        assert resident.gate is gate and [ask.pid for ask in resident.asks] == ["1"]
+        gate.close()
+        await resident.ended.wait()
 
 
 async def test_a_frame_that_cannot_be_understood_ends_the_connection() -> None:

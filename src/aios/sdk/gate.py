@@ -33,6 +33,10 @@ _events = msgspec.msgpack.Decoder(Queued | Started | Delta)
 class Resident(Protocol):
     """What the kernel's questions and signals go to."""
 
+    def greeted(self, gate: SocketGate) -> None:
+        """The kernel has answered the greeting: its questions follow."""
+        ...
+
     def asked(self, ask: frames.Ask) -> None: ...
 
     def told(self, tell: frames.Tell) -> None: ...
@@ -151,6 +155,7 @@ class SocketGate(asyncio.Protocol):
             return
         if frame.abi == ABI_VERSION:
             self._welcomed.set_result(None)
+            self._resident.greeted(self)
         else:
             self._end(f"the kernel speaks version {frame.abi} of the contract, this program {ABI_VERSION}: start it again")
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import ModuleType
 
 import uvloop
 
-from aios.abi.errors import AiosError, QueueFull, TooLarge
+from aios.abi.errors import AiosError, QueueFull, TooLarge, Unavailable
 from aios.abi.frames import Answer, Ask, Print, Tell
 from aios.sdk.gate import SocketGate
 from aios.sdk.kernel import Kernel
@@ -36,14 +37,17 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(MAX_AGENTS, thread_name_prefix="agent")
         self._gate: SocketGate | None = None
-        self.ended = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def serve(self, end: socket.socket) -> None:
-        """Answer the kernel's questions until the connection ends. Raises `Unavailable`."""
+        """Answer the kernel's questions until the connection ends. Raises `Unavailable`, and what a bug of ours raised."""
         loop = asyncio.get_running_loop()
         loop.set_task_factory(new_task)  # type: ignore[arg-type]  # typeshed wants more of a coroutine than the loop gives
-        self._gate = await SocketGate.connect(end, self)
-        await self.ended.wait()
+        await SocketGate.connect(end, self)
+        await self._ended
+
+    def greeted(self, gate: SocketGate) -> None:
+        self._gate = gate
 
     def asked(self, ask: Ask) -> None:
         """A question: its answer comes when the function has ended."""
@@ -56,7 +60,7 @@ class Host:
         self._agents[ask.pid] = running
         task = loop.create_task(self._run(ask, running), name=f"agent {ask.pid}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._left)
 
     def told(self, tell: Tell) -> None:
         """A signal; one for an agent that has just ended is late."""
@@ -64,7 +68,8 @@ class Host:
             running.tell(tell.signal)
 
     def cut_off(self) -> None:
-        self.ended.set()
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     async def _run(self, ask: Ask, running: Running) -> None:
         assert self._gate is not None
@@ -80,6 +85,13 @@ class Host:
             del self._agents[ask.pid]
         self._tell_printed(ask.pid, running.printed)
         self._answer(ask, answer)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        """A question that will never be answered ends the host: its supervisor knows what to do."""
+        self._tasks.discard(task)
+        error = task.exception()
+        if error is not None and not self._ended.done():
+            self._ended.set_exception(error)
 
     def _answer(self, ask: Ask, answer: Answer) -> None:
         assert self._gate is not None
@@ -121,8 +133,11 @@ async def _serve(module: ModuleType | AiosError, end: socket.socket) -> None:
     code = 0
     try:
         await Host(module).serve(end)
-    except AiosError as error:
+    except Unavailable as error:
         print(error.message, file=sys.stderr)
+        code = 1
+    except BaseException:  # noqa: BLE001  # the edge: whatever it was, the host ends here
+        traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

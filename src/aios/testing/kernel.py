@@ -17,7 +17,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from aios.abi.errors import AiosError, Cancelled, ChildFailed
 from aios.abi.manifest import Manifest
@@ -29,7 +29,7 @@ from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
 from aios.ports.gate import Gate
-from aios.ports.host import HostGone
+from aios.ports.host import HostGone, Hosts
 from aios.ports.store import Store
 from aios.server.local import LocalGate
 
@@ -159,6 +159,12 @@ class ScriptedHosts:
         return host
 
 
+class ServedHosts(Hosts, Protocol):
+    """Hosts that have to know the kernel whose agents they run."""
+
+    def serve(self, kernel: Kernel) -> None: ...
+
+
 @dataclass
 class RunningKernel:
     """A kernel under test and what stands around it. `operator`: the Gate of a person who may do everything."""
@@ -190,17 +196,23 @@ class RunningKernel:
 @asynccontextmanager
 async def kernel_for_tests(
     cores: Sequence[Core] = (), agents: Mapping[str, AgentFunction] | None = None, *, lane: LaneConfig | None = None,
-    aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, limit_s: float = 4000.0,
+    aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, hosts: ServedHosts | None = None,
+    limit_s: float = 4000.0,
 ) -> AsyncIterator[RunningKernel]:  # fmt: skip
-    """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time. `agents`: functions by their entry."""
-    hosts, store, document = ScriptedHosts(agents or {}), MemoryStore(), MemoryDocument(tokens)
+    """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time.
+
+    `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run. `tokens`: content of the
+    token file.
+    """
+    scripted, store, document = ScriptedHosts(agents or {}), MemoryStore(), MemoryDocument(tokens)
+    served = hosts or scripted
     parts = Parts(
-        clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=hosts, lane=lane or LaneConfig(),
+        clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=served, lane=lane or LaneConfig(),
         aliases=dict(aliases or {}),
     )  # fmt: skip
     async with asyncio.timeout(limit_s), Kernel(parts) as kernel:
-        hosts.serve(kernel)
+        served.serve(kernel)
         for core in cores:
             await kernel.add_core(core)
         operator = LocalGate(kernel, kernel.attach(kernel.tokens.new_operator()))
-        yield RunningKernel(kernel, operator, hosts, store, document)
+        yield RunningKernel(kernel, operator, scripted, store, document)
