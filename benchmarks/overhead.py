@@ -1,7 +1,7 @@
 """What does the kernel add to a model call?
 
 The same client against the same upstream, directly and through the kernel, in turns. CPU is the kernel process's, all threads,
-beside floors of the same run: its server library with a constant answer plus its client library alone, and a bare relay.
+beside floors of the same run: uvicorn with a constant answer plus aiohttp alone, and a bare relay of both.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks.rig.child import Child, Failed
 from benchmarks.rig.client import Client, Outcome, Plan
@@ -36,7 +37,7 @@ BARS = {
 }
 MEANINGS = {
     "throughput_vs_direct": "calls per second through the kernel ÷ direct, 8 slots, at worst of 64 and 512 agents, 50 and 500 ms",
-    "cpu_vs_floor": "CPU of a call ÷ (its server library + its client library alone), 64 at once",
+    "cpu_vs_floor": "CPU of a call ÷ (uvicorn's constant answer + aiohttp's bare call), 64 at once",
     "chunk_vs_relay": "CPU of a streamed token ÷ a bare relay's",
     "cpu_us_per_call": "CPU of a call, µs, 64 at once",
     "cpu_us_per_chunk": "CPU of a streamed token, µs",
@@ -169,16 +170,20 @@ def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
         for agents, mark in ((64, ""), (1, "_c1")):
             load = plan(CALL, agents, scale.calls)
             upstream = ClientPlan(port=on.upstream.port, work=CALL, agents=agents, calls=scale.calls)
-            ours, servers, clients = [], [], []
+            ours, servers, clients, owns = [], [], [], []
             for _ in range(scale.rounds):
                 on.mediated(load)
                 ours.append(on.cpu_us)
                 servers.append(cost_us(on, server, load))
                 clients.append(client.ask(upstream, float) * 1e6)
+                owns.append(client.ask(replace(upstream, own=True), float) * 1e6)
             kernel_us, server_us, client_us = median(ours), median(servers), median(clients)
             ratio = found.figures[f"cpu_vs_floor{mark}"] = kernel_us / (server_us + client_us)
             found.figures[f"cpu_us_per_call{mark}"] = kernel_us
-            found.row("CPU of a call, µs", f"{agents} at once", kernel=kernel_us, server=server_us, client=client_us, ratio=ratio)
+            found.row(
+                "CPU of a call, µs", f"{agents} at once", kernel=kernel_us, uvicorn=server_us, aiohttp=client_us, ratio=ratio,
+                own_client=median(owns),
+            )  # fmt: skip
     direct, mediated = in_turns(on, plan(CALL, 1, scale.calls // 2), scale.rounds)
     for percent in (50, 99):
         ours_ms, theirs_ms = latency_ms(mediated, percent), latency_ms(direct, percent)

@@ -1,7 +1,8 @@
-"""Floors: the kernel's two libraries alone, and together as a bare relay.
+"""Floors: what the two libraries that any such server would be made of cost alone, and together as a bare relay.
 
-`server` is the server library with a constant answer, `relay` the same that passes bytes on through the client library, both
-set up as the kernel's are; `client` makes upstream calls with the client library and does nothing with what it reads.
+`server` is uvicorn, set up as the kernel does it, with a constant answer; `client` makes upstream calls with aiohttp, set up
+for speed, and does nothing with what it reads; `relay` passes bytes on with both. The kernel's own connections to its upstream
+replaced aiohttp: they are measured beside it, but the floor stays what it was, so that figures can be compared over time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import aiohttp
@@ -18,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from aios.drivers.core.http1 import Connections
 from benchmarks.rig.child import listen, obey, run
 from benchmarks.rig.upstream import ANSWER
 from benchmarks.rig.work import Work, upstream_body
@@ -29,12 +31,13 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """So many upstream calls, from so many coroutines."""
+    """So many upstream calls, from so many coroutines. `own`: with the kernel's own connections, instead of aiohttp."""
 
     port: int
     work: Work
     agents: int
     calls: int
+    own: bool = False
 
 
 async def constant(scope: Any, receive: Any, send: Any) -> None:
@@ -70,7 +73,7 @@ def relay_to(session: aiohttp.ClientSession, port: int) -> App:
 
 
 def new_session() -> aiohttp.ClientSession:
-    """The client library, set up as the kernel's driver does it."""
+    """aiohttp, without what costs and is not needed."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), cookie_jar=aiohttp.DummyCookieJar(),
         headers=HEADERS, read_bufsize=8192, trust_env=False,
@@ -109,14 +112,29 @@ async def client() -> None:
             plan = msgspec.json.decode(line, type=ClientPlan)
             left = iter(range(plan.calls))
             begun = time.process_time()
-            await asyncio.gather(*(call_on(session, plan, left) for _ in range(plan.agents)))
+            if plan.own:
+                connections = Connections("127.0.0.1", plan.port, HEADERS, 60.0)
+                await asyncio.gather(*(own_calls(connections, plan, left) for _ in range(plan.agents)))
+                connections.close()
+            else:
+                await asyncio.gather(*(calls_on(session, plan, left) for _ in range(plan.agents)))
             return (time.process_time() - begun) / plan.calls
 
         await obey(measure)
 
 
-async def call_on(session: aiohttp.ClientSession, plan: ClientPlan, left: Any) -> None:
-    """One coroutine's share of the calls."""
+async def own_calls(connections: Connections, plan: ClientPlan, left: Iterable[int]) -> None:
+    """One coroutine's share of the calls, with the kernel's own connections."""
+    body = upstream_body(plan.work)
+    for _ in left:
+        answer = await connections.request("POST", "/v1/chat/completions", body)
+        while await answer.read():
+            pass
+        connections.done(answer)
+
+
+async def calls_on(session: aiohttp.ClientSession, plan: ClientPlan, left: Iterable[int]) -> None:
+    """One coroutine's share of the calls, with aiohttp."""
     url, body = f"http://127.0.0.1:{plan.port}/v1/chat/completions", upstream_body(plan.work)
     for _ in left:
         async with session.post(url, data=body) as response:

@@ -58,7 +58,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     """A kernel with its cores and doors, as long as the block runs."""
     run = config.home / "run"
     run.mkdir(mode=0o700, exist_ok=True)
-    hosts = SocketHosts(LandlockSandbox(), config.home / "work", interpreter_paths())
+    sandbox = LandlockSandbox()
+    hosts = SocketHosts(sandbox, config.home / "work", interpreter_paths())
     parts = Parts(
         clock=SystemClock(),
         store=MemoryStore(),
@@ -82,6 +83,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         finally:
             await server.close(grace_s=1.0)
     await hosts.close()
+    sandbox.close()
 
 
 def cores(config: Config) -> Iterator[Core]:

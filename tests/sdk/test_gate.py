@@ -26,13 +26,11 @@ class Resident:
     def __init__(self) -> None:
         self.asks: list[frames.Ask] = []
         self.tells: list[frames.Tell] = []
-        self.ended = asyncio.Event()
-
-    def greeted(self, gate: SocketGate) -> None:
-        self.gate = gate
+        self.ended, self.was_asked = asyncio.Event(), asyncio.Event()
 
     def asked(self, ask: frames.Ask) -> None:
         self.asks.append(ask)
+        self.was_asked.set()
 
     def told(self, tell: frames.Tell) -> None:
         self.tells.append(tell)
@@ -150,7 +148,7 @@ async def test_a_stream_that_is_closed_is_cancelled_at_the_kernel() -> None:
 async def test_a_reader_that_lags_behind_does_not_hold_up_another_call() -> None:
     async with connected() as (gate, end, _):
         stream = gate.of("1").stream(Generate(prompt="x"))
-        first = asyncio.create_task(anext(stream))  # type: ignore[arg-type]  # an awaitable, not a coroutine
+        first: asyncio.Task[Any] = asyncio.create_task(anext(stream))  # type: ignore[arg-type]  # an awaitable
         frame = await end.hear(frames.Call)
         end.say(*(frames.Event(frame.id, frames.pack(Delta(text="x" * 10_000))) for _ in range(500)))
         await first
@@ -208,11 +206,11 @@ async def test_a_kernel_that_speaks_another_version_is_refused_with_both() -> No
 async def test_a_question_may_come_in_one_read_with_the_welcome() -> None:
     resident = Resident()
     async with kernel_end() as (end, theirs):
-        connecting = asyncio.create_task(SocketGate.connect(theirs, resident))
-        await end.hear(frames.Hello)
         end.say(frames.Welcome(ABI_VERSION), frames.Ask(1, "1", "main", (), "default"))
-        gate = await connecting
-        assert resident.gate is gate and [ask.pid for ask in resident.asks] == ["1"]
+        gate = await SocketGate.connect(theirs, resident)
+        assert resident.asks == []  # whoever connects has its gate before the first question
+        await resident.was_asked.wait()
+        assert [ask.pid for ask in resident.asks] == ["1"]
         gate.close()
         await resident.ended.wait()
 

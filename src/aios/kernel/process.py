@@ -244,7 +244,7 @@ class ProcessTable:
         while left:
             process = left.pop()
             found.append(process)
-            left += process.children
+            left += reversed(process.children)
         return sorted(found, key=lambda p: p.started_ns)
 
     def living(self) -> list[Process]:

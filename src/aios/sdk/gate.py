@@ -33,10 +33,6 @@ _events = msgspec.msgpack.Decoder(Queued | Started | Delta)
 class Resident(Protocol):
     """What the kernel's questions and signals go to."""
 
-    def greeted(self, gate: SocketGate) -> None:
-        """The kernel has answered the greeting: its questions follow."""
-        ...
-
     def asked(self, ask: frames.Ask) -> None: ...
 
     def told(self, tell: frames.Tell) -> None: ...
@@ -55,6 +51,7 @@ class SocketGate(asyncio.Protocol):
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._out: list[bytes] = []
+        self._early: list[frames.FromKernel] | None = []
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -63,7 +60,10 @@ class SocketGate(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, end: socket.socket, resident: Resident) -> SocketGate:
-        """Greet the kernel over `end`. Raises `Unavailable` if it is gone or speaks another version of the contract."""
+        """Greet the kernel over `end`; its questions reach `resident` after this has returned.
+
+        Raises `Unavailable` if it is gone or speaks another version of the contract.
+        """
         _, gate = await asyncio.get_running_loop().create_connection(lambda: cls(resident), sock=end)
         gate.send(frames.Hello(abi=ABI_VERSION))
         try:
@@ -71,6 +71,7 @@ class SocketGate(asyncio.Protocol):
         except BaseException:
             gate.close()
             raise
+        gate._loop.call_soon(gate._hand_over)
         return gate
 
     def of(self, pid: str) -> ProcessGate:
@@ -143,19 +144,26 @@ class SocketGate(asyncio.Protocol):
             case frames.Reply():
                 if (call := self._open.pop(frame.id, None)) is not None:
                     call.end(frame)
+            case frames.Welcome():
+                self._welcome(frame)
+            case _ if self._early is not None:
+                self._early.append(frame)
             case frames.Ask():
                 self._resident.asked(frame)
             case frames.Tell():
                 self._resident.told(frame)
-            case frames.Welcome():
-                self._welcome(frame)
+
+    def _hand_over(self) -> None:
+        """What came in one read with the welcome, and from now on everything at once."""
+        early, self._early = self._early or [], None
+        for frame in early:
+            self._take(frame)
 
     def _welcome(self, frame: frames.Welcome) -> None:
         if self._welcomed.done():
             return
         if frame.abi == ABI_VERSION:
             self._welcomed.set_result(None)
-            self._resident.greeted(self)
         else:
             self._end(f"the kernel speaks version {frame.abi} of the contract, this program {ABI_VERSION}: start it again")
 

@@ -43,11 +43,8 @@ class Host:
         """Answer the kernel's questions until the connection ends. Raises `Unavailable`, and what a bug of ours raised."""
         loop = asyncio.get_running_loop()
         loop.set_task_factory(new_task)  # type: ignore[arg-type]  # typeshed wants more of a coroutine than the loop gives
-        await SocketGate.connect(end, self)
+        self._gate = await SocketGate.connect(end, self)
         await self._ended
-
-    def greeted(self, gate: SocketGate) -> None:
-        self._gate = gate
 
     def asked(self, ask: Ask) -> None:
         """A question: its answer comes when the function has ended."""

@@ -58,7 +58,8 @@ def spawned(client: Client, request: Spawn, yes: bool) -> ProcessInfo:
         return client.call(request)
     except NeedsApproval:
         if not sys.stdin.isatty():
-            raise
+            how = f"`aios run {manifest.program} --yes` accepts it once, and so does `aios.run(..., yes=True)`"
+            raise NeedsApproval(f"`{manifest.agent}` was not accepted yet, and nobody is here to ask: {how}") from None
         print(asks(manifest), file=sys.stderr)
         print("Accept? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

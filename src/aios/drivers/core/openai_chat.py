@@ -8,19 +8,20 @@ awaited that need not be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from aios.abi.errors import AiosError, CoreFailed, Invalid, Unavailable
 from aios.abi.llm import Choice, Completion, Count, Delta, Finish, TokenLogprob, Tokens, ToolCall, ToolCallDelta, Usage
+from aios.drivers.core.http1 import Answer, Connections, Unreachable
 from aios.drivers.core.openai_wire import (
     FINISH,
     ErrorBody,
@@ -76,10 +77,10 @@ class OpenAIChat:
 
     def __init__(self, config: OpenAIChatConfig) -> None:
         self.config = config
-        base = _loopback(config.base_url)
-        self._chat, self._complete, self._list = base / "chat" / "completions", base / "completions", base / "models"
+        self._address = base = _loopback(config.base_url)
+        self._chat, self._complete, self._list = (f"{base.path}/{name}" for name in ("chat/completions", "completions", "models"))
         self._models = config.models
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
         self._changed: Callable[[CoreEvent], None] | None = None
         self._down = "it is not started"
         self._probe: asyncio.Task[None] | None = None
@@ -97,23 +98,17 @@ class OpenAIChat:
     async def start(self, changed: Callable[[CoreEvent], None]) -> None:
         """Look whether the server is there. Raises `Unavailable` if it is not, or lists no model and none is configured."""
         self._changed = changed
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=HEADERS,
-            read_bufsize=BYTES_PER_TURN,
-            trust_env=False,
-        )
+        address = self._address
+        self._connections = Connections(address.hostname or "", address.port or 80, HEADERS, KEEP_ALIVE_S)
         try:
             listed = await self._ask_models()
-        except (aiohttp.ClientError, OSError, TimeoutError) as problem:
-            await self._session.close()
+        except (OSError, TimeoutError) as problem:
+            self._connections.close()
             message = f"no server answers at {self.config.base_url} ({_reason(problem)}): start it, or mend `base_url`"
             raise Unavailable(message) from None
         self._models = self.config.models or listed
         if not self._models:
-            await self._session.close()
+            self._connections.close()
             raise Unavailable(f"the server at {self.config.base_url} lists no models: name them in `models`")
         self._info = self._describe()
         self._set_down("")
@@ -122,29 +117,26 @@ class OpenAIChat:
         """Generate, as the port says; `RateLimited` where the server says so."""
         refuse_what_it_cannot(self._info, call)
         body = encode(body_of(call, self._seeds))
+        connections = self._connections
+        if connections is None or connections.closed:
+            raise Unavailable(f"core `{self.config.name}` is down: {self._down}")
         try:
-            response = await self._post(self._complete if call.request.prompt is not None else self._chat, body)
+            response = await connections.request("POST", self._complete if call.request.prompt is not None else self._chat, body)
             try:
                 if response.status != 200:
                     raise await _refusal(response)
                 answer = _Answer(call, emit)
-                await answer.read(response.content)
+                await answer.read(response)
                 return answer.completion(self.config.name)
             finally:
-                if response.content.at_eof():
-                    response.release()
-                else:
-                    response.close()
+                connections.done(response)
+                if not response.reusable:
                     await asyncio.sleep(0)  # the loop closes the socket in its next pass: the server knows before we return
-        except aiohttp.ClientConnectorError as problem:
+        except Unreachable as problem:
             self._lose(_reason(problem))
             raise CoreFailed(f"core `{self.config.name}` does not answer: {_reason(problem)}") from None
-        except (aiohttp.ClientError, OSError) as problem:
+        except OSError as problem:
             raise CoreFailed(f"core `{self.config.name}` broke off: {_reason(problem)}") from None
-        except RuntimeError:
-            if not self._down:
-                raise
-            raise CoreFailed(f"core `{self.config.name}` was closed") from None  # aiohttp has no own error for that
 
     async def count(self, request: Count, model: str) -> Tokens:
         """An estimate from the bytes: this wire does not count."""
@@ -158,24 +150,18 @@ class OpenAIChat:
             probe.cancel()
             await asyncio.wait({probe})
         self._set_down("it is closed")
-        if self._session is not None:
-            await self._session.close()
-
-    async def _post(self, url: URL, body: bytes) -> aiohttp.ClientResponse:
-        if self._session is None or self._session.closed:
-            raise Unavailable(f"core `{self.config.name}` is down: {self._down}")
-        try:
-            return await self._session.post(url, data=body, allow_redirects=False)
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # Most likely a kept connection that the server was closing: then it has not read the request.
-            return await self._session.post(url, data=body, allow_redirects=False)
+        if self._connections is not None:
+            self._connections.close()
+            await asyncio.sleep(0)  # in which the loop closes the sockets
 
     async def _ask_models(self) -> tuple[str, ...]:
-        assert self._session is not None
-        async with asyncio.timeout(PROBE_TIMEOUT_S), self._session.get(self._list, allow_redirects=False) as response:
-            data = await response.content.read(MOST_EVENT_BYTES)
+        assert self._connections is not None
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            response = await self._connections.request("GET", self._list)
+            try:
+                data = await _some(response, MOST_EVENT_BYTES)
+            finally:
+                self._connections.done(response)
         try:
             return tuple(model.id for model in decode_listing(data).data) if response.status == 200 else ()
         except msgspec.DecodeError:
@@ -183,7 +169,7 @@ class OpenAIChat:
 
     def _lose(self, detail: str) -> None:
         """The server is gone: say so, and look for it until it is back."""
-        if not self._down and self._session is not None and not self._session.closed:
+        if not self._down and self._connections is not None and not self._connections.closed:
             self._set_down(f"no server answers at {self.config.base_url} ({detail})")
             self._probe = asyncio.create_task(self._find_again(), name=f"core {self.config.name}")
 
@@ -192,7 +178,7 @@ class OpenAIChat:
             await asyncio.sleep(PROBE_S)
             try:
                 await self._ask_models()
-            except (aiohttp.ClientError, OSError, TimeoutError):
+            except (OSError, TimeoutError):
                 continue
             self._set_down("")
             return
@@ -256,10 +242,10 @@ class _Answer:
         self._pieces = 0
         self._ended = False
 
-    async def read(self, content: aiohttp.StreamReader) -> None:
+    async def read(self, content: Answer) -> None:
         """Take the stream to its end. Raises `CoreFailed` if it ends too early or is no event stream."""
         rest = b""
-        while data := await content.readany():
+        while data := await content.read():
             lines = (rest + data if rest else data).split(b"\n")
             rest = lines.pop()
             if len(rest) > MOST_EVENT_BYTES:
@@ -364,42 +350,48 @@ def _take_tool(tools: dict[int, _Tool], piece: ToolCallPiece) -> ToolCallDelta:
     return ToolCallDelta(piece.index, piece.id or "", function.name or "", arguments)
 
 
-async def _finish_body(content: aiohttp.StreamReader) -> None:
+async def _finish_body(content: Answer) -> None:
     """Read the little that follows `[DONE]`, so that the connection can be used again."""
-    if content.at_eof():
+    if content.at_end:
         return
     try:
         async with asyncio.timeout(END_OF_BODY_S):
-            while await content.readany():
+            while await content.read():
                 pass
     except TimeoutError:
         return
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> AiosError:
+async def _refusal(response: Answer) -> AiosError:
     """The error that a status other than 200 stands for."""
-    body = await response.content.read(MOST_ERROR_BYTES)
+    body = await _some(response, MOST_ERROR_BYTES)
     try:
         said = decode_error(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         said = ErrorReply(detail=body[:300].decode(errors="replace"))
     found = said.error if isinstance(said.error, ErrorBody) else ErrorBody(message=said.error or said.detail or "")
-    return error_of(response.status, found, response.headers.get("Retry-After"))
+    return error_of(response.status, found, response.headers.get(b"retry-after", b"").decode("latin-1"))
 
 
-def _loopback(base_url: str) -> URL:
-    url = URL(base_url.rstrip("/"))
-    try:
-        here = url.host == "localhost" or ipaddress.ip_address(url.host or "").is_loopback
-    except ValueError:
-        here = False
-    if url.scheme != "http" or not here:
+async def _some(response: Answer, most_bytes: int) -> bytes:
+    """The body, as far as it is worth reading."""
+    body = b""
+    while len(body) < most_bytes and (data := await response.read()):
+        body += data
+    return body[:most_bytes]
+
+
+def _loopback(base_url: str) -> SplitResult:
+    url, here = SplitResult("", "", "", "", ""), False
+    with contextlib.suppress(ValueError):
+        url = urlsplit(base_url.rstrip("/"))
+        here = url.port != 0 and (url.hostname == "localhost" or ipaddress.ip_address(url.hostname or "").is_loopback)
+    if not here or url.scheme != "http":
         raise Invalid(f"`{base_url}` is not `http:` on this machine: only servers on loopback can be used", field="base_url")
     return url
 
 
 def _reason(problem: BaseException) -> str:
-    cause = problem.os_error if isinstance(problem, aiohttp.ClientConnectorError) else problem
-    if isinstance(cause, OSError) and cause.errno:
-        return os.strerror(cause.errno)
-    return str(cause) or type(cause).__name__
+    if isinstance(problem, OSError) and problem.errno:
+        return os.strerror(problem.errno)
+    return str(problem) or type(problem).__name__

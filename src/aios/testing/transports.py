@@ -1,6 +1,7 @@
 """The three ways to the kernel, behind one Gate: in process, over a host's socketpair, over HTTP. Both ends are the real ones."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -109,8 +110,8 @@ class HttpGate:
                 yield msgspec.json.decode(await response.read(), type=ROW_OF[type(request)].reply)
                 return
             name = ""
-            async for line in response.content:
-                kind, _, value = line.decode().rstrip("\n").partition(": ")
+            async for line in _lines(response):
+                kind, _, value = line.decode().partition(": ")
                 if kind == "event":
                     name = value
                 elif kind == "data" and name == "reply":
@@ -132,6 +133,17 @@ class HttpGate:
         return self._http.post(f"http://aios/v1/call/{name}", data=msgspec.json.encode(request), headers=headers)
 
 
+async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """Lines of any length."""
+    pieces: list[bytes] = []
+    async for data in response.content.iter_any():
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            yield b"".join((*pieces, line))
+            pieces.clear()
+        pieces.append(rest)
+
+
 def _error(body: bytes, status: int) -> AiosError:
     error = error_of(msgspec.convert(json.loads(body)["error"], Fault))
     assert status in (0, error.http), f"{error.code} came with status {status}"
@@ -143,10 +155,10 @@ def _error(body: bytes, status: int) -> AiosError:
 
 @asynccontextmanager
 async def _over_sockets(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[Any]:
-    gates: dict[str, Gate] = {}
+    gates: dict[str, asyncio.Future[Gate]] = {}
 
     async def puppet(gate: Gate, name: str) -> None:
-        gates[name] = gate
+        gates[name].set_result(gate)
         await asyncio.Event().wait()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -154,14 +166,13 @@ async def _over_sockets(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[A
         async with kernel_for_tests(cores, hosts=hosts, **kernel) as k:
 
             async def make(agent: str, grants: Sequence[str], cls: Class) -> Gate:
+                gates[agent] = asyncio.get_running_loop().create_future()
                 await k.spawn("puppet", agent, agent=agent, grants=tuple(grants), cls=cls)
-                async with asyncio.timeout(10):
-                    while agent not in gates:
-                        await asyncio.sleep(0.001)
-                return gates[agent]
+                return await gates[agent]
 
             yield k, make
         await hosts.close()
+        await asyncio.sleep(0.01)  # so that both ends of each connection are told
 
 
 class LoopSandbox:
@@ -190,18 +201,17 @@ class LoopChild:
         self._agents = agents
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._connecting = asyncio.ensure_future(self._connect(end))
+        self._end = end
+        self._connecting = asyncio.ensure_future(SocketGate.connect(end, self))
         self.os_pid = os_pid
-
-    async def _connect(self, end: socket.socket) -> None:
-        self.gate = await SocketGate.connect(end, self)
 
     def asked(self, ask: Ask) -> None:
         self._running[ask.pid] = asyncio.ensure_future(self._run(ask))
 
     async def _run(self, ask: Ask) -> None:
+        gate = await asyncio.shield(self._connecting)
         try:
-            answer = Answer(ask.id, await self._agents[ask.entry](self.gate.of(ask.pid), *ask.arguments))
+            answer = Answer(ask.id, await self._agents[ask.entry](gate.of(ask.pid), *ask.arguments))
         except asyncio.CancelledError:
             answer = Answer(ask.id, fault=Cancelled("it was told to end").fault())
         except AiosError as error:
@@ -210,7 +220,7 @@ class LoopChild:
             answer = Answer(ask.id, fault=ChildFailed(f"{type(error).__name__}: {error}").fault())
         del self._running[ask.pid]
         if not self._ended.done():
-            self.gate.send(answer)
+            gate.send(answer)
 
     def told(self, tell: Tell) -> None:
         if tell.pid in self._running:
@@ -223,8 +233,9 @@ class LoopChild:
         """As SIGKILL would: nothing more is said."""
         if not self._ended.done():
             self._ended.set_result("killed by signal 9")
-            self.gate._transport.abort()
-            for task in self._running.values():
+            with contextlib.suppress(OSError):  # it is closed already
+                self._end.shutdown(socket.SHUT_RDWR)
+            for task in (self._connecting, *self._running.values()):
                 task.cancel()
 
     async def wait_ended(self) -> str:

@@ -1,0 +1,355 @@
+"""What holds for every call, whatever it does and however it comes."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from requirements import proves
+
+from aios.abi.errors import (
+    Conflict,
+    CoreFailed,
+    DeadlineExceeded,
+    Denied,
+    Internal,
+    Invalid,
+    NoCore,
+    NotFound,
+    QueueFull,
+    Unavailable,
+)
+from aios.abi.event import Dispatched, ReadEvents
+from aios.abi.llm import Completion, Delta, Generate, Queued, Started, ToolSpec
+from aios.abi.process import Exit, Explain, Logs, Self, SignalProcess, Spawn, WaitFor
+from aios.abi.request import CLASSES, CallOptions, Class
+from aios.abi.system import ListCores, RandomBytes, Sleep
+from aios.kernel.lanes.lane import DOWN_PATIENCE_S, LaneConfig
+from aios.kernel.supervise import RESTARTS
+from aios.ports.core import CoreCall, CoreInfo
+from aios.ports.gate import Gate
+from aios.testing import Script, ScriptedCore, time
+from aios.testing.kernel import manifest_of
+from aios.testing.transports import ALL, World, world
+
+ENDLESS = Script(text="well", hang=True)
+
+
+def ask(text: str = "x", **fields: Any) -> Generate:
+    return Generate(prompt=text, **fields)
+
+
+def begin(gate: Gate, request: Any, **options: Any) -> "asyncio.Future[Any]":
+    return asyncio.ensure_future(gate.call(request, CallOptions(**options)))
+
+
+async def held(w: World) -> tuple[int, int]:
+    """Slots that are held, and calls that wait, when the wires are quiet."""
+    await asyncio.sleep(0.01)
+    cores = await w.k.operator.call(ListCores())
+    return sum(core.running for core in cores.cores), sum(cores.waiting.values())
+
+
+@proves("stream queued")
+async def test_a_stream_that_waits_says_so(transport: str) -> None:
+    async with world(transport, [ScriptedCore(Script(text="a", first_s=2), slots=1)]) as w:
+        gate = await w.process()
+        first = begin(gate, ask())
+        await asyncio.sleep(1)
+        queued, started, *_, last = [event async for event in gate.stream(ask())]
+        assert (type(queued), type(started), type(last)) == (Queued, Started, Completion)
+        assert started.wait_s == pytest.approx(1) and queued.call == started.call
+        await first
+
+
+@proves("stream closed")
+async def test_closing_a_stream_frees_its_slot(transport: str) -> None:
+    core = ScriptedCore(ENDLESS)
+    async with world(transport, [core]) as w:
+        gate = await w.process()
+        stream: Any = gate.stream(ask())
+        assert type(await anext(stream)) is Started
+        assert await held(w) == (1, 0)
+        await stream.aclose()
+        assert await held(w) == (0, 0) and core.statistics().aborted == 1
+
+
+@proves("cancel")
+async def test_a_cancelled_call_gives_its_turn_back(transport: str) -> None:
+    core = ScriptedCore(ENDLESS, slots=1)
+    async with world(transport, [core]) as w:
+        gate = await w.process()
+        acts, waits, next = (begin(gate, ask()) for _ in range(3))
+        await asyncio.sleep(1)
+        assert await held(w) == (1, 2)
+        waits.cancel()
+        assert await held(w) == (1, 1)
+        acts.cancel()
+        assert await held(w) == (1, 0) and len(core.calls) == 2
+        next.cancel()
+        assert await held(w) == (0, 0)
+
+
+@proves("deadline")
+async def test_a_call_ends_at_its_deadline(transport: str) -> None:
+    async with world(transport, [ScriptedCore(ENDLESS, slots=1)]) as w:
+        gate = await w.process()
+        acts, waits = begin(gate, ask(), deadline_s=4), begin(gate, ask(), deadline_s=3)
+        for call, at in ((waits, 3), (acts, 4)):
+            with pytest.raises(DeadlineExceeded, match="deadline"):
+                await call
+            assert time() == at
+        assert await held(w) == (0, 0)
+
+
+@proves("bug")
+async def test_a_bug_ends_one_call(transport: str, caplog: pytest.LogCaptureFixture) -> None:
+    def answers(call: CoreCall) -> Script:
+        if call.request.prompt == "break":
+            raise ZeroDivisionError("secret")
+        return Script(text="fine", first_s=1)
+
+    caplog.set_level(logging.CRITICAL, "aios.kernel")
+    async with world(transport, [ScriptedCore(answers)]) as w:
+        gate = await w.process()
+        other = begin(gate, ask())
+        with pytest.raises(Internal, match="incident") as told:
+            await gate.call(ask("break"))
+        assert "secret" not in str(told.value) and "Zero" not in str(told.value)
+        assert (await other).text == "fine" and await held(w) == (0, 0)
+
+
+@proves("denied")
+async def test_what_was_not_granted_is_denied(transport: str) -> None:
+    core = ScriptedCore()
+    async with world(transport, [core]) as w:
+        gate = await w.process(("use /llm/other",))
+        for request, wanted in ((ask(), "use /llm/default"), (ReadEvents(), "read /events"), (ListCores(), "read /cores")):
+            with pytest.raises(Denied, match=wanted):
+                await gate.call(request)
+        assert core.calls == []
+
+
+@proves("foreign")
+async def test_a_process_of_others_does_not_exist(transport: str) -> None:
+    async with world(transport) as w:
+        other, gate = await w.process(ALL), await w.process(ALL)
+        them = await other.call(Self())
+        for pid in (them.pid, them.name, "4711"):
+            for request in (WaitFor(pid=pid), SignalProcess(pid=pid, signal="kill"), Explain(pid=pid), Logs(pid=pid)):
+                with pytest.raises(NotFound, match="there is no process"):
+                    await gate.call(request)
+        assert (await other.call(Self())).state != "ended"
+
+
+@proves("subset")
+async def test_no_child_has_more_than_its_parent(transport: str) -> None:
+    async def work(gate: Gate) -> str:
+        return "started"
+
+    async with world(transport, agents={"work": work}) as w:
+        gate = await w.process(("spawn /agents/work", "use /llm/small"))
+        for grants, given in ((("use /llm/*",), False), (("read /events",), False), (("use /llm/small",), True), ((), True)):
+            manifest = manifest_of("work", grants=grants)
+            try:
+                agent = await gate.call(Spawn(manifest=manifest, accepted=manifest.hash()))
+            except Denied as error:
+                assert not given and grants[0] in error.message
+            else:
+                assert given and (await gate.call(WaitFor(pid=agent.pid))).result == "started"
+
+
+@pytest.mark.parametrize("granted", ["standard", "batch"])
+@proves("class")
+async def test_a_class_is_lowered_and_never_raised(transport: str, granted: Class) -> None:
+    async with world(transport, [ScriptedCore()]) as w:
+        gate = await w.process(cls=granted)
+        for asked in CLASSES:
+            await gate.call(ask(), CallOptions(cls=asked))
+        decisions = (await w.k.operator.call(ReadEvents(kinds=("dispatch",)))).events
+        got = [event.cls for event in decisions if isinstance(event, Dispatched)]
+        assert got == [max(granted, asked, key=CLASSES.index) for asked in CLASSES]
+
+
+@proves("order")
+async def test_the_higher_class_is_served_first(transport: str) -> None:
+    async with world(transport, [ScriptedCore(Script(text="a", first_s=1), slots=1)]) as w:
+        gate = await w.process(cls="interactive")
+        order: list[Class] = []
+
+        async def one(cls: Class) -> None:
+            await gate.call(ask(), CallOptions(cls=cls))
+            order.append(cls)
+
+        async with asyncio.TaskGroup() as group:
+            for cls in ("standard", "batch", "standard", "interactive"):
+                group.create_task(one(cls))  # type: ignore[arg-type]
+                await asyncio.sleep(0.1)
+        assert order == ["standard", "interactive", "standard", "batch"]
+
+
+@proves("key")
+async def test_a_call_with_a_key_happens_once(transport: str) -> None:
+    core = ScriptedCore()
+    async with world(transport, [core]) as w:
+        gate = await w.process()
+        first = await gate.call(ask(), CallOptions(key="k"))
+        assert await gate.call(ask(), CallOptions(key="k")) == first and len(core.calls) == 1
+        assert await gate.call(ask(), CallOptions(key="l")) != first
+
+
+@proves("key conflict")
+async def test_another_request_under_a_used_key_is_refused(transport: str) -> None:
+    async with world(transport, [ScriptedCore()]) as w:
+        gate = await w.process()
+        first = await gate.call(ask(), CallOptions(key="k"))
+        for _ in range(2):
+            with pytest.raises(Conflict) as refused:
+                await gate.call(ask("other"), CallOptions(key="k"))
+            assert refused.value.field == "key"
+        assert await gate.call(ask(), CallOptions(key="k")) == first
+
+
+@proves("queue full")
+async def test_a_full_queue_is_refused_with_a_time(transport: str) -> None:
+    async with world(transport, [ScriptedCore(ENDLESS, slots=1)], lane=LaneConfig(queue=2)) as w:
+        gate = await w.process()
+        calls = [begin(gate, ask()) for _ in range(3)]
+        await asyncio.sleep(1)
+        for answer in (gate.call(ask()), anext(gate.stream(ask()))):
+            with pytest.raises(QueueFull) as refused:
+                await answer
+            assert refused.value.retry_after_s == 10
+        for call in calls:
+            call.cancel()
+        await asyncio.sleep(0.01)
+
+
+@proves("unknown model")
+async def test_an_unknown_model_is_named(transport: str) -> None:
+    async with world(transport, [ScriptedCore()]) as w:
+        with pytest.raises(NotFound, match="did you mean `scripted-1`") as missing:
+            await (await w.process()).call(ask(model="scrpted-1"))
+        assert missing.value.field == "model"
+
+
+@proves("no core")
+async def test_what_no_core_can_do_is_refused(transport: str) -> None:
+    async with world(transport, [ScriptedCore()]) as w:
+        with pytest.raises(NoCore, match="`tools`") as refused:
+            await (await w.process()).call(ask(tools=(ToolSpec(name="f"),)))
+        assert refused.value.field == "tools"
+
+
+@proves("core down")
+async def test_who_waits_for_a_core_that_stays_down_is_told(transport: str) -> None:
+    core = ScriptedCore()
+    async with world(transport, [core]) as w:
+        gate = await w.process()
+        core.go_down()
+        with pytest.raises(Unavailable, match="`scripted` is down"):
+            await gate.call(ask())
+        assert time() == pytest.approx(DOWN_PATIENCE_S)
+
+
+@proves("core back")
+async def test_a_call_goes_on_when_its_core_is_replaced(transport: str) -> None:
+    core = ScriptedCore(Script(text="whole", first_s=2))
+    async with world(transport, [core]) as w:
+        gate = await w.process()
+        call = begin(gate, ask())
+        await asyncio.sleep(1)
+        core.go_down()
+        await asyncio.sleep(5)
+        core.come_up()
+        assert (await call).text == "whole" and time() == 8
+
+
+@proves("core dies")
+async def test_half_an_answer_is_never_begun_anew_in_silence(transport: str) -> None:
+    core, other = ScriptedCore(Script(text="a b c", token_s=1), name="a"), ScriptedCore("other", name="b")
+    async with world(transport, [core, other]) as w:
+        gate = await w.process()
+        heard: list[Any] = []
+        with pytest.raises(CoreFailed):
+            async for event in gate.stream(ask()):
+                heard.append(event)
+                if len(heard) == 2:
+                    core.go_down()
+        assert [type(event) for event in heard] == [Started, Delta] and other.calls == []
+
+
+OUT_OF_RANGE = [
+    (Sleep(seconds=-1), "seconds"), (RandomBytes(size=10**6), "size"), (ReadEvents(limit=0), "limit"),
+    (ReadEvents(kinds=("x",)), "kinds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "field"), OUT_OF_RANGE)
+@proves("bad range")
+async def test_a_value_out_of_range_is_named(transport: str, request_: Any, field: str) -> None:
+    async with world(transport) as w:
+        with pytest.raises(Invalid) as refused:
+            await (await w.process(ALL)).call(request_)
+        assert refused.value.field == field
+
+
+@proves("slow reader")
+async def test_a_reader_that_does_not_read_holds_no_slot(transport: str) -> None:
+    class Narrow(ScriptedCore):
+        """Its engine has room for two; the kernel gives it one at a time."""
+
+        def info(self) -> CoreInfo:
+            return replace(super().info(), slots=1)
+
+    words = " ".join(["x" * 50_000] * 120)
+    core = Narrow(lambda call: Script(text=words if call.request.prompt == "long" else "next", token_s=0.001), slots=2)
+    async with world(transport, [core]) as w:
+        gate = await w.process()
+        other = await w.process()
+        stream: Any = gate.stream(ask("long"))
+        assert type(await anext(stream)) is Started
+        if transport == "socket":  # there the agent's end reads everything: a reader that sleeps costs itself the memory
+            await asyncio.sleep(2)
+        assert (await asyncio.wait_for(other.call(ask()), 5)).text == "next"
+        pieces = [event async for event in stream]
+        assert pieces[-1].text == words and await held(w) == (0, 0)
+
+
+def crashing(w_: list[World], lives: list[float]) -> Any:
+    async def work(gate: Gate, deaths: int) -> str:
+        lives.append(time())
+        if len(lives) <= deaths:
+            _kill_host(w_[0], (await gate.call(Self())).pid)
+            await asyncio.sleep(100)
+        return f"life {len(lives)}"
+
+    return work
+
+
+def _kill_host(w: World, pid: str) -> None:
+    process = w.k.kernel.processes.get(pid)
+    assert process is not None
+    w.k.kernel._supervisor._of[process].host.kill()
+
+
+@proves("crash")
+async def test_an_agent_whose_host_dies_begins_again(transport: str) -> None:
+    here: list[World] = []
+    async with world(transport, agents={"work": crashing(here, [])}) as w:
+        here.append(w)
+        agent = await w.k.spawn("work", 2)
+        assert await w.k.operator.call(WaitFor(pid=agent.pid)) == Exit(pid=agent.pid, outcome="result", result="life 3")
+        assert (await w.k.operator.call(Explain(pid=agent.pid))).process.restarts == 2
+
+
+@proves("restart")
+async def test_an_agent_is_started_again_three_times_at_most(transport: str) -> None:
+    here: list[World] = []
+    lives: list[float] = []
+    async with world(transport, agents={"work": crashing(here, lives)}) as w:
+        here.append(w)
+        agent = await w.k.spawn("work", 100)
+        exit = await w.k.operator.call(WaitFor(pid=agent.pid))
+        assert (exit.outcome, exit.error, len(lives)) == ("error", "ChildFailed", 1 + RESTARTS)

@@ -1,0 +1,236 @@
+"""Every row of the table, from a process that was granted it, over every transport."""
+
+import asyncio
+
+import pytest
+from requirements import proves
+
+from aios.abi.errors import Draining, Killed, Unauthenticated
+from aios.abi.event import ProcessChanged, ReadEvents
+from aios.abi.llm import Completion, Count, Delta, Generate, Message, Models, Started
+from aios.abi.process import Exit, Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
+from aios.abi.request import Done
+from aios.abi.system import (
+    AddToken,
+    Drain,
+    ListCores,
+    ListTokens,
+    Now,
+    RandomBytes,
+    ReadStatistics,
+    RevokeToken,
+    Sleep,
+)
+from aios.ports.gate import Gate
+from aios.testing import Script, ScriptedCore, time
+from aios.testing.kernel import EPOCH_NS, manifest_of
+from aios.testing.transports import ALL, world
+
+
+async def nap(gate: Gate, seconds: float = 1.0) -> str:
+    await gate.call(Sleep(seconds=seconds))
+    return "slept"
+
+
+AGENTS = {"nap": nap}
+
+
+def napping(*arguments: object) -> Spawn:
+    """A request to start one, as a person sends it who accepts it at once."""
+    manifest = manifest_of("nap", grants=())
+    return Spawn(manifest=manifest, arguments=arguments, accepted=manifest.hash())
+
+
+@proves("row llm.generate")
+async def test_generate(transport: str) -> None:
+    async with world(transport, [ScriptedCore("it is héllo")]) as w:
+        completion = await (await w.process()).call(Generate(messages=(Message("user", "what is it?"),), max_tokens=2))
+        assert (completion.text, completion.choices[0].finish) == ("it is", "length")
+        assert (completion.usage.input_tokens, completion.usage.output_tokens) == (3, 2)
+        assert (completion.model, completion.core) == ("scripted-1", "scripted")
+
+
+@proves("stream")
+async def test_a_stream_and_a_call_say_the_same(transport: str) -> None:
+    async with world(transport, [ScriptedCore("one two three")]) as w:
+        gate = await w.process()
+        started, *deltas, completion = [event async for event in gate.stream(Generate(prompt="x"))]
+        assert type(started) is Started and type(completion) is Completion and started.id == completion.id
+        assert all(type(delta) is Delta for delta in deltas)
+        assert "".join(delta.text for delta in deltas) == completion.text == (await gate.call(Generate(prompt="x"))).text
+
+
+@proves("row llm.count")
+async def test_count(transport: str) -> None:
+    async with world(transport, [ScriptedCore()]) as w:
+        tokens = await (await w.process()).call(Count(text="one two three"))
+        assert (tokens.tokens, tokens.exact) == (3, True)
+
+
+@proves("row llm.models")
+async def test_models(transport: str) -> None:
+    cores = [ScriptedCore(models=("small", "large"))]
+    async with world(transport, cores, aliases={"cheap": ("small",)}) as w:
+        (model,) = (await (await w.process(("use /llm/small",))).call(Models())).models
+        assert (model.name, model.cores, model.aliases) == ("small", ("scripted",), ("default", "cheap"))
+        assert "stop" in model.features and model.window == 4096
+
+
+@proves("row process.spawn", "row process.wait")
+async def test_spawn_and_wait(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        agent = await gate.call(napping(5))
+        me = await gate.call(Self())
+        assert (agent.agent, agent.kind, agent.parent) == ("nap", "agent", me.pid)
+        assert await gate.call(WaitFor(pid=agent.name)) == Exit(pid=agent.pid, outcome="result", result="slept")
+        assert time() == 5
+
+
+@pytest.mark.parametrize("signal", ["stop", "kill"])
+@proves("row process.signal")
+async def test_signal(transport: str, signal: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        agent = await gate.call(napping(1000))
+        await asyncio.sleep(1)
+        assert await gate.call(SignalProcess(pid=agent.pid, signal=signal)) == Done()  # type: ignore[arg-type]
+        exit = await gate.call(WaitFor(pid=agent.pid))
+        assert (exit.outcome, exit.error) == ("killed", "Killed") and time() == 1
+
+
+@proves("row process.list", "row process.self")
+async def test_list_and_self(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        await w.process()
+        agents = [await gate.call(napping(seconds)) for seconds in (1, 50)]
+        await gate.call(WaitFor(pid=agents[0].pid))
+        me = await gate.call(Self())
+        seen = (await gate.call(List(kinds=("agent", "session")))).processes
+        assert [process.pid for process in seen] == [me.pid, *(agent.pid for agent in agents)]
+        assert [process.word for process in seen] == ["running", "done", "sleeping"]
+        living = (await gate.call(List(ended=False))).processes
+        assert agents[0].pid not in [process.pid for process in living]
+
+
+@proves("row process.explain")
+async def test_explain(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        agent = await gate.call(napping(50))
+        await asyncio.sleep(1)
+        explanation = await gate.call(Explain(pid=agent.pid))
+        (call,) = explanation.calls
+        assert (call.row, call.wait and call.wait.code) == ("clock.sleep", "T")
+        assert explanation.reason == "`clock.sleep` waits for its timer" and explanation.process.state == "waiting"
+
+
+@proves("row process.logs")
+async def test_logs(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        agent = await gate.call(napping(50))
+        waits = asyncio.ensure_future(gate.call(Logs(pid=agent.pid, wait_s=20)))
+        await asyncio.sleep(1)
+        w.k.kernel.printed(agent.pid, "err", "one\ntwo")
+        page = await waits
+        assert [(line.stream, line.text) for line in page.lines] == [("err", "one"), ("err", "two")]
+        assert (page.next, page.ended) == (2, False)
+
+
+@proves("row event.read")
+async def test_read_events(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        cursor = (await gate.call(ReadEvents())).next
+        waits = asyncio.ensure_future(gate.call(ReadEvents(after=cursor, wait_s=60, kinds=("process",))))
+        await asyncio.sleep(1)
+        agent = await gate.call(napping(1))
+        (event, *_) = (await waits).events
+        assert isinstance(event, ProcessChanged) and (event.pid, event.state) == (agent.pid, "declared")
+
+
+@proves("row core.list")
+async def test_list_cores(transport: str) -> None:
+    async with world(transport, [ScriptedCore(Script(hang=True), slots=2)]) as w:
+        gate = await w.process(ALL)
+        calls = [asyncio.ensure_future(gate.call(Generate(prompt="x"))) for _ in range(3)]
+        await asyncio.sleep(1)
+        cores = await gate.call(ListCores())
+        (core,) = cores.cores
+        assert (core.name, core.up, core.slots, core.running, cores.waiting) == ("scripted", True, 2, 2, {"standard": 1})
+        for call in calls:
+            call.cancel()
+
+
+@proves("row token.add", "row token.list", "row token.revoke")
+async def test_tokens(transport: str) -> None:
+    async with world(transport) as w:
+        gate = await w.process(ALL)
+        token = await gate.call(AddToken(agent="triage", cls="batch"))
+        assert (await w.k.attach(token.value).call(Self())).agent == "triage"
+        listed = (await gate.call(ListTokens())).tokens
+        assert token.info in listed and token.value not in str(listed)
+        assert await gate.call(RevokeToken(id=token.info.id)) == Done()
+        with pytest.raises(Unauthenticated):
+            w.k.attach(token.value)
+
+
+@proves("row kernel.statistics")
+async def test_statistics(transport: str) -> None:
+    async with world(transport, [ScriptedCore("one two")]) as w:
+        gate = await w.process(ALL)
+        await gate.call(Generate(prompt="x"))
+        figures = await gate.call(ReadStatistics())
+        assert (figures.output_tokens, figures.input_tokens, figures.calls_running) == (2, 1, 1)
+        assert figures.rss_bytes > 10**6 and figures.version
+
+
+@proves("row kernel.drain")
+async def test_drain(transport: str) -> None:
+    async with world(transport, [ScriptedCore(Script(text="done", first_s=3))]) as w:
+        gate = await w.process(ALL)
+        call = asyncio.ensure_future(gate.call(Generate(prompt="x")))
+        await asyncio.sleep(1)
+        assert await gate.call(Drain(grace_s=9)) == Done()
+        with pytest.raises(Draining):
+            await gate.call(Generate(prompt="x"))
+        assert (await call).text == "done"
+        await w.k.kernel.down.wait()
+        assert time() == (10 if transport == "socket" else 3)  # there the caller itself is an agent that runs on
+
+
+@proves("row clock.now", "row clock.sleep")
+async def test_time(transport: str) -> None:
+    async with world(transport) as w:
+        gate = await w.process()
+        assert await gate.call(Sleep(seconds=7.5)) == Done()
+        assert (await gate.call(Now())).at_ns == EPOCH_NS + 7_500_000_000
+
+
+@proves("row random.bytes")
+async def test_random_bytes(transport: str) -> None:
+    async with world(transport) as w:
+        gate = await w.process()
+        drawn = [(await gate.call(RandomBytes(size=16))).data for _ in range(2)]
+        assert len(set(drawn)) == 2 and {len(data) for data in drawn} == {16}
+
+
+@proves("kill")
+async def test_a_killed_agents_slot_is_free_at_once(transport: str) -> None:
+    async def ask(gate: Gate) -> None:
+        await gate.call(Generate(prompt="x"))
+
+    core = ScriptedCore(lambda call: Script(hang=True) if len(core.calls) == 1 else "next", slots=1)
+    async with world(transport, [core], {"ask": ask}) as w:
+        gate = await w.process(ALL)
+        manifest = manifest_of("ask")
+        agent = await gate.call(Spawn(manifest=manifest, accepted=manifest.hash()))
+        await asyncio.sleep(1)
+        waits = asyncio.ensure_future(gate.call(Generate(prompt="y")))
+        await asyncio.sleep(1)
+        assert not waits.done()
+        await gate.call(SignalProcess(pid=agent.pid, signal="kill"))
+        assert (await waits).text == "next" and time() == 2
+        assert (await gate.call(WaitFor(pid=agent.pid))).error == Killed.__name__
