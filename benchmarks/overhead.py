@@ -224,7 +224,7 @@ def stalled_readers(on: Stage, scale: Scale, found: Findings) -> None:
     lags: dict[int, list[float]] = {0: [], 1: [], 50: []}
     memory = dict.fromkeys(rates, 0.0)
     calls = on.through_kernel(plan(OTHERS, 16, scale.calls))
-    streams = on.through_kernel(plan(OTHER_STREAMS, 16, scale.streams, stream=True))
+    streams = on.through_kernel(plan(OTHER_STREAMS, 8, scale.streams, stream=True))
     for _ in range(scale.rounds_slow):
         for readers in rates:
             with stalled(on, readers):

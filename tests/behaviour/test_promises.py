@@ -321,17 +321,12 @@ def crashing(w_: list[World], lives: list[float]) -> Any:
     async def work(gate: Gate, deaths: int) -> str:
         lives.append(time())
         if len(lives) <= deaths:
-            _kill_host(w_[0], (await gate.call(Self())).pid)
+            me = await gate.call(Self())
+            next(host for host in w_[0].hosts if host.os_pid == me.host_pid).kill()
             await asyncio.sleep(100)
         return f"life {len(lives)}"
 
     return work
-
-
-def _kill_host(w: World, pid: str) -> None:
-    process = w.k.kernel.processes.get(pid)
-    assert process is not None
-    w.k.kernel._supervisor._of[process].host.kill()
 
 
 @proves("crash")

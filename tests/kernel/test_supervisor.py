@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scenes import ENDLESS, ask, events, held, nothing_is_held, turns, until
+from scenes import ENDLESS, ask, events, held, nothing_is_held, turns
 
 from aios.abi.errors import AiosError, ChildFailed, Denied, Invalid, QueueFull
 from aios.abi.event import HostChanged, ProcessChanged, Signalled
@@ -15,9 +15,8 @@ from aios.abi.process import Exit, List, ProcessInfo, SignalProcess, Spawn, Wait
 from aios.abi.system import Drain, RandomBytes, ReadStatistics, Sleep
 from aios.kernel.supervise import HOST_AGENTS, IDLE_HOST_S, RESTARTS
 from aios.ports.gate import Gate
-from aios.ports.host import Host
 from aios.testing import ScriptedCore, time
-from aios.testing.kernel import RunningKernel, kernel_for_tests, manifest_of
+from aios.testing.kernel import RunningKernel, ScriptedHost, ScriptedHosts, kernel_for_tests, manifest_of
 
 
 async def nap(gate: Gate, seconds: float = 1.0) -> str:
@@ -131,37 +130,31 @@ async def test_a_program_that_is_not_there_ends_its_agent_with_a_sentence() -> N
 
 
 async def test_a_host_that_cannot_be_started_ends_its_agent_and_the_next_try_may_work() -> None:
-    async with kernel_for_tests(agents=AGENTS) as k:
+    class Refusing(ScriptedHosts):
+        tries = 0
 
-        class Refusing:
-            tries = 0
+        async def start(self, program: str) -> ScriptedHost:
+            self.tries += 1
+            if self.tries == 1:
+                raise ChildFailed("it raised ImportError")
+            return await super().start(program)
 
-            async def start(self, program: str) -> Host:
-                self.tries += 1
-                if self.tries == 1:
-                    raise ChildFailed("it raised ImportError")
-                return await k.hosts.start(program)
-
-        k.kernel._supervisor._hosts = Refusing()
+    async with kernel_for_tests(hosts=Refusing(AGENTS)) as k:
         first, second = await k.spawn("nap"), await k.spawn("nap")
         assert (await end_of(k, first)).message == "it raised ImportError"
         assert (await end_of(k, second)).outcome == "result"
 
 
 async def test_a_bug_of_a_driver_ends_one_agent_and_not_the_kernel(caplog: pytest.LogCaptureFixture) -> None:
-    async def odd(gate: Gate) -> None:
-        raise AssertionError
-
-    async with kernel_for_tests(agents={**AGENTS, "odd": odd}) as k:
-        other = await k.spawn("nap", 5)
-
-        class Broken:
-            async def start(self, program: str) -> Host:
+    class Broken(ScriptedHosts):
+        async def start(self, program: str) -> ScriptedHost:
+            if program == "/bin/sh":
                 raise ZeroDivisionError("secret")
+            return await super().start(program)
 
-        await turns()
-        k.kernel._supervisor._hosts = Broken()
-        exit = await end_of(k, await k.spawn("odd", program="/bin/sh"))
+    async with kernel_for_tests(hosts=Broken(AGENTS)) as k:
+        other = await k.spawn("nap", 5)
+        exit = await end_of(k, await k.spawn("nap", program="/bin/sh"))
         assert exit.error == "Internal" and "secret" not in exit.message
         assert (await end_of(k, other)).outcome == "result"
         assert "secret" in caplog.text
@@ -455,7 +448,7 @@ async def test_a_fleet_in_which_hosts_die_all_the_time_ends_whole() -> None:
         for agent in agents:
             assert (await states(k, agent)).count("ended") == 1
         await asyncio.sleep(IDLE_HOST_S + 1)
-        await until(lambda: k.kernel._supervisor.host_count == 0)
+        assert (await k.operator.call(ReadStatistics())).hosts == 0
         await nothing_is_held(k)
 
 

@@ -77,14 +77,14 @@ def check_order(name: str, dispatch: Dispatch, could: list[Ticket], now: float) 
 
 @policies
 @given(trace=traces)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_a_policy_serves_who_can_be_served_once_and_in_its_order(policy: str, trace: list[tuple[object, ...]]) -> None:
     run(POLICIES[policy](), trace)
 
 
 @policies
 @given(trace=traces)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_same_trace_leads_to_the_same_decisions(policy: str, trace: list[tuple[object, ...]]) -> None:
     assert run(POLICIES[policy](), trace) == run(POLICIES[policy](), trace)
 
@@ -94,7 +94,7 @@ def test_the_same_trace_leads_to_the_same_decisions(policy: str, trace: list[tup
     before=st.integers(0, 10),
     now=st.floats(1000, 2000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_the_order_that_is_told_is_the_order_that_is_taken(
     policy: str, ages: list[tuple[Class, float]], before: int, now: float
@@ -114,7 +114,7 @@ def test_the_order_that_is_told_is_the_order_that_is_taken(
     overdue=st.lists(feasible, min_size=1, max_size=6),
     idle=st.lists(st.sampled_from(SERVERS), min_size=1, max_size=8),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_under_priority_everybody_has_a_bounded_wait(overdue: list[frozenset[str]], idle: list[str]) -> None:
     """However many interactive calls come, on however odd a pattern of servers: what is overdue is served by the
     servers that can do it, one in four of their turns each."""
@@ -199,7 +199,7 @@ def check_nobody_waits_in_vain(lane: Lane, tickets: list[Ticket]) -> None:
     widths=st.tuples(*[st.integers(1, 3)] * 3),
     queue=st.sampled_from([3, 1000]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=400, deadline=None)
 async def test_a_lane_keeps_its_promises_under_any_schedule(
     policy: str, people: list[tuple[float, Class, frozenset[str], float, float]], downs: list[tuple[float, str, float]],
     widths: tuple[int, ...], queue: int,

@@ -19,7 +19,7 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit
     tenant: str = ""
 
 
-class ProcessChanged(Happened, frozen=True, tag="process"):
+class ProcessChanged(Happened, frozen=True, gc=False, tag="process"):
     """A process entered a state. `restart`: how often its host had died before."""
 
     pid: str
@@ -31,7 +31,7 @@ class ProcessChanged(Happened, frozen=True, tag="process"):
     detail: str = ""
 
 
-class Signalled(Happened, frozen=True, tag="signal"):
+class Signalled(Happened, frozen=True, gc=False, tag="signal"):
     """Somebody signalled a process; `by`: the name of the process that did."""
 
     pid: str
@@ -40,7 +40,7 @@ class Signalled(Happened, frozen=True, tag="signal"):
     by: str
 
 
-class Dispatched(Happened, frozen=True, tag="dispatch"):
+class Dispatched(Happened, frozen=True, gc=False, tag="dispatch"):
     """A call got its turn: on which core, by which rule, and how many calls of each class were left waiting."""
 
     call: str
@@ -53,7 +53,7 @@ class Dispatched(Happened, frozen=True, tag="dispatch"):
     waiting: dict[str, int] = {}
 
 
-class CallEnded(Happened, frozen=True, tag="call"):
+class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     """A call ended. Times are nanoseconds UTC: asked, got its turn, first piece told; None for what did not come.
 
     `outcome`: "ok", or the error's code.
@@ -74,7 +74,7 @@ class CallEnded(Happened, frozen=True, tag="call"):
     output_tokens: int = 0
 
 
-class CoreChanged(Happened, frozen=True, tag="core"):
+class CoreChanged(Happened, frozen=True, gc=False, tag="core"):
     """A core came up or went down; `os_pid`: of its host."""
 
     core: str
@@ -83,7 +83,7 @@ class CoreChanged(Happened, frozen=True, tag="core"):
     os_pid: int | None = None
 
 
-class HostChanged(Happened, frozen=True, tag="host"):
+class HostChanged(Happened, frozen=True, gc=False, tag="host"):
     """A host child for agents started or ended. `running`: names of the processes that were in it."""
 
     os_pid: int
@@ -93,7 +93,7 @@ class HostChanged(Happened, frozen=True, tag="host"):
     detail: str = ""
 
 
-class KernelChanged(Happened, frozen=True, tag="kernel"):
+class KernelChanged(Happened, frozen=True, gc=False, tag="kernel"):
     """The kernel itself: up, draining, or its loop was late by `lag_s` seconds."""
 
     change: Literal["up", "draining", "late"]

@@ -11,8 +11,8 @@ from aios.ports.clock import Clock
 
 SCANNED = 4096
 """Events that are looked at in one turn of the loop."""
-KEPT = 100_000
-"""Events kept in memory; a reader who is further behind is told how many it lost."""
+KEPT = 50_000
+"""Events kept in memory at least, and twice as many at most; a reader who is further behind is told how many it lost."""
 
 
 class EventLog:

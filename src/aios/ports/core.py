@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from aios.abi.errors import NoCore
-from aios.abi.llm import Completion, Count, Delta, Generate, Tokens
+from aios.abi.llm import Completion, Count, Delta, Generate, Part, Tokens
 
 Feature = Literal[
     "chat",
@@ -115,21 +115,32 @@ class Core(Protocol):
 
 def wanted_features(request: Generate) -> frozenset[Feature]:
     """What a core must be able to do for this request."""
-    wants: dict[Feature, bool] = {
-        "chat": bool(request.messages),
-        "completion": request.prompt is not None,
-        "seed": request.seed is not None,
-        "stop": bool(request.stop),
-        "n": request.n > 1,
-        "penalties": bool(request.presence_penalty or request.frequency_penalty),
-        "logit_bias": bool(request.logit_bias),
-        "logprobs": request.logprobs,
-        "tools": bool(request.tools),
-        "json": request.response_format is not None and request.response_format.get("type") != "text",
-        "vision": any(part.type == "image" for m in request.messages if not isinstance(m.content, str) for part in m.content),
-        "reasoning_effort": request.reasoning_effort is not None,
-    }
-    return frozenset(name for name, wanted in wants.items() if wanted)
+    wants: set[Feature] = {"chat"} if request.messages else {"completion"}
+    if request.seed is not None:
+        wants.add("seed")
+    if request.stop:
+        wants.add("stop")
+    if request.n > 1:
+        wants.add("n")
+    if request.presence_penalty or request.frequency_penalty:
+        wants.add("penalties")
+    if request.logit_bias:
+        wants.add("logit_bias")
+    if request.logprobs:
+        wants.add("logprobs")
+    if request.tools:
+        wants.add("tools")
+    if request.response_format is not None and request.response_format.get("type") != "text":
+        wants.add("json")
+    if any(type(message.content) is tuple and _has_image(message.content) for message in request.messages):
+        wants.add("vision")
+    if request.reasoning_effort is not None:
+        wants.add("reasoning_effort")
+    return frozenset(wants)
+
+
+def _has_image(parts: tuple[Part, ...]) -> bool:
+    return any(part.type == "image" for part in parts)
 
 
 def refuse_what_it_cannot(info: CoreInfo, call: CoreCall) -> None:

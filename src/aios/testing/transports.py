@@ -1,4 +1,7 @@
-"""The three ways to the kernel, behind one Gate: in process, over a host's socketpair, over HTTP. Both ends are the real ones."""
+"""The three ways to the kernel behind one Gate, for scenarios: in process, over a host's socketpair, over HTTP.
+
+Both ends of each are the real ones, in one loop and in virtual time.
+"""
 
 import asyncio
 import contextlib
@@ -36,11 +39,12 @@ ALL = ("use /*", "read /*", "spawn /*", "own /*")
 
 @dataclass
 class World:
-    """A kernel, and processes that reach it over one transport."""
+    """A kernel, and processes that reach it over one transport. `hosts`: the host children that were started, oldest first."""
 
     k: RunningKernel
     transport: str
     make: Callable[[str, Sequence[str], Class], Any]
+    hosts: Sequence[Any]
     names: itertools.count = field(default_factory=lambda: itertools.count(1))  # type: ignore[type-arg]
 
     async def process(self, grants: Sequence[str] = ("use /llm/*",), cls: Class = "standard") -> Gate:
@@ -55,14 +59,14 @@ async def world(
 ) -> AsyncIterator[World]:
     """A kernel for one scenario."""
     opened = {"in process": _in_process, "socket": _over_sockets, "http": _over_http}[transport]
-    async with opened(cores, agents or {}, kernel) as (k, make):
-        yield World(k, transport, make)
+    async with opened(cores, agents or {}, kernel) as (k, make, hosts):
+        yield World(k, transport, make, hosts)
 
 
 @asynccontextmanager
 async def _in_process(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[Any]:
     async with kernel_for_tests(cores, agents, **kernel) as k:
-        yield k, k.session
+        yield k, k.session, k.hosts.hosts
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------
@@ -81,7 +85,7 @@ async def _over_http(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[Any]
                 async def make(agent: str, grants: Sequence[str], cls: Class) -> Gate:
                     return HttpGate(http, (await k.token(agent, grants, cls)).value)
 
-                yield k, make
+                yield k, make, k.hosts.hosts
             await server.close(grace_s=1.0)
 
 
@@ -162,7 +166,8 @@ async def _over_sockets(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[A
         await asyncio.Event().wait()
 
     with tempfile.TemporaryDirectory() as folder:
-        hosts = SocketHosts(LoopSandbox({**agents, "puppet": puppet}), folder, readable=())
+        sandbox = LoopSandbox({**agents, "puppet": puppet})
+        hosts = SocketHosts(sandbox, folder, readable=())
         async with kernel_for_tests(cores, hosts=hosts, **kernel) as k:
 
             async def make(agent: str, grants: Sequence[str], cls: Class) -> Gate:
@@ -170,7 +175,7 @@ async def _over_sockets(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[A
                 await k.spawn("puppet", agent, agent=agent, grants=tuple(grants), cls=cls)
                 return await gates[agent]
 
-            yield k, make
+            yield k, make, sandbox.children
         await hosts.close()
         await asyncio.sleep(0.01)  # so that both ends of each connection are told
 
@@ -205,11 +210,19 @@ class LoopChild:
         self._connecting = asyncio.ensure_future(SocketGate.connect(end, self))
         self.os_pid = os_pid
 
+    async def gate(self) -> SocketGate:
+        """The agents' end of the connection."""
+        return await asyncio.shield(self._connecting)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.done()
+
     def asked(self, ask: Ask) -> None:
         self._running[ask.pid] = asyncio.ensure_future(self._run(ask))
 
     async def _run(self, ask: Ask) -> None:
-        gate = await asyncio.shield(self._connecting)
+        gate = await self.gate()
         try:
             answer = Answer(ask.id, await self._agents[ask.entry](gate.of(ask.pid), *ask.arguments))
         except asyncio.CancelledError:

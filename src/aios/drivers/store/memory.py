@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from aios.abi.errors import Conflict
 from aios.abi.record import Record
 
-KEPT_BYTES = 64 * 1024 * 1024
+KEPT_BYTES = 32 * 1024 * 1024
 RECORD_BYTES = 700
 """What a record costs beside its body, about."""
 
@@ -23,7 +23,7 @@ class MemoryStore:
         self._bytes = 0
         self._count = 0
         self._records: collections.deque[Record] = collections.deque()
-        self._of_call: dict[tuple[str, str], list[Record]] = {}
+        self._of_call: dict[str, Record | tuple[Record, ...]] = {}  # flat: lists would be walked by each pass of the collector
 
     @property
     def store_id(self) -> str:
@@ -34,10 +34,11 @@ class MemoryStore:
         return 1
 
     def append(self, record: Record) -> None:
-        of_call = self._of_call.setdefault((record.pid, record.path), [])
-        if any(other.kind == record.kind and other.attempt == record.attempt for other in of_call):
-            raise Conflict(f"{record.kind} {record.attempt} of {record.pid}/{record.path} stands already")
-        of_call.append(record)
+        call = f"{record.pid}/{record.path}"
+        before = self.find(record.pid, record.path)
+        if any(other.kind == record.kind and other.attempt == record.attempt for other in before):
+            raise Conflict(f"{record.kind} {record.attempt} of {call} stands already")
+        self._of_call[call] = (*before, record) if before else record
         self._records.append(record)
         self._count += 1
         self._bytes += RECORD_BYTES + len(record.body)
@@ -46,16 +47,19 @@ class MemoryStore:
 
     def _forget(self, record: Record) -> None:
         self._bytes -= RECORD_BYTES + len(record.body)
-        of_call = self._of_call[record.pid, record.path]
-        of_call.remove(record)
-        if not of_call:
-            del self._of_call[record.pid, record.path]
+        call = f"{record.pid}/{record.path}"
+        left = tuple(other for other in self.find(record.pid, record.path) if other is not record)
+        if left:
+            self._of_call[call] = left if len(left) > 1 else left[0]
+        else:
+            del self._of_call[call]
 
     async def commit(self, lsn: int) -> None:
         """Nothing to wait for: what is in memory is all that this store has."""
 
     def find(self, pid: str, path: str) -> Sequence[Record]:
-        return tuple(self._of_call.get((pid, path), ()))
+        found = self._of_call.get(f"{pid}/{path}", ())
+        return found if isinstance(found, tuple) else (found,)
 
     def tail(self, pid: str, after: int = 0) -> Sequence[Record]:
         return [record for record in self._records if record.pid == pid and record.lsn > after]
