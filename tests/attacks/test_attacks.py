@@ -306,6 +306,8 @@ async def test_a_killed_agent_that_goes_on_is_refused_until_its_host_is_ended() 
                 said.append("told")
             except AiosError as error:
                 said.append(error.code)
+                if error.code == "Unavailable":
+                    return  # its host has lost the kernel
 
     async with world("socket", [ScriptedCore("x")], {"runaway": runaway}) as w:
         agent = await w.k.spawn("runaway")

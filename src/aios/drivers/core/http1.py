@@ -7,7 +7,7 @@ content codings, which a server on loopback has none of; and 11 MB of memory wen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
@@ -15,6 +15,10 @@ import httptools
 MOST_HEAD_BYTES = 1 << 16
 MOST_UNREAD_BYTES = 1 << 16
 """Of an answer; then its server has to wait."""
+
+
+Hear = Callable[[bytes], bool]
+"""Takes a piece of a body; says whether it can take another at once. It must not raise."""
 
 
 class Unreachable(OSError):
@@ -33,6 +37,8 @@ class Answer(asyncio.Protocol):
         self._transport: Any = None
         self._waiter: asyncio.Future[None] | None = None
         self._lost = ""
+        self._hear: Hear | None = None
+        self._enough = False
         self.idle_since_s = 0.0
         self._reset()
 
@@ -59,14 +65,24 @@ class Answer(asyncio.Protocol):
                 raise Broken(self._lost)
             await self._change()
 
-    async def read(self) -> bytes:
-        """What has come of the body, as soon as there is something; nothing at its end. Raises `Broken`."""
+    async def read(self, hear: Hear | None = None) -> bytes:
+        """What has come of the body, as soon as there is something; nothing at its end. Raises `Broken`.
+
+        While it waits, pieces go to `hear` in the very step in which they come, without waking anybody; when `hear` has
+        enough, nothing is returned before the end.
+        """
         while not self._body:
             if self._whole:
                 return b""
             if self._lost:
                 raise Broken(self._lost)
-            await self._change()
+            self._hear, self._enough = hear, False
+            try:
+                await self._change()
+            finally:
+                self._hear = None
+            if self._enough:
+                return b""
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         if self._unread_bytes > MOST_UNREAD_BYTES and not self._lost:
@@ -107,7 +123,8 @@ class Answer(asyncio.Protocol):
             self._lose(f"it sent more than {MOST_HEAD_BYTES} bytes of headers")
         if self._unread_bytes > MOST_UNREAD_BYTES and not self._lost:
             self._transport.pause_reading()
-        self._wake()
+        if self._hear is None or self._enough or self._body or self._whole or self._lost:
+            self._wake()
 
     def on_message_begin(self) -> None:
         if self._whole:
@@ -121,6 +138,9 @@ class Answer(asyncio.Protocol):
         self._headed = self.status >= 200  # what is below is an interim answer
 
     def on_body(self, body: bytes) -> None:
+        if self._hear is not None and not self._enough:
+            self._enough = not self._hear(body)
+            return
         self._body.append(body)
         self._unread_bytes += len(body)
 

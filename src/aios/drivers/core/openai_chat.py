@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -232,7 +232,7 @@ class _Part:
 class _Answer:
     """One stream, from its bytes to deltas and the whole."""
 
-    __slots__ = ("_call", "_emit", "_ended", "_parts", "_pieces", "_usage")
+    __slots__ = ("_call", "_emit", "_full", "_later", "_parts", "_pieces", "_problem", "_rest", "_usage")
 
     def __init__(self, call: CoreCall, emit: Emit) -> None:
         self._call = call
@@ -240,32 +240,66 @@ class _Answer:
         self._parts = [_Part() for _ in range(call.request.n)]
         self._usage: WireUsage | None = None
         self._pieces = 0
-        self._ended = False
+        self._rest = b""
+        self._later = b""
+        self._full: Any = None
+        self._problem: AiosError | None = None
 
     async def read(self, content: Answer) -> None:
         """Take the stream to its end. Raises `CoreFailed` if it ends too early or is no event stream."""
-        rest = b""
-        while data := await content.read():
-            lines = (rest + data if rest else data).split(b"\n")
-            rest = lines.pop()
-            if len(rest) > MOST_EVENT_BYTES:
-                raise CoreFailed(f"the server sent an event of more than {MOST_EVENT_BYTES >> 20} MB")
-            taken = size = 0
-            for line in lines:
-                if not line.startswith(b"data:"):
-                    continue
-                if line.startswith(b"data: [DONE]"):
+        while True:
+            data = await content.read(self._hear)
+            full, later, self._full, self._later = self._full, self._later, None, b""
+            if self._problem is not None:
+                raise self._problem
+            if full is not None:
+                await full
+            if later or data:
+                if await self._take_all(later + data):
                     await _finish_body(content)
                     return self._check_end()
-                waiting = self._take(line[5:])
-                if waiting is not None:
-                    await waiting
-                taken += 1
-                size += len(line)
-                if taken == EVENTS_PER_TURN or size > BYTES_PER_TURN:
-                    taken = size = 0
-                    await asyncio.sleep(0)
-        self._check_end()
+            elif full is None:
+                return self._check_end()
+
+    def _hear(self, data: bytes) -> bool:
+        """Take the events of a small piece at once; leave what may take long, or ends the stream, to `read`."""
+        if len(data) > BYTES_PER_TURN or b"[DONE]" in data:
+            self._later = data
+            return False
+        try:
+            lines = self._lines(data)
+            for line in lines:
+                self._full = self._take(line[5:])
+                if self._full is not None:
+                    self._later, self._rest = b"".join(line + b"\n" for line in lines) + self._rest, b""
+                    return False
+        except AiosError as problem:
+            self._problem = problem
+        return self._problem is None
+
+    async def _take_all(self, data: bytes) -> bool:
+        """Take the events of a piece of any size, with a pause after every few; whether the last of all was among them."""
+        taken = size = 0
+        for line in self._lines(data):
+            if line.startswith(b"data: [DONE]"):
+                return True
+            waiting = self._take(line[5:])
+            if waiting is not None:
+                await waiting
+            taken += 1
+            size += len(line)
+            if taken == EVENTS_PER_TURN or size > BYTES_PER_TURN:
+                taken = size = 0
+                await asyncio.sleep(0)
+        return False
+
+    def _lines(self, data: bytes) -> Iterator[bytes]:
+        """The lines of whole events that a piece completes."""
+        lines = (self._rest + data if self._rest else data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > MOST_EVENT_BYTES:
+            raise CoreFailed(f"the server sent an event of more than {MOST_EVENT_BYTES >> 20} MB")
+        return filter(_is_event, lines)
 
     def completion(self, core: str) -> Completion:
         """The whole answer. Where the server does not tell the usage: an estimate, one token per piece."""
@@ -338,6 +372,10 @@ class _Answer:
     def _check_end(self) -> None:
         if not all(part.finish for part in self._parts):
             raise CoreFailed("the server ended its answer in the middle")
+
+
+def _is_event(line: bytes) -> bool:
+    return line.startswith(b"data:")
 
 
 def _take_tool(tools: dict[int, _Tool], piece: ToolCallPiece) -> ToolCallDelta:
