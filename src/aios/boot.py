@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,10 +22,12 @@ from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
-from aios.server.http import HttpServer
+from aios.server.http import HttpServer, raise_descriptors
 from aios.server.native import NativeDoor
 from aios.server.openai import OpenAIDoor
 from aios.server.socket import SocketHosts
+
+log = logging.getLogger("aios.boot")
 
 GRACE_S = 10.0
 """How long running calls may take to end when a signal takes the kernel down."""
@@ -42,6 +45,7 @@ async def serve(config: Config, ready: Callable[[Address], None]) -> None:
     """Run a kernel until it is drained; being cancelled drains it. Raises `Unavailable` with what to do."""
     with locked(config.home):
         harden_kernel()
+        raise_descriptors()
         async with running(config) as (kernel, address):
             gc.collect()
             gc.freeze()
@@ -73,6 +77,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         hosts.serve(kernel)
         for core in cores(config):
             await kernel.add_core(core)
+        for alias, models in kernel.pool.lost_aliases().items():
+            log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
         doors = (NativeDoor(kernel), OpenAIDoor(kernel))
         server = HttpServer(kernel, doors, replace(config.server, socket=socket))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from aios.abi.wire import nearest
 from aios.drivers.core.local.driver import LocalCoreConfig
 from aios.drivers.core.openai_chat import OpenAIChatConfig
 from aios.kernel.lanes.lane import LaneConfig
+from aios.kernel.lanes.policies import POLICIES
 from aios.sdk import client
 from aios.server.http import ServerConfig
 
@@ -37,6 +39,11 @@ class LanesConfig:
     """The lanes by name. `cores`: the lane before the models."""
 
     cores: LaneConfig = dataclasses.field(default_factory=LaneConfig)
+
+    def __post_init__(self) -> None:
+        if self.cores.policy not in POLICIES:
+            known = ", ".join(f"`{name}`" for name in POLICIES)
+            raise ValueError(f"`cores.policy` must be one of {known}{nearest(self.cores.policy, POLICIES)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,9 +127,19 @@ def read_settings(file: Path) -> Settings:
     try:
         return msgspec.convert(found, Settings, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
-        said, _, where = str(error).rpartition(" - at ")
-        place = where.strip("`").removeprefix("$").removeprefix(".") if said else ""
-        raise Invalid(f"{file}: `{place}`: {said}" if place else f"{file}: {error}", field=place or None) from None
+        place, said = place_in(str(error))
+        raise Invalid(f"{file}: {said}", field=place or None) from None
+
+
+def place_in(said: str) -> tuple[str, str]:
+    """What the decoder says of a value: the path of the key at fault, and a sentence that begins with it."""
+    found = re.fullmatch(r"(?:`(?P<key>[\w.]+)` )?(?P<rest>.*?)(?: - at `\$\.?(?P<table>.*)`)?", said, re.DOTALL)
+    assert found is not None, said
+    key, rest, table = found["key"], found["rest"], found["table"]
+    if key is None:  # the decoder's own words
+        return table or "", f"`{table}`: {rest}" if table else rest
+    place = f"{table}.{key}" if table else key
+    return place, f"`{place}` {rest}"
 
 
 def unknown_keys(found: Mapping[str, Any], kind: type, place: str = "") -> Iterator[tuple[str, str, list[str]]]:

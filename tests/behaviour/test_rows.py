@@ -24,7 +24,7 @@ from aios.abi.system import (
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
 from aios.testing.kernel import EPOCH_NS, manifest_of
-from aios.testing.transports import ALL, world
+from aios.testing.transports import ALL, World, world
 
 
 async def nap(gate: Gate, seconds: float = 1.0) -> str:
@@ -35,10 +35,9 @@ async def nap(gate: Gate, seconds: float = 1.0) -> str:
 AGENTS = {"nap": nap}
 
 
-def napping(*arguments: object) -> Spawn:
-    """A request to start one, as a person sends it who accepts it at once."""
-    manifest = manifest_of("nap", grants=())
-    return Spawn(manifest=manifest, arguments=arguments, accepted=manifest.hash())
+def napping(w: World, *arguments: object) -> Spawn:
+    """A request to start one, which a person has accepted."""
+    return Spawn(manifest=w.k.accept(manifest_of("nap", grants=())), arguments=arguments)
 
 
 @proves("row llm.generate")
@@ -80,7 +79,7 @@ async def test_models(transport: str) -> None:
 async def test_spawn_and_wait(transport: str) -> None:
     async with world(transport, agents=AGENTS) as w:
         gate = await w.process(ALL)
-        agent = await gate.call(napping(5))
+        agent = await gate.call(napping(w, 5))
         me = await gate.call(Self())
         assert (agent.agent, agent.kind, agent.parent) == ("nap", "agent", me.pid)
         assert await gate.call(WaitFor(pid=agent.name)) == Exit(pid=agent.pid, outcome="result", result="slept")
@@ -92,7 +91,7 @@ async def test_spawn_and_wait(transport: str) -> None:
 async def test_signal(transport: str, signal: str) -> None:
     async with world(transport, agents=AGENTS) as w:
         gate = await w.process(ALL)
-        agent = await gate.call(napping(1000))
+        agent = await gate.call(napping(w, 1000))
         await asyncio.sleep(1)
         assert await gate.call(SignalProcess(pid=agent.pid, signal=signal)) == Done()  # type: ignore[arg-type]
         exit = await gate.call(WaitFor(pid=agent.pid))
@@ -104,7 +103,7 @@ async def test_list_and_self(transport: str) -> None:
     async with world(transport, agents=AGENTS) as w:
         gate = await w.process(ALL)
         await w.process()
-        agents = [await gate.call(napping(seconds)) for seconds in (1, 50)]
+        agents = [await gate.call(napping(w, seconds)) for seconds in (1, 50)]
         await gate.call(WaitFor(pid=agents[0].pid))
         me = await gate.call(Self())
         seen = (await gate.call(List(kinds=("agent", "session")))).processes
@@ -118,7 +117,7 @@ async def test_list_and_self(transport: str) -> None:
 async def test_explain(transport: str) -> None:
     async with world(transport, agents=AGENTS) as w:
         gate = await w.process(ALL)
-        agent = await gate.call(napping(50))
+        agent = await gate.call(napping(w, 50))
         await asyncio.sleep(1)
         explanation = await gate.call(Explain(pid=agent.pid))
         (call,) = explanation.calls
@@ -130,7 +129,7 @@ async def test_explain(transport: str) -> None:
 async def test_logs(transport: str) -> None:
     async with world(transport, agents=AGENTS) as w:
         gate = await w.process(ALL)
-        agent = await gate.call(napping(50))
+        agent = await gate.call(napping(w, 50))
         waits = asyncio.ensure_future(gate.call(Logs(pid=agent.pid, wait_s=20)))
         await asyncio.sleep(1)
         w.k.kernel.printed(agent.pid, "err", "one\ntwo")
@@ -146,7 +145,7 @@ async def test_read_events(transport: str) -> None:
         cursor = (await gate.call(ReadEvents())).next
         waits = asyncio.ensure_future(gate.call(ReadEvents(after=cursor, wait_s=60, kinds=("process",))))
         await asyncio.sleep(1)
-        agent = await gate.call(napping(1))
+        agent = await gate.call(napping(w, 1))
         (event, *_) = (await waits).events
         assert isinstance(event, ProcessChanged) and (event.pid, event.state) == (agent.pid, "declared")
 
@@ -225,8 +224,7 @@ async def test_a_killed_agents_slot_is_free_at_once(transport: str) -> None:
     core = ScriptedCore(lambda call: Script(hang=True) if len(core.calls) == 1 else "next", slots=1)
     async with world(transport, [core], {"ask": ask}) as w:
         gate = await w.process(ALL)
-        manifest = manifest_of("ask")
-        agent = await gate.call(Spawn(manifest=manifest, accepted=manifest.hash()))
+        agent = await gate.call(Spawn(manifest=w.k.accept(manifest_of("ask"))))
         await asyncio.sleep(1)
         waits = asyncio.ensure_future(gate.call(Generate(prompt="y")))
         await asyncio.sleep(1)

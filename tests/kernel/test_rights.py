@@ -202,6 +202,16 @@ async def test_a_person_cannot_accept_what_they_do_not_have_themselves() -> None
             await client.call(Spawn(manifest=asked, accepted=asked.hash()))
 
 
+async def test_a_client_starts_what_a_person_has_accepted_and_nothing_else() -> None:
+    async with kernel_for_tests(agents=AGENTS) as k:
+        client = await k.session(grants=("spawn /agents/*",))
+        asked = manifest()
+        with pytest.raises(NeedsApproval):
+            await client.call(Spawn(manifest=asked, accepted=asked.hash()))
+        await k.operator.call(Spawn(manifest=asked, accepted=asked.hash()))
+        assert (await client.call(Spawn(manifest=asked))).agent == "nap"
+
+
 async def test_a_relative_program_is_refused() -> None:
     async with kernel_for_tests(agents=AGENTS) as k:
         with pytest.raises(Invalid) as refused:

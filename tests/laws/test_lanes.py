@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -37,6 +38,7 @@ def run(policy: Policy, trace: list[tuple[object, ...]]) -> list[tuple[str, str,
     """Play a trace, hold each decision against the model, and return the decisions."""
     waiting: list[Ticket] = []
     decisions: list[tuple[str, str, str]] = []
+    since_aged: Counter[str] = Counter()
     now, count = 0.0, 0
     for step in trace:
         match step:
@@ -56,6 +58,9 @@ def run(policy: Policy, trace: list[tuple[object, ...]]) -> list[tuple[str, str,
                     assert dispatch.ticket in waiting, "nobody is invented, or served twice"
                     assert dispatch.server in dispatch.ticket.feasible & idle, "on a server that is idle and can do it"
                     check_order(policy.name, dispatch, could, now)
+                    aged = dispatch.reason == "age"
+                    assert not aged or since_aged[dispatch.server] >= AGEING_EVERY - 1, "age takes one turn of a server in four"
+                    since_aged[dispatch.server] = 0 if aged else since_aged[dispatch.server] + 1
                     waiting.remove(dispatch.ticket)
                     decisions.append((dispatch.ticket.name, dispatch.server, dispatch.reason))
         assert sorted(t.name for t in policy.order(now)) == sorted(t.name for t in waiting), "nobody is lost"
@@ -123,14 +128,17 @@ def test_under_priority_everybody_has_a_bounded_wait(overdue: list[frozenset[str
     waiting = [ticket(f"old {number}", "batch", able, float(number)) for number, able in enumerate(overdue)]
     for one in waiting:
         policy.add(one)
-    pattern = [*idle, *SERVERS]
+    pattern, others = [*idle, *SERVERS], Counter[str]()
     bound = AGEING_EVERY * (len(waiting) + 1)
     for round in range(bound):
         for server in pattern:
             policy.add(ticket(f"new {round}", "interactive", frozenset(SERVERS), now))
             dispatch = policy.pick({server: 0.0}, now)
             assert dispatch is not None
+            others[server] += 1
             if dispatch.ticket in waiting:
+                assert others[server] >= AGEING_EVERY, "and no more than one in four"
+                others[server] = 0
                 waiting.remove(dispatch.ticket)
     assert waiting == []
 

@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from aios.abi.bounds import within
 from aios.abi.request import Event, Reply, Request
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
+MAX_STOPS = 16
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -133,11 +135,6 @@ class Delta(Event, frozen=True, tag="delta", omit_defaults=True):
     finish: Finish | None = None
 
 
-def _within(field: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        raise ValueError(f"`{field}` must be {least:g} to {most:g}")
-
-
 class Generate(Request[Completion], frozen=True, kw_only=True):
     """Ask a model: a conversation (`messages`) or a text to go on with (`prompt`), exactly one of the two.
 
@@ -169,15 +166,16 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
             raise ValueError("`messages` or `prompt` must be given, and not both")
-        _within("max_tokens", self.max_tokens, 1, 1_000_000)
-        _within("temperature", self.temperature, 0, 2)
-        _within("top_p", self.top_p, 0, 1)
-        _within("seed", self.seed, -(2**63), 2**64 - 1)
-        _within("n", self.n, 1, 128)
-        _within("presence_penalty", self.presence_penalty, -2, 2)
-        _within("frequency_penalty", self.frequency_penalty, -2, 2)
-        _within("top_logprobs", self.top_logprobs, 0, 20)
-        _within("stop", len(self.stop), 0, 16)
+        within("max_tokens", self.max_tokens, 1, 1_000_000)
+        within("temperature", self.temperature, 0, 2)
+        within("top_p", self.top_p, 0, 1)
+        within("seed", self.seed, -(2**63), 2**64 - 1)
+        within("n", self.n, 1, 128)
+        within("presence_penalty", self.presence_penalty, -2, 2)
+        within("frequency_penalty", self.frequency_penalty, -2, 2)
+        within("top_logprobs", self.top_logprobs, 0, 20)
+        if len(self.stop) > MAX_STOPS:
+            raise ValueError(f"`stop` must hold at most {MAX_STOPS} texts")
         if not all(self.stop):
             raise ValueError("`stop` must hold texts that are not empty")
 

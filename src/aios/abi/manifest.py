@@ -11,13 +11,15 @@ from aios.abi.request import Class
 
 _canonical = msgspec.json.Encoder(order="sorted")
 _resource = re.compile(r"/[^\s*]*\*?")
-_agent_name = re.compile(r"[\w-]{1,64}")
+_agent_name = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+OPERATOR = "operator"
+"""The name that stands for the person in front; no agent bears it."""
 
 
 def check_agent(name: str) -> None:
     """Raise ValueError for what cannot be an agent's name: names are typed, and shown on terminals."""
-    if not _agent_name.fullmatch(name):
-        raise ValueError("`agent` must be 1 to 64 letters, digits, `-` or `_`")
+    if not _agent_name.fullmatch(name) or name == OPERATOR:
+        raise ValueError("`agent` must be 1 to 64 letters, digits, `-` or `_`, and not `operator`")
 
 
 class Grant(msgspec.Struct, frozen=True, order=True):

@@ -10,7 +10,7 @@ from aios.abi.manifest import Manifest
 from aios.abi.request import Class, Done, Reply, Request
 from aios.abi.waits import Outcome, State, Wait
 
-ProcessKind = Literal["agent", "session", "service"]
+ProcessKind = Literal["agent", "session"]
 Signal = Literal["stop", "kill"]
 
 
@@ -87,7 +87,7 @@ class ProcessList(Reply, frozen=True):
 class List(Request[ProcessList], frozen=True, kw_only=True):
     """The processes that the caller may see: itself and its descendants; operators see all.
 
-    `kinds`: which; sessions and services are left out by default. `ended`: also those that have ended.
+    `kinds`: which; sessions are left out by default. `ended`: also those that have ended.
     """
 
     kinds: tuple[ProcessKind, ...] = ("agent",)

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from aios.abi.errors import AiosError
-from aios.abi.llm import Models
+from aios.abi.llm import Model, Models
 from aios.abi.system import ListCores
 from aios.cli.detect import keys, servers
 from aios.cli.running import running
@@ -56,6 +56,7 @@ def checks() -> Iterator[Check]:
     yield isolation()
     yield from cores()
     yield core_in_use(config)
+    yield from aliases(config)
     yield from offers()
 
 
@@ -160,12 +161,12 @@ def cores() -> Iterator[Check]:
         yield Check("fail", "cores", error.message, "`aios down`, then `aios up`")
         return
     for core in found:
-        busy = f"{core.driver}, {core.running} of {core.slots} slots busy, {', '.join(core.models)}"
+        busy = f"{core.name}: {core.driver}, {core.running} of {core.slots} slots busy, {', '.join(core.models)}"
         if core.up:
-            yield Check("ok", f"core {core.name}", busy)
+            yield Check("ok", "core", busy)
         else:
-            why = f"down: {core.detail or 'no reason known'}"
-            yield Check("fail", f"core {core.name}", why, "`aios events --kind core` tells more")
+            why = f"{core.name} is down: {core.detail or 'no reason known'}"
+            yield Check("fail", "core", why, "`aios events --kind core` tells more")
 
 
 def core_in_use(config: Config) -> Check:
@@ -178,16 +179,35 @@ def core_in_use(config: Config) -> Check:
     return Check("ok", "core in use", f"{source}, because {why}")
 
 
+def aliases(config: Config) -> Iterator[Check]:
+    """Names of the file that stand for models which the running kernel does not have."""
+    if not config.aliases or not running():
+        return
+    try:
+        there = {model.name for model in known_models()}
+    except AiosError:
+        return  # the cores' own line says why
+    for alias, model in config.aliases.items():
+        if model not in there:
+            text = f"`{alias}` stands for `{model}`, which no core has"
+            yield Check("warn", "alias", text, f"mend `[aliases]` in {config.file}: `aios models` lists what there is")
+
+
+def known_models() -> tuple[Model, ...]:
+    """The models of the running kernel."""
+    with Client() as kernel:
+        return kernel.call(Models()).models
+
+
 def default_model() -> Check:
     """What a running kernel answers `default` with."""
     try:
-        with Client() as kernel:
-            found = [model for model in kernel.call(Models()).models if "default" in model.aliases]
+        found = [model for model in known_models() if "default" in model.aliases]
     except AiosError as error:
         return Check("fail", "core in use", error.message, "`aios down`, then `aios up`")
     if not found:
         return Check("warn", "core in use", "none: the kernel has no core", "`aios down`, then `aios up` without --no-local")
-    return Check("ok", "core in use", f"{', '.join(found[0].cores)}, because its {found[0].name} is this kernel's `default`")
+    return Check("ok", "core in use", f"{', '.join(found[0].cores)}: `default` stands for its model {found[0].name}")
 
 
 def offers() -> Iterator[Check]:

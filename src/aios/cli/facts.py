@@ -68,13 +68,12 @@ def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
     ended = next((e for e in generated(events) if agent(e) == "runaway" and e.outcome == "Killed"), None)
     if kill is None or ended is None:
         return Fact(name, False, "no call of the runaway was ended by a kill")
-    next_turn = next((e for e in events if isinstance(e, Dispatched) and e.seq > kill.seq and e.pid != kill.pid), None)
-    if next_turn is None:
+    after = [e for e in events if e.seq > ended.seq and (isinstance(e, Dispatched) or e in generated([e]))]
+    if not after or not isinstance(after[0], Dispatched):
         return Fact(name, False, "nobody got its slot")
-    seconds = (next_turn.at_ns - kill.at_ns) / 1e9
-    return Fact(
-        name, seconds < FREE_AT_ONCE_S, f"`{next_turn.name}` had the slot {seconds * 1000:.0f} ms after the kill by {kill.by}"
-    )
+    seconds = (after[0].at_ns - kill.at_ns) / 1e9
+    detail = f"`{after[0].name}` had the slot {seconds * 1000:.0f} ms after the kill by {kill.by}"
+    return Fact(name, seconds < FREE_AT_ONCE_S, detail)
 
 
 def the_killed_agent_is_back(events: Sequence[AnyEvent]) -> Fact:

@@ -22,7 +22,7 @@ def ps(everything: bool, query: str | None, as_json: bool) -> None:
 
     With their class, state, age, calls, tokens, how often they were started, and what they wait for.
     """
-    kinds: tuple[ProcessKind, ...] = ("agent", "session", "service") if everything else ("agent",)
+    kinds: tuple[ProcessKind, ...] = ("agent", "session") if everything else ("agent",)
     with Client() as kernel:
         found = kernel.call(List(kinds=kinds, ended=everything)).processes
     if query:

@@ -62,7 +62,7 @@ def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
 
 def every_process(kernel: Client) -> tuple[ProcessInfo, ...]:
     """All processes that the operator may see, also those that have ended."""
-    return kernel.call(List(kinds=("agent", "session", "service"))).processes
+    return kernel.call(List(kinds=("agent", "session"))).processes
 
 
 def find(kernel: Client, text: str) -> ProcessInfo:

@@ -131,7 +131,7 @@ class CallPath:
         process.last_call = call.asked
         self.running += 1
         self._in_lanes += row.lane is not None
-        self._deadlines.add(call, options.deadline_s or row.deadline_s)
+        self._deadlines.add(call, min(filter(None, (options.deadline_s, row.deadline_s)), default=None))
         return call
 
     async def _walk(self, call: Call) -> Any:
@@ -176,12 +176,14 @@ class CallPath:
             call.feasible = call.feasible - {call.core} or call.feasible
 
     async def _attempt(self, call: Call, lane: Lane, syscall: Syscall) -> Any:
+        assert syscall.plan is not None
         turn = call.turn = await self._turn(call, lane)
         try:
             call.core = turn.dispatch.server
             call.turn_ns = self._clock.now_ns()
             self._tell_turn(call, turn)
-            self._journal.intent(call)
+            call.plan = syscall.plan(call)
+            await self._journal.commit(self._journal.intent(call, call.plan))
             return await syscall.act(call)
         finally:
             turn.release()

@@ -13,34 +13,58 @@ from aios.ports.host import Stream
 
 KEPT_LINES = 1000
 LINE_CHARACTERS = 4000
+KEPT_CHARACTERS = 32_000_000
+"""Of all processes together."""
 
 
 class Log:
     """The last lines of one process, numbered from 1."""
 
-    __slots__ = ("count", "lines", "more")
+    __slots__ = ("characters", "count", "lines", "more")
 
     def __init__(self) -> None:
-        self.lines: deque[LogLine] = deque(maxlen=KEPT_LINES)
+        self.lines: deque[LogLine] = deque()
+        self.characters = 0
         self.count = 0
         self.more = asyncio.Event()
 
+    def drop_first(self) -> int:
+        """Forget the oldest line; how many characters that were."""
+        size = len(self.lines.popleft().text)
+        self.characters -= size
+        return size
+
 
 class Logs:
-    """The logs of all processes that printed something."""
+    """The logs of all processes that printed something; beyond a bound, those that were silent longest lose lines first."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._logs: dict[Process, Log] = {}
+        self._characters = 0
 
     def write(self, process: Process, stream: Stream, text: str) -> None:
         """Add lines; control sequences are made visible, so that a log cannot steer the terminal that shows it."""
-        log = self._logs.setdefault(process, Log())
+        log = self._logs.pop(process) if process in self._logs else Log()
+        self._logs[process] = log  # the last one is who wrote last
         for line in text.splitlines():
-            log.lines.append(LogLine(self._clock.now_ns(), stream, visible(line[:LINE_CHARACTERS])))
+            shown = visible(line[:LINE_CHARACTERS])
+            log.lines.append(LogLine(self._clock.now_ns(), stream, shown))
             log.count += 1
+            log.characters += len(shown)
+            self._characters += len(shown)
+        while len(log.lines) > KEPT_LINES:
+            self._characters -= log.drop_first()
+        self._make_room()
         log.more.set()
         log.more = asyncio.Event()
+
+    def _make_room(self) -> None:
+        for log in self._logs.values():
+            while log.lines and self._characters > KEPT_CHARACTERS:
+                self._characters -= log.drop_first()
+            if self._characters <= KEPT_CHARACTERS:
+                return
 
     def read(self, process: Process, after: int, limit: int) -> LogLines:
         """Lines after a cursor that are still kept."""
@@ -66,7 +90,8 @@ class Logs:
             ended.cancel()
 
     def forget(self, process: Process) -> None:
-        self._logs.pop(process, None)
+        log = self._logs.pop(process, None)
+        self._characters -= log.characters if log is not None else 0
 
 
 def visible(text: str) -> str:

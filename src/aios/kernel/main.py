@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from aios.abi.errors import Killed, NotFound, Unauthenticated
+from aios.abi.errors import Killed, NotFound, RateLimited, Unauthenticated
 from aios.abi.event import KernelChanged
 from aios.abi.process import Exit
 from aios.abi.request import NO_OPTIONS, CallOptions, Request
@@ -45,6 +45,8 @@ TENANT = "local"
 """The tenant of a node that serves one."""
 SESSION_IDLE_S = 1800.0
 """A client's session without a call for so long has ended."""
+MOST_SESSIONS = 4096
+"""Of one token."""
 SWEEP_S = 60.0
 LAG_EVERY_S = 0.25
 LATE_S = 0.1
@@ -76,7 +78,7 @@ class Kernel:
         self.tokens = Tokens(parts.tokens, parts.clock)
         self.down = asyncio.Event()
         self._grants = Grants()
-        self._consents = Consents(parts.consents, parts.clock)
+        self.consents = Consents(parts.consents, parts.clock)
         self._journal = Journal(parts.store, parts.clock)
         self._lane = Lane("cores", POLICIES[parts.lane.policy](), parts.clock, parts.lane.queue)
         self.pool = Pool(self._lane, self.events, parts.aliases)
@@ -103,7 +105,7 @@ class Kernel:
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
             CoreCalls(self.pool, self._grants, self.clock),
-            ProcessCalls(self.processes, self._supervisor, self._grants, self._consents, self.logs, self._lane),
+            ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lane),
             NodeCalls(
                 self.clock, self.events, self.processes, self._grants, self.tokens, self.statistics, self.drain, self._revoked
             ),
@@ -139,9 +141,21 @@ class Kernel:
         info, operator = self.tokens.find(token)
         process = self._sessions.get((info.id, session))
         if process is None or process.exit is not None:
+            self._make_room(info.id)
             process = self._sessions[info.id, session] = self._new_session(info, operator)
         process.last_call = self.clock.monotonic()
         return process
+
+    def _make_room(self, token: str) -> None:
+        """End a token's most idle session when it has too many. Raises `RateLimited` when all of them are busy."""
+        mine = [(process.last_call, key) for key, process in self._sessions.items() if key[0] == token]
+        if len(mine) < MOST_SESSIONS:
+            return
+        idle = [(last, key) for last, key in mine if not self._sessions[key].calls]
+        if not idle:
+            raise RateLimited(f"this token has {MOST_SESSIONS} sessions, and all of them are busy", retry_after_s=10.0)
+        key = min(idle)[1]
+        self._end_session(key, self._sessions[key], "its token had too many others")
 
     def _new_session(self, info: TokenInfo, operator: bool) -> Process:
         process = self.processes.add(

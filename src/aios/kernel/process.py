@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+import msgspec
+
 from aios.abi.errors import AiosError, NotFound
 from aios.abi.ids import call_id, new_pid
 from aios.abi.label import KERNEL, USER, Label
@@ -23,6 +25,8 @@ from aios.ports.kernel import Tell
 
 KEPT_ENDED = 10_000
 """Ended processes that can still be asked about; the oldest are forgotten first."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""Of arguments and results of ended processes, about."""
 
 
 class Held(Protocol):
@@ -35,9 +39,9 @@ class Call:
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity."""
 
     __slots__ = (
-        "allowed", "answer_id", "asked", "asked_ns", "attempt", "cancels", "cls", "core", "digest", "feasible", "first_ns", "id",
-        "input_tokens", "label", "options", "output_tokens", "path", "process", "request", "row", "stopped", "task", "tell",
-        "ticket", "turn", "turn_ns", "waits",
+        "allowed", "asked", "asked_ns", "attempt", "cancels", "cls", "core", "digest", "feasible", "first_ns", "id",
+        "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request", "row", "started", "stopped",
+        "task", "tell", "ticket", "turn", "turn_ns", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -60,11 +64,12 @@ class Call:
         self.ticket: object | None = None
         self.allowed: tuple[str, ...] = ()
         self.feasible: frozenset[str] = frozenset()
+        self.plan: Any = None
         self.attempt = 1
         self.turn_ns: int | None = None
         self.first_ns: int | None = None
         self.core = ""
-        self.answer_id = ""
+        self.started = False
         self.input_tokens = 0
         self.output_tokens = 0
         self.stopped: AiosError | None = None
@@ -109,13 +114,14 @@ class Process:
     arguments: tuple[Any, ...] = ()
     token: str = ""
     label: Label = USER
-    children: list[Process] = dataclasses.field(default_factory=list)
+    children: dict[Process, None] = dataclasses.field(default_factory=dict)
+    children_alive: int = 0
+    depth: int = 0
     calls: dict[str, Call] = dataclasses.field(default_factory=dict)
     begun: bool = False
     exit: Exit | None = None
     ended_ns: int | None = None
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-    held: Wait | None = None
     killed_by: str = ""
     doomed: bool = False
     call_count: int = 0
@@ -141,8 +147,6 @@ class Process:
         """Running while one of its calls acts or its own code runs, ready while one waits for a slot, else waiting."""
         if self.exit is not None:
             return "ended", None
-        if self.held is not None:
-            return "waiting", self.held
         if not self.begun:
             return "declared", None
         waits = [call.wait for call in self.calls.values()]
@@ -183,7 +187,9 @@ class ProcessTable:
         self._by_pid: dict[str, Process] = {}
         self._by_name: dict[tuple[str, str], Process] = {}
         self._numbers: collections.Counter[str] = collections.Counter()
-        self._ended: collections.deque[Process] = collections.deque()
+        self._living: dict[Process, None] = {}
+        self._ended: collections.deque[tuple[Process, int]] = collections.deque()
+        self._ended_bytes = 0
 
     def add(
         self, *, kind: ProcessKind, agent: str, tenant: str, cls: Class, grants: Iterable[Grant], parent: Process | None = None,
@@ -196,8 +202,11 @@ class ProcessTable:
             operator, parent, manifest, arguments, token,
         )  # fmt: skip
         self._by_pid[process.pid] = self._by_name[tenant, process.name] = process
+        self._living[process] = None
         if parent is not None:
-            parent.children.append(process)
+            parent.children[process] = None
+            parent.children_alive += 1
+            process.depth = parent.depth + 1
         return process
 
     def end(self, process: Process, exit: Exit) -> None:
@@ -208,15 +217,21 @@ class ProcessTable:
         process.ended_ns = self._clock.now_ns()
         process.ended.set()
         process.host_pid = None
-        self._ended.append(process)
-        if len(self._ended) > KEPT_ENDED:
-            self._forget(self._ended.popleft())
+        del self._living[process]
+        if process.parent is not None:
+            process.parent.children_alive -= 1
+        size = len(msgspec.msgpack.encode((process.arguments, exit)))
+        self._ended.append((process, size))
+        self._ended_bytes += size
+        while len(self._ended) > KEPT_ENDED or self._ended_bytes > KEPT_BYTES:
+            self._forget(*self._ended.popleft())
 
-    def _forget(self, process: Process) -> None:
+    def _forget(self, process: Process, size: int) -> None:
+        self._ended_bytes -= size
         self._by_pid.pop(process.pid, None)
         self._by_name.pop((process.tenant, process.name), None)
         if process.parent is not None:
-            process.parent.children.remove(process)
+            process.parent.children.pop(process, None)
         self._forgotten(process)
 
     def get(self, pid: str) -> Process | None:
@@ -230,6 +245,15 @@ class ProcessTable:
             raise NotFound(f"there is no process `{name[:80]}`{near}", field="pid")
         return process
 
+    @staticmethod
+    def family(process: Process) -> list[Process]:
+        """A process and all its descendants, ancestors first."""
+        found, left = [], [process]
+        while left:
+            found.append(left.pop())
+            left += reversed(found[-1].children)
+        return found
+
     def knows(self, caller: Process, process: Process | None) -> bool:
         """Whether a caller may know of a process: it is its own or its descendant's; operators know their tenant."""
         if process is None or process.tenant != caller.tenant:
@@ -240,12 +264,11 @@ class ProcessTable:
         """What a caller may see, oldest first: itself and its descendants; operators see their tenant."""
         if caller.operator:
             return [p for p in self._by_pid.values() if p.tenant == caller.tenant]
-        found, left = [], [caller]
-        while left:
-            process = left.pop()
-            found.append(process)
-            left += reversed(process.children)
-        return sorted(found, key=lambda p: p.started_ns)
+        return sorted(self.family(caller), key=lambda p: p.started_ns)
 
     def living(self) -> list[Process]:
-        return [p for p in self._by_pid.values() if p.exit is None]
+        """The processes that have not ended, oldest first."""
+        return list(self._living)
+
+    def living_count(self) -> int:
+        return len(self._living)

@@ -31,7 +31,9 @@ from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall, check_range
 
+MOST_PROCESSES = 20_000
 MOST_CHILDREN = 1000
+MOST_DEPTH = 32
 MOST_LINES = 10_000
 MOST_CURSOR = 2**63 - 1
 MOST_WAIT_S = 3600.0
@@ -70,10 +72,12 @@ class ProcessCalls:
             raise Invalid("`manifest.program` must be an absolute path", field="manifest.program")
         check_arguments(request.arguments)
         self._grants.check_subset(parent, manifest.agent, grants)
+        if self._processes.living_count() >= MOST_PROCESSES:
+            raise QueueFull(f"{MOST_PROCESSES} processes live already: wait for some of them", retry_after_s=5.0)
         if parent.kind == "agent":
             self._check_child(parent, manifest.program)
-        else:
-            self._consents.check(manifest, request.accepted)
+        else:  # a person accepts; a client's token only starts what a person has accepted
+            self._consents.check(manifest, request.accepted if parent.operator else None)
         process = self._processes.add(
             kind="agent", agent=manifest.agent, tenant=parent.tenant, cls=lower(parent.cls, manifest.cls), grants=grants,
             parent=parent, manifest=manifest, arguments=request.arguments,
@@ -88,7 +92,9 @@ class ProcessCalls:
             raise Denied(
                 f"`{parent.name}` starts agents of its own program `{parent.manifest.program}` alone, not of `{program}`"
             )
-        if sum(child.exit is None for child in parent.children) >= MOST_CHILDREN:
+        if parent.depth >= MOST_DEPTH:
+            raise Denied(f"`{parent.name}` is {MOST_DEPTH} generations below the first: it starts no others")
+        if parent.children_alive >= MOST_CHILDREN:
             raise QueueFull(f"`{parent.name}` has {MOST_CHILDREN} children that run: wait for some of them", retry_after_s=1.0)
 
     async def _wait(self, call: Call) -> Exit:

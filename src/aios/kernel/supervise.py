@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 
 from aios.abi.errors import AiosError, ChildFailed, Killed
 from aios.abi.event import HostChanged, ProcessChanged, Signalled
@@ -64,7 +65,7 @@ class Supervisor:
         self._tasks = tasks
         self._ended = ended
         self._wards: list[Ward] = []
-        self._starting: dict[ProgramKey, asyncio.Lock] = {}
+        self._starting: weakref.WeakValueDictionary[ProgramKey, asyncio.Lock] = weakref.WeakValueDictionary()
         self._runs: dict[Process, asyncio.Task[None]] = {}
         self._of: dict[Process, Ward] = {}
 
@@ -112,8 +113,7 @@ class Supervisor:
         """Its host died: what it had begun is ended, and it begins again, unless it has died too often."""
         for call in list(process.calls.values()):
             call.stop(Killed("the agent's host died"))
-        for child in [child for child in process.children if child.exit is None]:
-            self.signal(child, "kill", by=process.name)
+        self._kill(self._processes.family(process)[1:], by=process.name)
         process.deaths += not ward.expendable
         if process.deaths > RESTARTS:
             raise ChildFailed(f"its host died {process.deaths} times, at last by: {how}")
@@ -124,7 +124,8 @@ class Supervisor:
         assert process.manifest is not None
         program = process.manifest.program
         key = (process.tenant, program, modified_ns(program))
-        async with self._starting.setdefault(key, asyncio.Lock()):
+        starting = self._starting.setdefault(key, asyncio.Lock())
+        async with starting:
             for ward in self._wards:
                 if ward.key == key and len(ward.agents) < HOST_AGENTS and not ward.closed:
                     break
@@ -159,24 +160,36 @@ class Supervisor:
             ward.idle = asyncio.get_running_loop().call_later(IDLE_HOST_S, ward.kill)
 
     def signal(self, process: Process, signal: Signal, by: str) -> None:
-        """Pass a signal on to an agent. `kill` ends its calls and its children now, and its code within 5 s."""
+        """Pass a signal on to an agent. `kill` ends it with all its descendants: their calls now, their code within 5 s."""
         if process.exit is not None:
             return
-        self._events.add(Signalled, tenant=process.tenant, pid=process.pid, name=process.name, signal=signal, by=by)
-        ward = self._of.get(process)
-        process.killed_by = by
         if signal == "kill":
-            process.doomed = True
-            for child in process.children:
-                self.signal(child, "kill", by)
-            for call in list(process.calls.values()):
-                call.stop(Killed(f"`{process.name}` was killed by {by}"))
+            self._kill(self._processes.family(process), by)
+            return
+        self._tell_signal(process, signal, by)
+        process.killed_by = by
+        ward = self._of.get(process)
         if ward is not None:
             ward.host.signal(process.pid, signal)
-        if signal == "kill":
-            self._tasks.create_task(self._make_sure(process, ward), name=f"kill {process.name}")
-        elif ward is None:
+        else:
             self._runs[process].cancel()
+
+    def _kill(self, processes: Iterable[Process], by: str) -> None:
+        """Kill agents that are not yet being killed."""
+        for process in processes:
+            if process.exit is not None or process.doomed:
+                continue
+            self._tell_signal(process, "kill", by)
+            process.doomed, process.killed_by = True, by
+            for call in list(process.calls.values()):
+                call.stop(Killed(f"`{process.name}` was killed by {by}"))
+            ward = self._of.get(process)
+            if ward is not None:
+                ward.host.signal(process.pid, "kill")
+            self._tasks.create_task(self._make_sure(process, ward), name=f"kill {process.name}")
+
+    def _tell_signal(self, process: Process, signal: Signal, by: str) -> None:
+        self._events.add(Signalled, tenant=process.tenant, pid=process.pid, name=process.name, signal=signal, by=by)
 
     async def _make_sure(self, process: Process, ward: Ward | None) -> None:
         """A killed agent has 5 s to end; then its host goes, and the others in it begin again."""
@@ -197,8 +210,7 @@ class Supervisor:
             return
         for call in list(process.calls.values()):
             call.stop(Killed(f"`{process.name}` has ended"))
-        for child in [child for child in process.children if child.exit is None]:
-            self.signal(child, "kill", by=process.name)
+        self._kill(self._processes.family(process)[1:], by=process.name)
         if process.killed_by and exit.outcome == "error":
             exit = killed(process)
         self._runs.pop(process, None)

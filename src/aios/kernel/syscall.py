@@ -20,12 +20,14 @@ class Syscall:
     """`act` does the call in the caller's own task and returns its reply.
 
     `prepare`: the resources that it needs, any one of which will do; None: the one that the row's template names. Pure.
-    `bind`: for rows with a lane, the servers that can do it, of what access has left. Pure.
+    `bind`, `plan`: for rows with a lane. The servers that can do it, of what access has left; and, once it has its turn, all
+    that the act will depend on, which is recorded before it begins. Chance is drawn there, and nowhere else.
     """
 
     act: Callable[[Call], Awaitable[Any]]
     prepare: Callable[[Call], tuple[str, ...]] | None = None
     bind: Callable[[Call], frozenset[str]] | None = None
+    plan: Callable[[Call], Any] | None = None
 
 
 def check_range(field: str, value: float, least: float, most: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -23,6 +24,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, Denied, Draining, Internal, Invalid, NotFound, TooLarge, Unavailable
 from aios.abi.ids import UniqueIds
 from aios.ports.kernel import Kernel
@@ -52,6 +54,20 @@ class ServerConfig:
     hosts: tuple[str, ...] = ()
     max_body_bytes: int = 16 * 1024 * 1024
     body_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not _is_loopback(self.host):
+            raise ValueError("`host` must be a loopback address such as 127.0.0.1: this version listens on this machine only")
+        within("port", self.port, 0, 65535)
+        within("max_body_bytes", self.max_body_bytes, 1, 1 << 30)
+        above_zero("body_timeout_s", self.body_timeout_s, 3600)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _Gone(Exception):

@@ -187,9 +187,14 @@ class RunningKernel:
         """The Gate of the process that a token speaks for."""
         return LocalGate(self.kernel, self.kernel.attach(token, session))
 
+    def accept(self, manifest: Manifest) -> None:
+        """The operator accepts a manifest."""
+        self.kernel.consents.check(manifest, manifest.hash())
+
     async def spawn(self, entry: str, *arguments: Any, by: Gate | None = None, **manifest: Any) -> ProcessInfo:
-        """Start an agent function; a person, the operator unless `by` says who, accepts its manifest at once."""
+        """Start an agent function, which the operator has accepted; `by`: who starts it, if not the operator."""
         wanted = manifest_of(entry, **manifest)
+        self.accept(wanted)
         return await (by or self.operator).call(Spawn(manifest=wanted, arguments=arguments, accepted=wanted.hash()))
 
 

@@ -30,7 +30,7 @@ from aios.server.http import HttpServer, ServerConfig
 from aios.server.native import NativeDoor
 from aios.server.openai import OpenAIDoor
 from aios.server.socket import SocketHosts
-from aios.testing.kernel import AgentFunction, RunningKernel, kernel_for_tests
+from aios.testing.kernel import AgentFunction, RunningKernel, kernel_for_tests, manifest_of
 
 TRANSPORTS = ("in process", "socket", "http")
 ALL = ("use /*", "read /*", "spawn /*", "own /*")
@@ -57,9 +57,12 @@ class World:
 async def world(
     transport: str, cores: Sequence[Core] = (), agents: Mapping[str, AgentFunction] | None = None, **kernel: Any
 ) -> AsyncIterator[World]:
-    """A kernel for one scenario."""
+    """A kernel for one scenario. The operator has accepted the agents, with the grants of `manifest_of` and without any."""
     opened = {"in process": _in_process, "socket": _over_sockets, "http": _over_http}[transport]
     async with opened(cores, agents or {}, kernel) as (k, make, hosts):
+        for entry in agents or {}:
+            k.accept(manifest_of(entry))
+            k.accept(manifest_of(entry, grants=()))
         yield World(k, transport, make, hosts)
 
 

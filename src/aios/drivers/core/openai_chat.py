@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from aios.abi.bounds import within
 from aios.abi.errors import AiosError, CoreFailed, Invalid, Unavailable
 from aios.abi.llm import Choice, Completion, Count, Delta, Finish, TokenLogprob, Tokens, ToolCall, ToolCallDelta, Usage
 from aios.drivers.core.http1 import Answer, Connections, Unreachable
@@ -70,6 +71,10 @@ class OpenAIChatConfig:
     slots: int = 8
     window: int = 8192
     features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop"})
+
+    def __post_init__(self) -> None:
+        within("slots", self.slots, 1, 10_000)
+        within("window", self.window, 1, 100_000_000)
 
 
 class OpenAIChat:

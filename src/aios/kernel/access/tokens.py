@@ -8,14 +8,13 @@ import secrets
 import msgspec
 
 from aios.abi.errors import Invalid, NotFound, Unauthenticated, Unavailable
-from aios.abi.manifest import check_agent
+from aios.abi.manifest import OPERATOR, check_agent
 from aios.abi.request import Class
 from aios.abi.system import NewToken, TokenInfo
 from aios.ports.clock import Clock
 from aios.ports.store import Document
 
 PREFIX = "aios_"
-OPERATOR_AGENT = "operator"
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -41,23 +40,24 @@ class Tokens:
             except msgspec.DecodeError as error:
                 raise Unavailable(f"the token file is damaged ({error}): move it away, and make tokens anew") from None
 
-    def add(self, agent: str, grants: tuple[str, ...], cls: Class, operator: bool = False) -> NewToken:
-        """Make a token; its value is told this once."""
+    def add(self, agent: str, grants: tuple[str, ...], cls: Class) -> NewToken:
+        """Make a token; its value is told this once. Raises `Invalid` for a name that no agent may bear."""
         try:
             check_agent(agent)
         except ValueError as error:
             raise Invalid(str(error), field="agent") from None
-        if agent == OPERATOR_AGENT and not operator:
-            raise Invalid(f"`{OPERATOR_AGENT}` is the operator's own name: choose another", field="agent")
-        value = PREFIX + secrets.token_urlsafe(32)
-        info = TokenInfo(secrets.token_hex(4), agent, self._clock.now_ns(), grants, cls)
-        self._save({**self._by_hash, _hash(value): _Kept(info, _hash(value), operator)})
-        return NewToken(info=info, value=value)
+        return self._add(agent, grants, cls, operator=False)
 
     def new_operator(self) -> str:
         """Make the operator's token anew; the one before is worthless from now on."""
         self._by_hash = {h: kept for h, kept in self._by_hash.items() if not kept.operator}
-        return self.add(OPERATOR_AGENT, (), "interactive", operator=True).value
+        return self._add(OPERATOR, (), "interactive", operator=True).value
+
+    def _add(self, agent: str, grants: tuple[str, ...], cls: Class, operator: bool) -> NewToken:
+        value = PREFIX + secrets.token_urlsafe(32)
+        info = TokenInfo(secrets.token_hex(4), agent, self._clock.now_ns(), grants, cls)
+        self._save({**self._by_hash, _hash(value): _Kept(info, _hash(value), operator)})
+        return NewToken(info=info, value=value)
 
     def find(self, value: str) -> tuple[TokenInfo, bool]:
         """What a token stands for, and whether it is the operator's. Raises `Unauthenticated`."""

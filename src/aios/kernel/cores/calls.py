@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable
 
 from msgspec.structs import replace
 
+from aios.abi.errors import DeadlineExceeded
 from aios.abi.ids import UniqueIds
 from aios.abi.label import FIRST_PARTY
 from aios.abi.llm import Completion, Count, Delta, Generate, ModelList, Started, Tokens
 from aios.abi.system import CoreList
+from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
 from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
 from aios.ports.core import CoreCall, Emit
+
+READER_PATIENCE_S = 15.0
+"""How long a reader that does not read may keep the slot of a core that has no queue of its own."""
 
 
 class CoreCalls:
@@ -30,7 +36,7 @@ class CoreCalls:
 
     def syscalls(self) -> dict[str, Syscall]:
         return {
-            "llm.generate": Syscall(self._generate, self._resources, self._bind),
+            "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
             "core.list": Syscall(self._cores),
@@ -53,39 +59,60 @@ class CoreCalls:
         assert isinstance(call.request, Generate)
         return self._pool.feasible(call.request, self._usable(call))
 
-    async def _generate(self, call: Call) -> Completion:
+    def _plan(self, call: Call) -> CoreCall:
+        """The call as its core gets it. A further attempt is the same call: same id, same seed."""
         request = call.request
         assert isinstance(request, Generate)
         model = self._pool.model_on(call.core, self._usable(call))
-        id = self._ids()
-        if not call.answer_id:
-            call.answer_id = id
-            if call.tell is not None:
-                call.tell(Started(call=call.id, id=id, model=model, core=call.core, wait_s=call.wait_s))
+        if isinstance(call.plan, CoreCall):
+            return replace(call.plan, model=model)
         seed = random.getrandbits(63) if request.seed is None else request.seed
-        core_call = CoreCall(id=id, model=model, request=request, seed=seed)
-        completion = await self._pool.core(call.core).generate(core_call, self._emitter(call))
+        return CoreCall(id=self._ids(), model=model, request=request, seed=seed)
+
+    async def _generate(self, call: Call) -> Completion:
+        plan: CoreCall = call.plan
+        if not call.started and call.tell is not None:
+            call.tell(Started(call=call.id, id=plan.id, model=plan.model, core=call.core, wait_s=call.wait_s))
+        call.started = True
+        completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
         usage = completion.usage
         call.input_tokens, call.output_tokens = usage.input_tokens, usage.output_tokens
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
-        return completion if id == call.answer_id else replace(completion, id=call.answer_id)
+        return completion
 
     def _emitter(self, call: Call) -> Emit:
-        """Passes deltas on. A reader whose buffer is full is waited for without the slot."""
+        """Passes deltas on, and waits for a reader whose buffer is full."""
         tell, now_ns = call.tell, self._clock.now_ns
 
         def emit(delta: Delta) -> Awaitable[None] | None:
             if call.first_ns is None:
                 call.first_ns = now_ns()
-            if tell is None:
-                return None
-            full = tell(delta)
-            if full is not None and call.turn is not None:
-                call.turn.release()
-            return full
+            full = tell(delta) if tell is not None else None
+            return self._reader(call, full) if full is not None else None
 
         return emit
+
+    async def _reader(self, call: Call, full: Awaitable[None]) -> None:
+        """Wait for a slow reader: without the turn where the core queues by itself, and not for ever where it does not.
+
+        A local core's slot stays taken until the call ends, so the turn is kept too, or more calls would start than it has
+        slots. Raises `DeadlineExceeded`.
+        """
+        wait = Wait(code="X", on="its reader", since_ns=self._clock.now_ns(), holder=call.process.name)
+        call.waits = lambda: wait
+        patience_s = None
+        if self._pool.queues(call.core) and call.turn is not None:
+            call.turn.release()
+        else:
+            patience_s = READER_PATIENCE_S
+        try:
+            async with asyncio.timeout(patience_s):
+                await full
+        except TimeoutError:
+            raise DeadlineExceeded(f"its reader has not read for {READER_PATIENCE_S:g} s, and it holds a slot") from None
+        finally:
+            call.waits = None
 
     async def _count(self, call: Call) -> Tokens:
         request = call.request

@@ -58,6 +58,10 @@ class Pool:
     def core(self, name: str) -> Core:
         return self._cores[name]
 
+    def queues(self, name: str) -> bool:
+        """Whether a core queues calls beyond its slots by itself."""
+        return self._infos[name].queues
+
     def names(self, asked: str) -> tuple[str, ...]:
         """The models that a name stands for. Raises `NotFound` with what there is, `NoCore` if there is nothing."""
         models = self._having
@@ -65,18 +69,24 @@ class Pool:
             raise NoCore("this kernel has no core: `aios doctor` says why, `aios models` what is configured")
         if asked in models:
             return (asked,)
-        if asked in self._aliases:
-            standing = tuple(model for model in self._aliases[asked] if model in models)
+        if asked == DEFAULT or asked in self._aliases:
+            standing = self._standing(asked)
             if not standing:
                 raise NoCore(f"no core has what `{asked}` stands for: {', '.join(self._aliases[asked])}", field="model")
             return standing
-        if asked == DEFAULT:
-            return tuple(models)
         known = ", ".join(f"`{name}`" for name in (*models, *self._alias_names()))
         raise NotFound(f"there is no model `{asked[:80]}`{nearest(asked, models)}; there are {known}", field="model")
 
     def _alias_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((DEFAULT, *self._aliases)))
+
+    def _standing(self, alias: str) -> tuple[str, ...]:
+        """The models that an alias stands for and that are there; the default's are all, if nothing else is said."""
+        return tuple(model for model in self._aliases.get(alias, tuple(self._having)) if model in self._having)
+
+    def lost_aliases(self) -> dict[str, tuple[str, ...]]:
+        """The aliases that stand for nothing that is there, with what they should stand for."""
+        return {alias: models for alias, models in self._aliases.items() if not self._standing(alias)}
 
     def feasible(self, request: Generate, models: tuple[str, ...]) -> frozenset[str]:
         """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
@@ -99,7 +109,7 @@ class Pool:
         """The models whose name, or an alias for them, is allowed."""
         found = []
         for model, infos in self._having.items():
-            aliases = tuple(alias for alias in self._alias_names() if model in self.names(alias))
+            aliases = tuple(alias for alias in self._alias_names() if model in self._standing(alias))
             if any(map(allowed, (model, *aliases))):
                 features = frozenset().union(*(info.features for info in infos))
                 found.append(

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from aios.abi.bounds import within
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
 from aios.abi.waits import Code, Wait
@@ -30,6 +31,9 @@ class LaneConfig:
 
     policy: str = "priority"
     queue: int = 2048
+
+    def __post_init__(self) -> None:
+        within("queue", self.queue, 1, 1_000_000)
 
 
 @dataclasses.dataclass(slots=True, eq=False)

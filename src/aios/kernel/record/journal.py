@@ -55,9 +55,9 @@ class Journal:
         call.attempt = 1 + max((record.attempt for record in records), default=0)
         return None
 
-    def intent(self, call: Call) -> int:
-        """Record that a call is about to act."""
-        return self._append(call, "intent", call.process.label, b"")
+    def intent(self, call: Call, plan: Any) -> int:
+        """Record that a call is about to act, and all that the act depends on."""
+        return self._append(call, "intent", call.process.label, _encoder.encode(plan))
 
     def result(self, call: Call, value: Any, label: Label) -> int:
         """Record what a call came to."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
 from aios.abi.llm import Choice, Completion, Count, Delta, Generate, Message, Tokens, Usage
 from aios.drivers.core.local import models
@@ -46,6 +47,12 @@ GIVE_UP_AFTER = 3
 
 BACK_OFF_S = (0.1, 5.0)
 ABORT_S = 5.0
+MOST_SLOTS = 256
+"""Sequences that the engine can tell apart."""
+
+LEAST_WINDOW = 64
+"""Tokens in which a question and an answer can be at all."""
+
 MOST_CHARACTERS = 1 << 20
 MOST_STOP_CHARACTERS = 1024
 
@@ -77,6 +84,17 @@ class LocalCoreConfig:
     backlog: int = 256
     freeze_s: float = 5.0
     start_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        within("slots", self.slots, 1, MOST_SLOTS)
+        within("window", self.window, LEAST_WINDOW, 1 << 20)
+        within("threads", self.threads, 1, 1024)
+        within("temperature", self.temperature, 0, 2)
+        within("top_p", self.top_p, 0, 1)
+        within("chunk", self.chunk, 1, 4096)
+        within("backlog", self.backlog, 1, 1_000_000)
+        above_zero("freeze_s", self.freeze_s, 3600)
+        above_zero("start_s", self.start_s, 3600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
