@@ -187,15 +187,15 @@ class RunningKernel:
         """The Gate of the process that a token speaks for."""
         return LocalGate(self.kernel, self.kernel.attach(token, session))
 
-    def accept(self, manifest: Manifest) -> None:
-        """The operator accepts a manifest."""
+    def accept(self, manifest: Manifest) -> Manifest:
+        """The manifest, which the operator has accepted."""
         self.kernel.consents.check(manifest, manifest.hash())
+        return manifest
 
     async def spawn(self, entry: str, *arguments: Any, by: Gate | None = None, **manifest: Any) -> ProcessInfo:
         """Start an agent function, which the operator has accepted; `by`: who starts it, if not the operator."""
-        wanted = manifest_of(entry, **manifest)
-        self.accept(wanted)
-        return await (by or self.operator).call(Spawn(manifest=wanted, arguments=arguments, accepted=wanted.hash()))
+        wanted = self.accept(manifest_of(entry, **manifest))
+        return await (by or self.operator).call(Spawn(manifest=wanted, arguments=arguments))
 
 
 @asynccontextmanager
