@@ -54,7 +54,7 @@ TABLE: tuple[Row, ...] = (
     #   name, request, needs, lane
     #       repeat, risk, wait, deadline_s, sentence
     Row("llm.generate",      llm.Generate,          "use /llm/{model}",               "cores",
-        "repeatable", "external",     "turn", 600,  "Ask a model."),
+        "repeatable", "external",     "turn", 3600, "Ask a model."),
     Row("llm.count",         llm.Count,             "use /llm/{model}",               None,
         "repeatable", "read",         "no",   30,   "Count tokens."),
     Row("llm.models",        llm.Models,            "",                               None,
