@@ -54,6 +54,22 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
         ("[[core]]\nnmae = 'x'", "unknown key `core[0].nmae`; did you mean `name`?"),
         ("[aliases]\nfast = 1", "`aliases[...]`: Expected `str`, got `int`"),
         ("port 3", "is no TOML"),
+        ("[server]\nport = 99999", "`server.port` must be 0 to 65535"),
+        ("[server]\nport = -1", "`server.port` must be 0 to 65535"),
+        ("[server]\nmax_body_bytes = -1", "`server.max_body_bytes` must be 1 to 1073741824"),
+        ("[server]\nbody_timeout_s = nan", "`server.body_timeout_s` must be above 0"),
+        ("[server]\nconnections = 0", "`server.connections` must be 2 to"),
+        ('[server]\nhost = "0.0.0.0"', "`server.host` must be a loopback address"),
+        ('[server]\nhost = "box.lan"', "`server.host` must be a loopback address"),
+        ("[lanes.cores]\nqueue = -5", "`lanes.cores.queue` must be 1 to 1000000"),
+        ('[lanes.cores]\npolicy = "elas"', "`lanes.cores.policy` must be one of `fifo`, `priority`"),
+        ('[lanes.cores]\npolicy = "priorty"', "did you mean `priority`?"),
+        ("[local]\nslots = 0", "`local.slots` must be 1 to 256"),
+        ("[local]\nthreads = 0", "`local.threads` must be 1 to 1024"),
+        ("[local]\nwindow = 1", "`local.window` must be 64 to"),
+        ("[local]\ntemperature = 3", "`local.temperature` must be 0 to 2"),
+        ("[local]\nfreeze_s = 0", "`local.freeze_s` must be above 0"),
+        ("[[core]]\nname = 'x'\nbase_url = 'y'\nslots = 0", "`core[0].slots` must be 1 to 10000"),
     ],
 )
 def test_a_slip_is_an_error_with_the_file_and_the_path_in_it(text: str, said: str) -> None:
@@ -61,6 +77,12 @@ def test_a_slip_is_an_error_with_the_file_and_the_path_in_it(text: str, said: st
     with pytest.raises(Invalid) as caught:
         read_config()
     assert said in str(caught.value) and str(caught.value).startswith("aios.toml")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_has_several_names(host: str) -> None:
+    write(f'[server]\nhost = "{host}"')
+    assert read_config().server.host == host
 
 
 def test_files_are_sought_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

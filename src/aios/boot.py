@@ -22,7 +22,8 @@ from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
-from aios.server.http import HttpServer, raise_descriptors
+from aios.server.http import HttpServer
+from aios.server.listener import raise_descriptors
 from aios.server.native import NativeDoor
 from aios.server.openai import OpenAIDoor
 from aios.server.socket import SocketHosts
@@ -63,7 +64,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     run = config.home / "run"
     run.mkdir(mode=0o700, exist_ok=True)
     sandbox = LandlockSandbox()
-    hosts = SocketHosts(sandbox, config.home / "work", interpreter_paths())
+    hosts = SocketHosts(sandbox, config.home / "work", interpreter_paths(), config.home)
     parts = Parts(
         clock=SystemClock(),
         store=MemoryStore(),
@@ -85,7 +86,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         await server.start()
         FileDocument(run / "operator.token").save(kernel.tokens.new_operator().encode())
         try:
-            yield kernel, Address(f"http://{config.server.host}:{server.port}", socket)
+            yield kernel, Address(server.url, socket)
         finally:
             await server.close(grace_s=1.0)
     await hosts.close()

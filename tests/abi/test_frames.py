@@ -38,7 +38,7 @@ CHILD = [
     Hello(1),
     Call(1, "42", "llm.generate", pack(Generate(prompt="hé")), CallOptions(deadline_s=2.5, key="k"), stream=True),
     Cancel(2**40),
-    Answer(3, {"a": [1, None, 2.5]}),
+    Answer(3, b'{"a": [1, null, 2.5]}'),
     Answer(4, fault=Fault("ChildFailed", "it raised")),
     Print("42", "err", "a\nb"),
 ]

@@ -4,7 +4,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios.abi.lines import MAX_LINE_CHARS, LineCutter, clean_line
+from aios.abi.lines import MAX_LINE_CHARS, LineCutter, clean_line, visible
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("\x1b[2Jgone", "␛[2Jgone"),
+        ("\x1b]0;title\x07", "␛]0;title␇"),
+        ("over\rwritten\x08", "over␍written␈"),
+        ("\x9b31m", "<U+009B>31m"),
+        ("abc\u202edef", "abc<U+202E>def"),
+        ("\udc80 half", "<U+DC80> half"),
+        ("tag\U000e0041", "tag<U+E0041>"),
+        ("zero\u200bwidth\ufeff", "zero<U+200B>width<U+FEFF>"),
+        ("two\u2028lines", "two<U+2028>lines"),
+        ("Ελλάδα\n\t日本 می\u200cخواهم 👩\u200d🚀", "Ελλάδα\n\t日本 می\u200cخواهم 👩\u200d🚀"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_made_visible(hostile: str, shown: str) -> None:
+    assert visible(hostile) == shown
+
+
+@given(st.text())
+def test_a_visible_text_can_be_printed_and_is_left_alone_the_second_time(text: str) -> None:
+    shown = visible(text)
+    assert visible(shown) == shown
+    assert not any(ord(character) < 32 and character not in "\n\t" for character in shown)
+    shown.encode()
 
 
 @pytest.mark.parametrize(
@@ -21,10 +48,16 @@ from aios.abi.lines import MAX_LINE_CHARS, LineCutter, clean_line
         ("abc\u202egnp.exe", "abcgnp.exe"),
         ("naïve Ελλάδα 日本", "naïve Ελλάδα 日本"),
         ("\ud800", ""),
+        ("hid\u200bden\U000e0041", "hidden"),
     ],
 )
 def test_a_clean_line_obeys_nobody(said: str, shown: str) -> None:
     assert clean_line(said) == shown
+
+
+@given(st.text())
+def test_a_clean_line_has_nothing_left_to_show(text: str) -> None:
+    assert visible(clean_line(text)) == clean_line(text)
 
 
 def test_a_long_line_is_cut_once_and_the_next_one_is_whole() -> None:

@@ -165,6 +165,7 @@ def test_every_state_has_a_word() -> None:
     }
     assert all(words.values())
     assert {words["ended", None, outcome] for outcome in get_args(Outcome)} == {"done", "failed", "killed"}
+    assert words["waiting", None, None] == "idle"
     for code, kind in WAITS.items():
         assert words["waiting", code, None] == kind.word == Wait(code=kind.code, on="x", since_ns=1).word
 

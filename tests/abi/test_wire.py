@@ -1,6 +1,7 @@
 """Requests from outside: strict, and what is wrong is named."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -8,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios.abi.errors import AiosError, Invalid, UnknownCall
+from aios.abi import wire
+from aios.abi.errors import AiosError, Invalid, TooLarge, UnknownCall
 from aios.abi.llm import Generate, Message
 from aios.abi.request import CallOptions, lower
 from aios.abi.table import TABLE
-from aios.abi.wire import decode_request, refuse, row_named
+from aios.abi.wire import MAX_COMPARED, decode_request, nearest, refuse, row_named
 
 GENERATE = row_named("llm.generate")
 SPAWN = row_named("process.spawn")
@@ -24,6 +26,28 @@ def test_a_row_is_found_by_its_name_and_by_its_classic_one() -> None:
         row_named("llm.genrate")
     with pytest.raises(UnknownCall):
         row_named("\x1b[2J" * 1000)
+
+
+def test_the_nearest_name_is_sought_among_as_many_as_do_not_hold_up_the_loop() -> None:
+    def names() -> Iterator[str]:
+        yield from (f"agent-{number}" for number in range(MAX_COMPARED))
+        raise AssertionError("more names were read")
+
+    assert "did you mean `agent-77`?" in nearest("agnet-77", names())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("max_tokens", 0, "`max_tokens` must be 1 to 1000000"),
+        ("seed", 2**64, f"`seed` must be -{2**63} to {2**64 - 1}"),
+        ("temperature", 2.5, "`temperature` must be 0 to 2"),
+        ("stop", ("x",) * 17, "`stop` must hold at most 16 texts"),
+    ],
+)
+def test_a_range_is_told_in_plain_numbers(field: str, value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match="^" + said + "$"):
+        Generate(**{"prompt": "x", field: value})
 
 
 MANIFEST = b'{"agent":"a","program":"/p","entry":"e"}'
@@ -163,3 +187,35 @@ def test_a_class_is_lowered_and_never_raised() -> None:
     assert lower("standard", None) == "standard"
     assert lower("standard", "batch") == "batch"
     assert lower("batch", "interactive") == "batch"
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=300) | st.binary(max_size=300),
+    lambda inside: st.lists(inside, max_size=40) | st.dictionaries(st.text(max_size=40), inside, max_size=20),
+)
+
+
+def count_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(1 + count_of(inside) for inside in value.values())
+    return 1 + sum(map(count_of, value)) if isinstance(value, list) else 1
+
+
+@given(VALUE)
+def test_the_values_of_a_large_body_are_counted_without_reading_them(value: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "MAX_SMALL_BYTES", 0)
+        patch.setattr(wire, "MAX_LARGE_VALUES", count_of(value))
+        body = memoryview(msgspec.msgpack.encode(value))
+        wire.check_msgpack(body)
+        patch.setattr(wire, "MAX_LARGE_VALUES", count_of(value) - 1)
+        with pytest.raises(TooLarge):
+            wire.check_msgpack(body)
+
+
+def test_a_large_body_of_many_values_is_refused_and_one_of_long_texts_is_not() -> None:
+    wire.check_msgpack(memoryview(msgspec.msgpack.encode(["x" * 8_000_000])))
+    wire.check_msgpack(memoryview(b"\xdd\xff\xff\xff\xff"))  # short, and the decoder's to refuse
+    for bomb in (b"\xdd\x7f\xff\xff\xff" + b"\xc0" * 300_000, b"\x9f" * 300_000, msgspec.msgpack.encode([{}] * 300_000)):
+        with pytest.raises(TooLarge, match="send less at once"):
+            wire.check_msgpack(memoryview(bomb))

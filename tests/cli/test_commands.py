@@ -10,11 +10,15 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from aios.abi.errors import ERRORS
+from aios.abi.errors import ERRORS, AiosError
+from aios.abi.system import TokenInfo, TokenList
 from aios.cli.call import body_of
+from aios.cli.checks import Check
 from aios.cli.command import Ended
+from aios.cli.doctor import line_of
 from aios.cli.group import SENTENCES, aios
 from aios.cli.reference import pages
+from aios.cli.token import chosen
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -42,6 +46,33 @@ def test_every_command_explains_itself_with_the_sentence_of_the_table(name: str)
 @pytest.mark.parametrize("name", ["cli", "config"])
 def test_every_command_and_setting_is_documented_as_it_is(name: str) -> None:
     assert (REFERENCE / f"{name}.md").read_text() == pages()[name].rstrip() + "\n", "run `python tools/reference.py`"
+
+
+TOKENS = TokenList(tokens=tuple(TokenInfo(id, agent, 0, ()) for id, agent in [("a11", "pen"), ("a12", "ink"), ("b13", "ink")]))
+
+
+@pytest.mark.parametrize(("text", "id"), [("a11", "a11"), ("b", "b13"), ("pen", "a11")])
+def test_a_token_is_meant_by_its_id_or_its_beginning_or_the_agent_that_has_only_it(text: str, id: str) -> None:
+    assert chosen(TOKENS, text).id == id
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ink", r"`ink` has 2 tokens: name one of `a12`, `b13`"),
+        ("a1", "beginning of 2 tokens"),
+        ("", "no token"),
+        ("z", "token ls"),
+    ],
+)
+def test_which_token_is_meant_is_never_guessed(text: str, said: str) -> None:
+    with pytest.raises(AiosError, match=said):
+        chosen(TOKENS, text)
+
+
+def test_the_lines_of_doctor_stand_in_columns() -> None:
+    lines = [click.unstyle(line_of(Check("ok", what, "found"))) for what in ("core", "core in use", "configuration")]
+    assert {line.index("found") for line in lines} == {20}
 
 
 def test_a_misspelled_command_is_wrong_usage_and_names_the_nearest() -> None:

@@ -3,13 +3,14 @@
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ def test_a_person_at_a_terminal_is_asked(fleet: Place) -> None:
         (("logs", "nobody-1"), 4, "aios ps --all"),
         (("kill", "nobody-1"), 4, "there is no process"),
         (("token", "rm", "zz"), 4, "aios token ls"),
+        (("call", "llm.generate", "prompt=x", "max_tokens=0"), 2, "`max_tokens` must be 1 to 1000000"),
         (("call", "llm.generate", "prompt=hi"), 1, ""),
         (("call", "clock.sleep", "seconds=60", "--deadline", "0.05"), 1, "deadline"),
     ],
@@ -183,7 +185,7 @@ def test_what_goes_wrong_ends_with_its_exit_code_and_one_sentence(
 def test_an_agent_that_fails_shows_its_own_trace_and_nothing_of_ours(fleet: Place) -> None:
     done = fleet.aios("run", "agents.py:fails", "--yes", expect=1)
     assert (
-        'agents.py", line 14, in fails' in done.stderr and "aios: ValueError: it does not work (agents.py, line 14" in done.stderr
+        'agents.py", line 14, in fails' in done.stderr and "failed: ValueError: it does not work (agents.py, line 14" in done.stderr
     )
 
 
@@ -259,7 +261,9 @@ def test_a_token_is_shown_once_works_at_the_door_and_is_worthless_when_it_was_re
         assert answer.status == 200
     listed = fleet.aios("token", "ls").stdout
     assert "visitor" in listed and lines["OPENAI_API_KEY"] not in listed
+    assert re.search(r"^visitor-\d+ .* · idle ", fleet.aios("ps", "--all").stdout, re.MULTILINE)
     [info] = fleet.json("token", "ls", "--json")["tokens"]
+    assert info["id"] in fleet.aios("token", "rm", "visitor", expect=2).stderr
     fleet.aios("token", "rm", info["id"][:4], "--yes")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(request, timeout=10)
@@ -341,5 +345,37 @@ def test_the_embedded_model_answers(place: Place) -> None:
         ).stdout.splitlines()
         assert reply["choices"][0]["text"] and json.loads(lines[-1])["choices"] == reply["choices"]
         assert "up" in place.aios("models").stdout
+        said = place.aios("doctor").stdout
+        assert "ok    core          smollm2-135m-instruct: local, " in said
+        assert "ok    core in use   smollm2-135m-instruct: `default` stands for its model smollm2-135m-instruct\n" in said
     finally:
         place.aios("down")
+
+
+def test_500_silent_connections_do_not_shut_the_operator_out(place: Place) -> None:
+    """The kernel may open 256 files; connections come to its port and to its socket."""
+    limited = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", *PROGRAM, "up", "--detach", "--port", "0", "--no-local"]
+    subprocess.run(limited, check=True, cwd=place.folder, env=place.environment, capture_output=True, timeout=60)
+    try:
+        here = json.loads((place.home / "run" / "kernel.json").read_text())
+        port = int(here["http"].rpartition(":")[2])
+        with ExitStack() as stack:
+            for _ in range(250):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                by_path = stack.enter_context(socket.socket(socket.AF_UNIX))
+                by_path.settimeout(5)
+                by_path.connect(here["socket"])
+            assert "no agent runs" in place.aios("ps").stderr
+    finally:
+        place.aios("down", "--grace", "0")
+
+
+def test_an_alias_of_a_model_that_is_not_there_is_told_and_breaks_nothing(place: Place) -> None:
+    (place.folder / "aios.toml").write_text('local = false\n[aliases]\nfast = "nowhere"\n')
+    place.aios("up", "--detach", "--port", "0")
+    try:
+        place.aios("models")
+        assert "alias `fast` stands for `nowhere`" in (place.home / "logs" / "kernel.log").read_text()
+        assert "`fast` stands for `nowhere`" in place.aios("doctor").stdout
+    finally:
+        place.aios("down", "--grace", "0")

@@ -42,7 +42,8 @@ def test_a_beginning_of_several_is_none_of_them_and_says_which() -> None:
 def test_a_name_that_nobody_has_is_not_found(text: str) -> None:
     with pytest.raises(NotFound) as caught:
         named(FLEET, text)
-    assert caught.value.exit_code == 4 and ("did you mean `hello-4`" in str(caught.value)) == bool(text)
+    assert caught.value.exit_code == 4 and "`aios ps --all` lists them" in str(caught.value)
+    assert str(caught.value).endswith("; did you mean `hello-4`?") == bool(text)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.abi.waits import Wait
-from aios.cli.show import duration, harmless, json_text, one_line, size, table, wait_of
+from aios.cli.show import duration, json_text, one_line, size, table, wait_of
 
 
 class Terminal(io.StringIO):
@@ -17,30 +17,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.mark.parametrize(
-    ("hostile", "shown"),
-    [
-        ("\x1b[2Jgone", "␛[2Jgone"),
-        ("\x1b]0;title\x07", "␛]0;title␇"),
-        ("over\rwritten\x08", "over␍written␈"),
-        ("\x9b31m", "<U+009B>31m"),
-        ("abc\u202edef", "abc<U+202E>def"),
-        ("\udc80 half", "<U+DC80> half"),
-        ("tag\U000e0041", "tag<U+E0041>"),
-    ],
-)
-def test_what_could_steer_a_terminal_is_made_visible(hostile: str, shown: str) -> None:
-    assert harmless(hostile) == shown
-
-
-@given(st.text())
-def test_a_harmless_text_can_be_printed_and_is_left_alone_the_second_time(text: str) -> None:
-    shown = harmless(text)
-    assert harmless(shown) == shown
-    assert not any(ord(character) < 32 and character not in "\n\t" for character in shown)
-    shown.encode()
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import select
 import signal
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from aios.abi.errors import Unavailable
-from aios.drivers.sandbox import enter
+from aios.drivers.sandbox import enter, seccomp
 from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
 from aios.drivers.sandbox.reaper import Reaper
 from aios.ports.sandbox import Rules
@@ -39,8 +40,8 @@ def attempt(act):
 
 
 @contextmanager
-def sandbox(abi: int | None = None) -> Iterator[LandlockSandbox]:
-    box = LandlockSandbox(abi)
+def sandbox(abi: int | None = None, filtered: bool = True) -> Iterator[LandlockSandbox]:
+    box = LandlockSandbox(abi, filtered)
     try:
         yield box
     finally:
@@ -48,12 +49,13 @@ def sandbox(abi: int | None = None) -> Iterator[LandlockSandbox]:
 
 
 async def said(
-    code: str, folder: Path, abi: int | None = None, rules: Rules | None = None, env: dict[str, str] | None = None
-) -> list[str]:
-    """The lines that a Python child prints."""
+    code: str, folder: Path, abi: int | None = None, rules: Rules | None = None, env: dict[str, str] | None = None,
+    filtered: bool | None = None,
+) -> list[str]:  # fmt: skip
+    """The lines that a Python child prints. With `FREE`, nothing is filtered either, unless `filtered` says so."""
     lines: list[str] = []
     rules = rules or Rules(read=interpreter_paths(), write=(str(folder),))
-    with sandbox(abi) as box:
+    with sandbox(abi, abi != FREE if filtered is None else filtered) as box:
         argv = (sys.executable, "-I", "-c", ATTEMPT + textwrap.dedent(code))
         child = await box.start(argv, env or {}, (), rules, str(folder), lambda stream, line: lines.append(line))
         assert await child.wait_ended() == "exit 0", lines
@@ -61,7 +63,13 @@ async def said(
 
 
 async def confined_and_free(code: str, folder: Path) -> tuple[list[str], list[str]]:
-    return await said(code, folder), await said(code, folder, FREE)
+    """What comes of it under Landlock alone, and with nothing."""
+    return await said(code, folder, filtered=False), await said(code, folder, FREE)
+
+
+async def filtered_and_free(code: str, folder: Path) -> tuple[list[str], list[str]]:
+    """What comes of it under the filter of system calls alone, and with nothing."""
+    return await said(code, folder, FREE, filtered=True), await said(code, folder, FREE)
 
 
 async def test_a_child_reads_only_what_it_is_told(tmp_path: Path) -> None:
@@ -127,6 +135,147 @@ async def test_a_child_reaches_no_abstract_socket(tmp_path: Path) -> None:
         server.listen()
         code = f"attempt(lambda: socket.socket(socket.AF_UNIX).connect({name!r}))"
         assert await confined_and_free(code, tmp_path) == (["PermissionError"], ["done"])
+
+
+async def test_a_child_cannot_make_a_device(tmp_path: Path) -> None:
+    """Which is for root alone to try; in its own folder it may make everything else."""
+    code = """
+        import stat
+        attempt(lambda: os.mknod("null", stat.S_IFCHR | 0o600, os.makedev(1, 3)))
+        attempt(lambda: os.mkfifo("fifo"))
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    assert await said(code, one) == ["PermissionError", "done"]
+    assert await said(code, two, FREE) == ["PermissionError" if os.getuid() else "done", "done"]
+
+
+# What the filter of system calls is for, each under it alone, without Landlock.
+ON_OTHERS = {
+    "limits": "resource.prlimit({pid}, resource.RLIMIT_CORE, (0, 0))",
+    "limits, by high bits": "raw('prlimit64', {pid} | 1 << 40, resource.RLIMIT_CORE, None, None)",
+    "priority": "os.setpriority(os.PRIO_PROCESS, {pid}, os.getpriority(os.PRIO_PROCESS, {pid}))",
+    "priority of all of the user's": "os.setpriority(os.PRIO_USER, 0, os.getpriority(os.PRIO_PROCESS, 0))",
+    "input and output": "raw('ioprio_set', 1, {pid}, 0)",
+    "processors": "os.sched_setaffinity({pid}, os.sched_getaffinity({pid}))",
+    "scheduling": "os.sched_setscheduler({pid}, os.SCHED_OTHER, os.sched_param(0))",
+    "signals": "os.kill({pid}, 0)",
+    "signals to all": "raw('kill', -{pid}, 0)",
+    "memory": "raw('process_vm_readv', {pid}, None, 0, None, 0, 0)",
+    "tracing": "raw('ptrace', 0x4206, {pid}, 0, 0)",
+    "mode": "os.chmod({file!r}, 0o640)",
+    "mode by descriptor": "os.fchmod(os.open({file!r}, os.O_RDONLY), 0o640)",
+    "owner": "os.chown({file!r}, -1, -1)",
+    "times": "os.utime({file!r})",
+    "times by descriptor": "os.utime(os.open({file!r}, os.O_RDONLY))",
+    "attributes": "os.setxattr({file!r}, 'user.aios', b'x')",
+    "UDP": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+    "netlink": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+    "a unix socket by path": "socket.socket(socket.AF_UNIX).connect({unix!r})",
+    "datagrams from a pair": "socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', {unix!r} + '.datagram')",
+    "datagrams from a raw pair": "socket.socketpair(type=socket.SOCK_RAW)[0].sendto(b'x', {unix!r} + '.datagram')",
+    "a session": "subprocess.run([sys.executable, '-c', ''], start_new_session=True, check=True)",
+    "a process group": "subprocess.run([sys.executable, '-c', ''], process_group=0, check=True)",
+    "a child of the parent's": "os._exit(0) if raw('clone', 0x8000 | 17, 0, 0, 0, 0) == 0 else None",
+    "keys": "raw('keyctl', 0, -3, 1)",
+    "shared memory": "raw('shmctl', raw('shmget', 0, 4096, 0o1600), 0, 0)",
+}
+RAW = """
+import ctypes, resource, subprocess
+from aios.drivers.sandbox.seccomp import MACHINES, NUMBERS
+def raw(name, *arguments):
+    number = NUMBERS[name][MACHINES[os.uname().machine][1]]
+    arguments = [None if each is None else ctypes.c_long(each) for each in arguments]
+    result = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return result
+"""
+
+
+@pytest.mark.skipif(not seccomp.filtering(), reason="needs a Linux that filters system calls")
+@pytest.mark.parametrize("what", ON_OTHERS)
+async def test_a_child_does_nothing_to_others(tmp_path: Path, what: str) -> None:
+    file, unix = tmp_path / "file", tmp_path / "unix"
+    file.write_text("")
+    other = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    with (
+        socket.socket(socket.AF_UNIX) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+    ):
+        server.bind(str(unix))
+        server.listen()
+        datagrams.bind(str(unix) + ".datagram")
+        act = ON_OTHERS[what].format(pid=other.pid, file=str(file), unix=str(unix))
+        code = RAW + f"def act(): {act}\nattempt(act)\n"
+        try:
+            results = await filtered_and_free(code, tmp_path)
+        finally:
+            other.kill()
+            await other.wait()
+    assert results == (["PermissionError"], ["done"])
+
+
+ON_ITSELF = """
+import asyncio, threading, uvloop, resource, subprocess, multiprocessing
+attempt(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
+attempt(lambda: os.nice(1))
+attempt(lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)))
+attempt(lambda: socket.socketpair())
+attempt(lambda: threading.Thread(target=int).start())
+attempt(lambda: subprocess.run([sys.executable, "-c", ""], check=True, timeout=60))
+attempt(lambda: os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {}), 0))
+async def run():
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(1)", stdout=asyncio.subprocess.PIPE)
+    assert (await child.communicate())[0].split() == [b"1"]
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(600)")
+    child.kill()
+    assert await child.wait() == -9
+attempt(lambda: uvloop.run(run()))
+attempt(lambda: asyncio.run(run()))
+attempt(lambda: print(open("made", "w").write("x"), os.replace("made", "moved"), os.unlink("moved")))
+"""
+
+
+async def test_a_child_does_to_itself_what_it_likes(tmp_path: Path) -> None:
+    assert [line for line in await said(ON_ITSELF, tmp_path) if not line.startswith("1 None")] == ["done"] * 10
+
+
+async def test_other_tables_of_calls_are_closed(tmp_path: Path) -> None:
+    """x32 numbers, which name the same calls, and calls that are newer than the table."""
+    code = (
+        RAW
+        + """
+for number in (0x40000000 | 41, 0x40000000 | 39, 463, 1000):
+    print(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), -1, 0, 0), ctypes.get_errno())
+"""
+    )
+    assert await said(code, tmp_path) == ["-1 38"] * 4
+
+
+async def test_where_landlock_does_not_confine_signals_the_filter_does(tmp_path: Path) -> None:
+    code = f"attempt(lambda: os.kill({os.getpid()}, 0)); attempt(lambda: os.kill(0, 0)); attempt(lambda: os.kill(os.getpid(), 0))"
+    assert await said(code, tmp_path, 5) == ["PermissionError", "done", "done"]
+    assert await said(code, tmp_path, 5, filtered=False) == ["done"] * 3
+
+
+def test_the_table_of_calls_is_that_of_the_systems_headers() -> None:
+    places = ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm-generic/unistd.h")
+    for column, place in enumerate(map(Path, places)):
+        if not place.is_file():
+            continue
+        told = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", place.read_text())}
+        ours = {name: numbers[column] for name, numbers in seccomp.NUMBERS.items()}
+        assert {name: number for name, number in ours.items() if told.get(name, number) != number} == {}
+    used = {call for rule in (*seccomp.RULES, *seccomp.signals_within(1)) for call in rule.calls}
+    assert used == set(seccomp.NUMBERS), "a call without a rule, or the other way round"
+
+
+def test_a_machine_without_a_table_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seccomp.program("riscv64") == b"" and len(seccomp.program("aarch64")) % 8 == 0
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert LandlockSandbox().isolation().mechanism.startswith("landlock") and seccomp.filtering() == ""
+    assert any("without a filter" in text for text in LandlockSandbox().isolation().missing)
 
 
 async def test_a_child_gains_no_privileges_and_leaves_no_core(tmp_path: Path) -> None:
@@ -259,7 +408,11 @@ async def test_a_reaper_that_somebody_killed_is_started_again(tmp_path: Path) ->
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    full, old, none = (LandlockSandbox(abi).isolation() for abi in (None, 3, FREE))
+    full, old, none = (LandlockSandbox(abi, filtered=abi is None).isolation() for abi in (None, 3, FREE))
+    assert full.mechanism.endswith(" + seccomp") and not any("unix sockets" in text for text in full.missing)
+    assert any(text.startswith("UDP, raw and unix sockets: ") and "seccomp" in text for text in old.missing)
+    filtered = LandlockSandbox(FREE).isolation()
+    assert filtered.mechanism == "seccomp" and "TCP" in filtered.confined and "files" not in filtered.confined
     assert "TCP" in full.confined and not any("Landlock version" in text for text in full.missing)
     assert "files" in old.confined and any(text.startswith("TCP") for text in old.missing)
     assert "files" not in none.confined and any(text.startswith("files") for text in none.missing)

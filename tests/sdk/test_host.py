@@ -13,6 +13,7 @@ import pytest
 from kernel_end import KernelEnd, kernel_end
 
 from aios.abi import frames
+from aios.abi.answers import MAX_RESULT_BYTES, read_result
 from aios.abi.errors import Fault
 from aios.abi.label import KERNEL
 from aios.abi.llm import Choice, Completion, Delta, Usage
@@ -52,7 +53,11 @@ async def answered(end: KernelEnd, entry: str, *arguments: Any) -> Any:
     """What an agent without calls and prints returns, or the fault that it ends in."""
     ask(end, entry, arguments)
     answer = await end.hear(frames.Answer)
-    return answer.fault or answer.result
+    return answer.fault or result(answer)
+
+
+def result(answer: frames.Answer) -> Any:
+    return read_result(answer.result)
 
 
 async def printed_until_answer(end: KernelEnd) -> tuple[dict[str, list[str]], frames.Answer]:
@@ -150,16 +155,29 @@ async def test_a_result_that_cannot_be_sent_is_a_fault_with_its_type(tmp_path: P
         async def thing(k): return Thing()
         async def huge(k): return 1 << 80
         async def large(k): return "x" * (9 << 20)
+        async def many(k): return [0] * 300_000
+        async def tuples(k): return {"a": {(1, 2): 3}}
+        async def numbers(k): return {1: 2}
+        async def nan(k): return [float("nan")]
+        async def fits(k): return "x" * (1_000_000)
         async def loop(k):
             ring = []
             ring.append(ring)
             return ring
     """
     async with host(tmp_path, code) as end:
-        assert "`thing` returned a `Thing` that cannot be sent" in (await answered(end, "thing")).message
-        assert "`huge` returned a `int`" in (await answered(end, "huge")).message
-        assert "`loop` returned a `list`" in (await answered(end, "loop")).message
-        assert (await answered(end, "large")).code == "TooLarge"
+        said = {
+            entry: await answered(end, entry) for entry in ("thing", "huge", "loop", "large", "many", "tuples", "numbers", "nan")
+        }
+        assert {fault.code for fault in said.values()} == {"ChildFailed"}
+        assert said["thing"].message.startswith("its result is not JSON: a `Thing` cannot be sent")
+        assert said["loop"].message.startswith("its result is not JSON: a `list`")
+        assert said["huge"].message.startswith("its result is not JSON")
+        assert said["large"].message == f"its result is too large: {(9 << 20) + 2} bytes of JSON, the most is {MAX_RESULT_BYTES}"
+        assert "more than 200000 values" in said["many"].message
+        assert "the key (1, 2) is a `tuple`" in said["tuples"].message and "a `int`, not a `str`" in said["numbers"].message
+        assert "nan is no JSON number" in said["nan"].message
+        assert await answered(end, "fits") == "x" * 1_000_000  # the control
 
 
 async def test_each_agents_prints_go_to_its_own_process(tmp_path: Path) -> None:
@@ -226,7 +244,7 @@ async def test_a_stop_is_a_cancellation_after_which_code_may_clean_up(tmp_path: 
             assert (await end.hear(frames.Cancel)).id == call.id
             lines, answer = await printed_until_answer(end)
             assert (answer.fault and answer.fault.code) == expected
-            assert answer.result == ("in time" if entry == "finish" else None)
+            assert result(answer) == ("in time" if entry == "finish" else None)
             assert lines.get("1 out") == (["cleaned up"] if entry == "wait" else None)
 
 
@@ -281,14 +299,14 @@ async def test_a_plain_function_runs_in_a_thread_with_a_handle_that_blocks(tmp_p
         assert request.manifest.entry == "worker" and request.arguments == ("x",)
         reply(end, spawn, info("9"))
         waiting, _ = await heard_call(end)
-        assert (await answered_as(end, "beside", "2")).result == "beside"  # the thread holds nobody up
+        assert (await answered_as(end, "beside", "2")).result == b'"beside"'  # the thread holds nobody up
         reply(end, waiting, Exit(pid="9", outcome="result", result=7))
         now, _ = await heard_call(end)
         reply(end, now, Instant(at_ns=5))
         stream, _ = await heard_call(end)
         end.say(*(frames.Event(stream.id, frames.pack(Delta(text=text))) for text in ("one", " two")))
         reply(end, stream, ANSWER)
-        assert (await end.hear(frames.Answer)).result == [5, ["one", " two"], 7]
+        assert result(await end.hear(frames.Answer)) == [5, ["one", " two"], 7]
         ask(end, "sleeper")
         await heard_call(end)
         end.say(frames.Tell("1", "stop"))
@@ -344,7 +362,7 @@ async def test_an_agent_asks_streams_and_steers_its_children(tmp_path: Path) -> 
         reply(end, call, Done())
         call, _ = await heard_call(end)
         reply(end, call, Exit(pid="9", outcome="error", error="ChildFailed", message="ValueError: no"))
-        assert (await end.hear(frames.Answer)).result == ["one two", ["one", " two"], "child-9", "ValueError: no"]
+        assert result(await end.hear(frames.Answer)) == ["one two", ["one", " two"], "child-9", "ValueError: no"]
 
 
 async def test_two_hundred_agents_run_at_once_and_one_more_is_refused(tmp_path: Path) -> None:
@@ -358,7 +376,7 @@ async def test_two_hundred_agents_run_at_once_and_one_more_is_refused(tmp_path: 
         for call in calls:
             reply(end, call, Instant(at_ns=int(call.pid)))
         answers = [await end.hear(frames.Answer) for _ in calls]
-        assert sorted(answer.result for answer in answers) == list(range(1, 201))
+        assert sorted(result(answer) for answer in answers) == list(range(1, 201))
 
 
 @pytest.mark.parametrize("code", ["await asyncio.sleep(1000)", "await asyncio.to_thread(time.sleep, 1000)"])

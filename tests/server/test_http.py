@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import resource
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 from served import CHAT, running_kernel, served, server_of, until
 
 from aios.abi.errors import Unavailable
+from aios.server import listener
 from aios.server.http import ServerConfig
+from aios.server.listener import Peer
 from aios.testing import Script, ScriptedCore
 
 
@@ -79,12 +83,145 @@ async def test_every_answer_has_an_id_of_its_own() -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/"), ("GET", "/v1/call/clock.now"), ("DELETE", "/v1/models"), ("POST", "/v1/call/")]
+    ("method", "path"), [("GET", "/"), ("DELETE", "/v1/nothing"), ("POST", "/v1/call/"), ("POST", "/v1/call/nothing")]
 )
 async def test_what_is_not_there_is_not_found(method: str, path: str) -> None:
     async with served() as s, s.http.request(method, s.url + path, headers=s.headers) as answer:
         assert answer.status == 404
         assert (await answer.json())["error"]["code"] in ("NotFound", "UnknownCall")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/call/clock.now", "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("POST", "/v1/models/default", "GET"),
+        ("POST", "/health", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
+    async with served() as s, s.http.request(method, s.url + path, headers=s.headers) as answer:
+        assert (answer.status, answer.headers["allow"]) == (405, allow)
+        assert (await answer.json())["error"]["code"] == "Invalid"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("headers", [{"host": "rebound.example"}, {"origin": "https://evil.example"}])
+async def test_a_page_in_a_browser_is_not_told_that_a_kernel_runs(headers: dict[str, str]) -> None:
+    async with served() as s, s.http.get(s.url + "/health", headers=headers) as answer:
+        assert answer.status == 403
+
+
+async def said_to(port: int, data: bytes) -> bytes:
+    """All that the server says to these bytes, up to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.real
+async def test_the_address_of_another_loopback_can_be_used_as_it_is_told() -> None:
+    async with served(host="::1") as s, s.http.get(s.server.url + "/health") as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.real
+async def test_two_hosts_in_one_request_are_none() -> None:
+    async with served() as s:
+        said = await said_to(s.server.port, b"GET /health HTTP/1.1\r\nHost: evil.example\r\nHost: localhost\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 400 ") and b"`Host`" in said
+
+
+@pytest.mark.real
+async def test_a_connection_that_sends_no_whole_head_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_S", 0.2)
+    monkeypatch.setattr(listener, "TICK_S", 0.05)
+    async with served() as s:
+        assert await said_to(s.server.port, b"") == b""
+        assert (await said_to(s.server.port, b"GET /health HTTP/1.1\r\n")).startswith(b"HTTP/1.1 400 ")
+        answered = await said_to(s.server.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health")
+        assert answered.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 400 " in answered
+
+
+@pytest.mark.real
+async def test_a_connection_is_kept_for_the_next_request_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_S", 0.05)
+    monkeypatch.setattr(listener, "IDLE_S", 0.5)
+    monkeypatch.setattr(listener, "TICK_S", 0.05)
+    async with served() as s:
+        begun_s = asyncio.get_running_loop().time()
+        said = await said_to(s.server.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 200 ") and asyncio.get_running_loop().time() - begun_s > 0.45
+
+
+@pytest.mark.real
+async def test_a_call_that_lasts_is_not_taken_for_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_S", 0.05)
+    monkeypatch.setattr(listener, "IDLE_S", 0.05)
+    monkeypatch.setattr(listener, "TICK_S", 0.02)
+    async with served(ScriptedCore(Script(text="a b c", token_s=0.1))) as s:
+        assert (await read_all(s, CHAT))[0] == 200
+
+
+@pytest.mark.real
+async def test_when_all_places_are_taken_the_longest_silent_stranger_goes() -> None:
+    """Those who showed a token stay, however long they have been silent."""
+    async with served(connections=4) as s:
+        async with s.get("/v1/models") as answer:
+            assert answer.status == 200
+        strangers = [await asyncio.open_connection("127.0.0.1", s.server.port) for _ in range(6)]
+        async with asyncio.timeout(5):
+            gone = await asyncio.gather(*(reader.read() for reader, _ in strangers[:3]))
+        assert gone == [b""] * 3 and not any(reader.at_eof() for reader, _ in strangers[3:])
+        async with s.get("/v1/models") as answer:
+            assert answer.status == 200 and len(s.http.connector._conns) == 1
+        for _, writer in strangers:
+            writer.close()
+
+
+@pytest.mark.real
+async def test_who_comes_when_all_are_at_work_waits_for_one_of_them() -> None:
+    async with served(ScriptedCore(Script(text="a b", token_s=0.1)), connections=2) as s:
+        answers = await asyncio.gather(*(read_all(s, CHAT) for _ in range(6)))
+        assert [status for status, _ in answers] == [200] * 6
+
+
+@pytest.mark.real
+async def test_no_descriptor_left_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes meanwhile is served afterwards, and the loop does not spin."""
+    monkeypatch.setattr(listener, "TICK_S", 0.2)
+    async with served() as s:
+        most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.create_connection(("127.0.0.1", s.server.port)) as early:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (early.fileno(), hard))
+            try:
+                before_s = time.process_time()
+                await asyncio.sleep(0.5)
+                assert time.process_time() - before_s < 0.2
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            early.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            early.setblocking(False)
+            async with asyncio.timeout(5):
+                assert (await asyncio.get_running_loop().sock_recv(early, 99)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x-aios-deadline-s", "-1"), ("x-aios-deadline-s", "soon"), ("x-aios-key", "k" * 300), ("x-aios-class", "x")],
+)
+async def test_an_error_in_a_header_names_the_header(name: str, value: str) -> None:
+    async with served() as s, s.post("/v1/call/llm.generate", {"prompt": "go"}, **{name: value}) as answer:
+        error = (await answer.json())["error"]
+        assert answer.status == 400 and error["field"] == name and f"`{name}`" in error["message"]
 
 
 async def zeros(sent: list[int], size: int) -> AsyncIterator[bytes]:
@@ -287,7 +424,7 @@ class Visitor:
     def __init__(self, path: str, body: Any, headers: dict[str, str]) -> None:
         names = {"host": "localhost", "content-type": "application/json", **headers}
         self.scope = {
-            "type": "http", "method": "POST", "path": path, "server": ("127.0.0.1", 1),
+            "type": "http", "method": "POST", "path": path, "server": ("127.0.0.1", 1), "state": {"peer": Peer()},
             "headers": [(name.encode(), value.encode()) for name, value in names.items()],
         }  # fmt: skip
         self._body: Any = {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}

@@ -267,7 +267,7 @@ async def test_unknown_fields_are_ignored_and_told_back() -> None:
         ({"modalities": ["audio"]}, 400, "modalities"),
         ({"web_search_options": {}}, 400, "web_search_options"),
         ({"aios": {"class": "royal"}}, 400, "aios.class"),
-        ({"aios": {"deadline_s": -1}}, 400, "deadline_s"),
+        ({"aios": {"deadline_s": -1}}, 400, "aios.deadline_s"),
     ],
 )
 async def test_a_wrong_value_is_refused_with_its_place(fields: dict[str, Any], status: int, param: str) -> None:

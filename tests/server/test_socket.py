@@ -31,7 +31,7 @@ from aios.abi.frames import (
 )
 from aios.abi.llm import Generate
 from aios.abi.manifest import Manifest
-from aios.abi.process import Logs, SignalProcess, Spawn, WaitFor
+from aios.abi.process import Explain, Logs, SignalProcess, Spawn, WaitFor
 from aios.abi.record import ABI_VERSION
 from aios.abi.request import Request
 from aios.abi.system import Instant, Now, Sleep
@@ -40,6 +40,7 @@ from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
 from aios.kernel.main import Kernel
 from aios.ports.sandbox import Isolation, Output, Rules
 from aios.server import connection
+from aios.server.rules import program_rules
 from aios.server.socket import SocketHosts, remove_tree
 from aios.testing import Script, ScriptedCore
 
@@ -169,9 +170,32 @@ async def test_a_host_is_started_with_nothing_secret_and_a_folder_of_its_own(
         await peer.say(Answer(ask.id))
 
 
-async def test_a_program_above_the_kernels_home_is_read_alone(tmp_path: Path) -> None:
-    hosts = SocketHosts(PeerSandbox(greet), tmp_path / "home", readable=())
-    assert hosts._rules(str(tmp_path / "agent.py"), "own").read == (str(tmp_path / "agent.py"),)
+def test_a_program_whose_folder_is_none_of_its_own_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person's home, one above it, temporary files, the kernel's home and what is in it; the control: a folder for it."""
+    person, kept = tmp_path / "people" / "ada", tmp_path / "kernel"
+    for folder in (person / "project", kept / "run"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(person))
+    for folder in (person, person.parent, tmp_path, kept, kept / "run", Path("/"), Path("/tmp"), Path("/var/tmp")):
+        program = os.path.realpath(folder / "agent.py")
+        assert program_rules(program, "own", str(kept), ()).read == (program,), folder
+    (tmp_path / "link.py").symlink_to(person / "agent.py")
+    assert program_rules(str(tmp_path / "link.py"), "own", str(kept), ()).read == (str(person / "agent.py"),)
+    project = person / "project"
+    assert program_rules(str(project / "agent.py"), "own", str(kept), ()).read == (str(project),)
+
+
+async def test_folders_that_a_killed_kernel_left_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "host-left" / "deep").mkdir(parents=True)
+    (home / "host-left" / "deep" / "file").write_text("x")
+    (home / "host-file").write_text("")
+    (home / "kept").mkdir()
+    hosts = SocketHosts(PeerSandbox(greet), home, readable=())
+    async with running_kernel(ScriptedCore(), hosts) as kernel:
+        hosts.serve(kernel)
+        await until(lambda: [entry.name for entry in home.iterdir()] == ["kept"])
+    await hosts.close()
 
 
 async def test_calls_of_an_agent_are_answered_and_its_function_ends_it(tmp_path: Path) -> None:
@@ -180,7 +204,7 @@ async def test_calls_of_an_agent_are_answered_and_its_function_ends_it(tmp_path:
         await peer.call(1, ask.pid, Now())
         reply = await peer.hear()
         assert reply.id == 1 and msgspec.msgpack.decode(bytes(reply.body), type=Instant).at_ns > 0
-        await peer.say(Answer(ask.id, result={"done": True}))
+        await peer.say(Answer(ask.id, result=b'{"done": true}'))
         assert (await n.exit_of(ask.pid)).result == {"done": True}
 
 
@@ -235,6 +259,79 @@ async def test_an_error_of_the_function_is_the_processs_end(tmp_path: Path) -> N
         assert (ended.outcome, ended.error, ended.message) == ("error", "ChildFailed", "ValueError: no")
 
 
+UNANSWERABLE = {
+    "no JSON": b"\xff",
+    "two values": b"1,2",
+    "a key that is no text": b"{[1, 2]: 3}",
+    "msgpack": msgspec.msgpack.encode({(1, 2): 3}),
+    "not a number": b"[NaN]",
+    "above 64 bits": b"9" * 40,
+    "half of a character": b'"\\ud800"',
+    "endless nesting": b"[" * 100_000,
+    "deep nesting": b"[" * 900 + b"]" * 900,
+    "too large: 1048577 bytes": b'"' + b"x" * ((1 << 20) - 1) + b'"',
+    "too large: more than 200000 values": b"[" + b"0," * 250_000 + b"0]",
+}
+
+
+@pytest.mark.parametrize("what", UNANSWERABLE)
+async def test_a_result_that_is_no_json_or_too_large_ends_its_process_and_nothing_else(tmp_path: Path, what: str) -> None:
+    async with node(tmp_path) as n:
+        peer, ask = await n.spawn()
+        manifest = Manifest(agent="other", program=n.program, entry="main")
+        await n.kernel.call(n.operator, Spawn(manifest=manifest, accepted=manifest.hash()))
+        other = await peer.hear()
+        await peer.say(Answer(ask.id, result=UNANSWERABLE[what]))
+        ended = await n.exit_of(ask.pid)
+        assert (ended.outcome, ended.error) == ("error", "ChildFailed") and len(ended.message) < 300
+        assert ended.message.startswith(f"its result is {what if 'too large' in what else 'not JSON: '}")
+        await peer.say(Answer(other.id, result=b'{"a": [1.5, null, "x"]}'))  # the control, from the same host
+        assert (await n.exit_of(other.pid)).result == {"a": [1.5, None, "x"]}
+
+
+@pytest.mark.parametrize(
+    ("code", "becomes", "message"),
+    [
+        ("Unauthenticated", "ChildFailed", "`worker-{}` failed: Unauthenticated: run this"),
+        ("NeedsApproval", "ChildFailed", "`worker-{}` failed: NeedsApproval: run this"),
+        ("Internal", "ChildFailed", "`worker-{}` failed: Internal: run this"),
+        ("Whatever", "ChildFailed", "`worker-{}` failed: Whatever: run this"),
+        ("Denied", "Denied", "`worker-{}` failed: run this"),
+        ("ContextFull", "ContextFull", "`worker-{}` failed: run this"),
+        ("ChildFailed", "ChildFailed", "run this"),
+    ],
+)
+async def test_an_error_that_a_host_says_is_shown_as_its_agents_own(
+    tmp_path: Path, code: str, becomes: str, message: str
+) -> None:
+    async with node(tmp_path) as n:
+        peer, ask = await n.spawn()
+        await peer.say(Answer(ask.id, fault=Fault(code, "run this")))
+        ended = await n.exit_of(ask.pid)
+        number = (await n.kernel.call(n.operator, Explain(pid=ask.pid))).value.process.name.rpartition("-")[2]
+        assert (ended.error, ended.message) == (becomes, message.format(number))
+
+
+async def test_what_a_host_says_of_an_error_is_cut(tmp_path: Path) -> None:
+    async with node(tmp_path) as n:
+        peer, ask = await n.spawn()
+        await peer.say(Answer(ask.id, fault=Fault("x" * 1_000_000, "y" * 1_000_000)))
+        assert len((await n.exit_of(ask.pid)).message) < 2200
+
+
+async def test_a_call_of_very_many_values_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    async with node(tmp_path) as n:
+        peer, ask = await n.spawn()
+        for count, code in ((180_000, "TooLarge"), (100, "NotFound")):
+            body = pack({"model": "none", "messages": [{"role": "user", "content": ""}] * count})
+            await peer.say(Call(count, ask.pid, "llm.count", body))
+            assert (await peer.hear()).fault.code == code
+        long = pack({"model": "none", "messages": [{"role": "user", "content": "x" * 4_000_000}]})
+        await peer.say(Call(1, ask.pid, "llm.count", long))
+        assert (await peer.hear()).fault.code == "NotFound", "a long text is no crowd of values"
+        await peer.say(Answer(ask.id))
+
+
 async def test_a_signal_reaches_the_host(tmp_path: Path) -> None:
     async with node(tmp_path) as n:
         peer, ask = await n.spawn()
@@ -256,7 +353,7 @@ async def test_when_the_host_dies_its_calls_end_at_once_and_its_agents_begin_aga
         assert isinstance(await again.hear(), Welcome)
         second = await again.hear()
         assert second.pid == ask.pid
-        await again.say(Answer(second.id, result=2))
+        await again.say(Answer(second.id, result=b"2"))
         assert (await n.exit_of(ask.pid)).result == 2
 
 

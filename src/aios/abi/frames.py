@@ -85,10 +85,10 @@ class Ask(msgspec.Struct, frozen=True, tag="ask", omit_defaults=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
-    """The answer to question `id`: what the function returned, or a fault."""
+    """The answer to question `id`: what the function returned, as JSON text (`abi/answers.py`), or a fault."""
 
     id: int
-    result: Any = None
+    result: bytes = b"null"
     fault: Fault | None = None
 
 

@@ -1,12 +1,14 @@
-"""Printed text as lines that are safe to show: cut, capped, without control sequences.
+"""Text of others that is safe to show: whole with all that is hidden made visible, or as lines without control sequences.
 
-What an agent prints is untrusted: it may move the reader's cursor, change the title of a window, or turn text around.
+What an agent says is untrusted: it may move the reader's cursor, change the title of a window, or turn text around.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
+from collections.abc import Callable
 
 MAX_LINE_CHARS = 8 * 1024
 
@@ -16,17 +18,42 @@ _sequences = re.compile(
     r"|\x9b[0-?]*[ -/]*[@-~]"  # CSI as one character
     r"|\x1b[ -/]*[0-~]?"
 )
-_controls = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _plain = re.compile(r"[\t -~]*")
+_suspect = re.compile(r"[^\t\n -~\u200c\u200d]")
+"""What must be looked at. The two joiners are format characters too, but words of several languages are written with them."""
+
+STEERING = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Categories of characters that are obeyed instead of shown, or not at all: controls, formats (direction, tags), halves of
+characters, and separators that terminals break lines at."""
+
+
+def picture(character: str) -> str:
+    """A character that cannot be seen, as one that can: `␛`, `<U+202E>`."""
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"<U+{code:04X}>"
+
+
+def visible(text: str, shown: Callable[[str], str] = picture) -> str:
+    """The text with every character that could steer a terminal or hide replaced by what `shown` gives; newline and tab stay."""
+    if text.isprintable():
+        return text
+
+    def looked_at(found: re.Match[str]) -> str:
+        character = found.group()
+        return shown(character) if unicodedata.category(character) in STEERING else character
+
+    return _suspect.sub(looked_at, text)
 
 
 def clean_line(text: str) -> str:
-    """One line of at most 8,192 characters without control sequences, control characters and changes of direction."""
+    """One line of at most 8,192 characters, without control sequences and without what else `visible` would show."""
     if len(text) > MAX_LINE_CHARS:
         text = text[:MAX_LINE_CHARS] + " ..."
     if _plain.fullmatch(text):
         return text
-    return _controls.sub("", _sequences.sub("", text))
+    return visible(_sequences.sub("", text).replace("\n", ""), lambda _: "")
 
 
 class LineCutter:

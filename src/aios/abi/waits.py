@@ -50,11 +50,14 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def word_of(state: State, code: str | None = None, outcome: Outcome | None = None) -> str:
-    """The word for a process: a pure function of (state, code), so that every surface says the same."""
+    """The word for a process: a pure function of (state, code), so that every surface says the same.
+
+    What waits for nothing is idle: a client's session between its calls.
+    """
     if state == "ended":
         return {"result": "done", "error": "failed", "killed": "killed"}[outcome or "result"]
     if state in ("declared", "ready"):
         return "queued"
     if state == "running":
         return "running"
-    return WAITS[code].word if code else "waiting"
+    return WAITS[code].word if code else "idle"

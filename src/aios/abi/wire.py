@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -27,6 +28,12 @@ MAX_VALUES = 200_000
 """In a body, commas in texts included; that is 30 to 60 ms of reading."""
 OBJECT_VALUES = 4
 """What an object costs beside its values, in values."""
+MAX_SMALL_BYTES = 256 * 1024
+MAX_LARGE_VALUES = 20_000
+"""In a msgpack body of more than `MAX_SMALL_BYTES`. What is small is read within 10 to 20 ms whatever it holds; what is large has
+long texts in it, not many values. Not as many as in JSON, because an agent may send the next one at once."""
+MAX_COMPARED = 500
+"""Names that are looked through for the nearest one; that is 10 ms."""
 MAX_DIGITS = 4300
 """Of a whole number: Python reads no longer ones."""
 
@@ -43,6 +50,8 @@ def decode_request(row: Row, body: bytes | msgspec.Raw, codec: Codec) -> Request
     """The row's request in a body. Raises `Invalid` with the path of the field."""
     if codec == "json":
         check_json(bytes(body))
+    else:
+        check_msgpack(memoryview(body))
     try:
         return _decoders[codec][row.name].decode(body)  # type: ignore[no-any-return]  # a decoder of the row's request
     except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError) as error:
@@ -76,7 +85,7 @@ def check_json(body: bytes) -> frozenset[str]:
     Two readers that take different values from one body are a way around every check. Returns the names of the outermost
     object's fields. Raises `Invalid`, or `TooLarge` for so many values that reading them would hold up everybody else.
     """
-    if len(body) > MAX_VALUES // OBJECT_VALUES and _values(body) > MAX_VALUES:
+    if len(body) > MAX_VALUES // OBJECT_VALUES and values_in(body) > MAX_VALUES:
         raise TooLarge(f"the body has more than {MAX_VALUES} values: send less at once")
     try:
         names = _reader.decode(body.decode())
@@ -90,9 +99,48 @@ def check_json(body: bytes) -> frozenset[str]:
     return names if isinstance(names, frozenset) else frozenset()
 
 
-def _values(body: bytes) -> int:
-    """How many values there are in a body at most."""
+def values_in(body: bytes) -> int:
+    """How many values there are in JSON text at most."""
     return body.count(b",") + body.count(b"[") + OBJECT_VALUES * body.count(b"{")
+
+
+def check_msgpack(body: memoryview) -> None:
+    """Refuse a large body of many values, without reading them. Raises `TooLarge`; what is malformed is left to the decoder.
+
+    An array's or a map's length stands in front of it, so a body that would take long to walk is refused at its first bytes.
+    """
+    if len(body) <= MAX_SMALL_BYTES:
+        return
+    at, left, seen = 0, 1, 0
+    while left > 0 and at < len(body):
+        size, inside = _head(body, at)
+        at, left, seen = at + size, left - 1 + inside, seen + 1
+        if seen + left > MAX_LARGE_VALUES:
+            text = f"the body has {len(body)} bytes and more than {MAX_LARGE_VALUES} values: send less at once"
+            raise TooLarge(text)
+
+
+# The types of msgpack from 0xc0 on: bytes of a length that follows, bytes of the value itself, values inside for each counted.
+_HEADS = {
+    0xC4: (1, 0, 0), 0xC5: (2, 0, 0), 0xC6: (4, 0, 0), 0xC7: (1, 1, 0), 0xC8: (2, 1, 0), 0xC9: (4, 1, 0), 0xCA: (0, 4, 0),
+    0xCB: (0, 8, 0), 0xCC: (0, 1, 0), 0xCD: (0, 2, 0), 0xCE: (0, 4, 0), 0xCF: (0, 8, 0), 0xD0: (0, 1, 0), 0xD1: (0, 2, 0),
+    0xD2: (0, 4, 0), 0xD3: (0, 8, 0), 0xD4: (0, 2, 0), 0xD5: (0, 3, 0), 0xD6: (0, 5, 0), 0xD7: (0, 9, 0), 0xD8: (0, 17, 0),
+    0xD9: (1, 0, 0), 0xDA: (2, 0, 0), 0xDB: (4, 0, 0), 0xDC: (2, 0, 1), 0xDD: (4, 0, 1), 0xDE: (2, 0, 2), 0xDF: (4, 0, 2),
+}  # fmt: skip
+
+
+def _head(body: memoryview, at: int) -> tuple[int, int]:
+    """How many bytes the msgpack value there has before what is inside of it, and how many values are inside."""
+    kind = body[at]
+    if kind < 0x80 or kind >= 0xE0:
+        return 1, 0
+    if kind < 0xA0:
+        return 1, (kind & 15) * (2 if kind < 0x90 else 1)
+    if kind < 0xC0:
+        return 1 + (kind & 31), 0
+    length_bytes, size, each = _HEADS.get(kind, (0, 0, 0))
+    length = int.from_bytes(body[at + 1 : at + 1 + length_bytes], "big")
+    return 1 + length_bytes + size + (0 if each else length), length * each
 
 
 _escaped_surrogate = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -141,6 +189,6 @@ _reader = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?` if a name is near, else nothing."""
-    close = difflib.get_close_matches(name[:80], list(names), n=1)
+    """`; did you mean ...?` if one of the first 500 names is near, else nothing: the end of a sentence."""
+    close = difflib.get_close_matches(name[:80], itertools.islice(names, MAX_COMPARED), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""

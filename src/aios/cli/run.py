@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +11,16 @@ from types import FrameType
 import click
 import msgspec
 
-from aios.abi.errors import Cancelled, Failed, Invalid, Killed, NotFound
+from aios.abi.errors import Cancelled, ChildFailed, Invalid, Killed, NotFound
+from aios.abi.lines import visible
 from aios.abi.manifest import Manifest
 from aios.abi.process import Spawn
 from aios.abi.request import CLASSES, Class
 from aios.abi.wire import nearest
 from aios.cli.call import value_of
 from aios.cli.command import Command, yes
-from aios.cli.show import harmless, json_text, one_line
+from aios.cli.learn import manifests_of
+from aios.cli.show import json_text
 from aios.sdk.client import Client
 from aios.sdk.run import attended, spawned
 
@@ -54,7 +53,9 @@ def run(place: str, arguments: tuple[str, ...], cls: Class | None, yes: bool, de
                 if seen:
                     raise KeyboardInterrupt from None
                 raise
-    click.echo(harmless(result) if isinstance(result, str) else json_text(result))
+            except ChildFailed as error:
+                raise ChildFailed(_said_by(process.name, error.message)) from None
+    click.echo(visible(result) if isinstance(result, str) else json_text(result))
 
 
 @contextmanager
@@ -90,11 +91,7 @@ def manifest_at(place: str) -> Manifest:
     return next(iter(manifests.values()))
 
 
-def manifests_of(file: Path) -> list[Manifest]:
-    """What the agents in a file ask for; a child imports it, so that its code is never in the process that holds your token."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
-    child = subprocess.run([sys.executable, "-m", "aios.cli.manifests", str(file)], capture_output=True, env=environment)
-    if child.returncode:
-        said = child.stderr.decode(errors="replace").strip()
-        raise Failed(f"{file} does not load: {one_line(said.splitlines()[-1]) if said else f'exit {child.returncode}'}")
-    return msgspec.json.decode(child.stdout, type=list[Manifest])
+def _said_by(name: str, message: str) -> str:
+    """What an agent's code raised, so that nobody takes its words for the kernel's."""
+    head = f"`{name}` failed: "
+    return message if message.startswith(head) else head + message

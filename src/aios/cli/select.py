@@ -57,7 +57,7 @@ def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
         some = ", ".join(f"`{process.name}`" for process in found[:5])
         raise Conflict(f"`{text}` is the beginning of {len(found)}: {some}{', …' if len(found) > 5 else ''}")
     near = nearest(text, [process.name for process in processes])
-    raise NotFound(f"there is no process `{text}`{near}; `aios ps --all` lists them")
+    raise NotFound(f"there is no process `{text}`: `aios ps --all` lists them{near}")
 
 
 def every_process(kernel: Client) -> tuple[ProcessInfo, ...]:

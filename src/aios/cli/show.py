@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import time
@@ -12,46 +11,28 @@ from typing import Any
 import click
 import msgspec
 
+from aios.abi.lines import visible
 from aios.abi.process import ProcessInfo
 from aios.abi.waits import Wait
 
-# C0 and C1 controls but newline and tab, DEL, marks of direction, separators that terminals break lines at, invisible tags,
-# and halves of characters.
-_hostile = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f\ud800-\udfff]"
-)
 COLOURS = {"interactive": "blue", "standard": "green", "batch": "yellow", "✕ failed": "red", "down": "red", "fail": "red"}
 """Colour is the class's; red is for what failed."""
 
 GLYPHS = {
     "queued": "○",
     "running": "●",
-    "waiting": "◐",
     "blocked": "◐",
     "sleeping": "·",
+    "idle": "·",
     "done": "✓",
     "failed": "✕",
     "killed": "✕",
 }
 
 
-def harmless(text: str) -> str:
-    """The text with every character that could steer a terminal made visible; newline and tab stay."""
-    if text.isprintable():
-        return text
-    return _hostile.sub(lambda found: _visible(found.group()), text)
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"<U+{code:04X}>"
-
-
 def one_line(text: str) -> str:
-    """The text as one harmless line."""
-    return text if text.isprintable() else harmless(text.replace("\n", " ").replace("\t", " "))
+    """The text as one line that cannot steer the terminal."""
+    return text if text.isprintable() else visible(text.replace("\n", " ").replace("\t", " "))
 
 
 def json_text(value: Any) -> str:
@@ -59,7 +40,7 @@ def json_text(value: Any) -> str:
     text = msgspec.json.encode(value)
     if sys.stdout.isatty():
         text = msgspec.json.format(text, indent=2)
-    return _hostile.sub(lambda found: _escaped(found.group()), text.decode())
+    return visible(text.decode(), _escaped)
 
 
 def _escaped(character: str) -> str:

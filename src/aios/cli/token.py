@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aios.abi.errors import NotFound
+from aios.abi.errors import Conflict, NotFound
 from aios.abi.manifest import Grant
 from aios.abi.request import CLASSES, Class
 from aios.abi.system import AddToken, ListTokens, RevokeToken, TokenInfo, TokenList
@@ -80,7 +80,8 @@ def cells(info: TokenInfo) -> tuple[str, ...]:
 def rm(token_id: str, yes: bool) -> None:
     """Revoke a token.
 
-    Its sessions end at once, and their calls with them. ID may be the beginning of one.
+    Its sessions end at once, and their calls with them. ID may be the beginning of one, or the name of an agent that has only
+    one.
     """
     with Client() as kernel:
         info = chosen(kernel.call(ListTokens()), token_id)
@@ -90,9 +91,14 @@ def rm(token_id: str, yes: bool) -> None:
 
 
 def chosen(found: TokenList, text: str) -> TokenInfo:
-    """The only token whose id begins so. Raises `NotFound`."""
-    tokens = [info for info in found.tokens if info.id.startswith(text)] if text else []
-    exact = [info for info in tokens if info.id == text]
-    if len(exact or tokens) != 1:
-        raise NotFound(f"there is {'no' if not tokens else 'more than one'} token `{text}`: `aios token ls` lists them")
-    return (exact or tokens)[0]
+    """The token with that id, or the only one whose id begins so or that is an agent's. Raises `NotFound`, `Conflict`."""
+    exact = [info for info in found.tokens if info.id == text]
+    begins = [info for info in found.tokens if info.id.startswith(text)] if text else []
+    meant = exact or begins or [info for info in found.tokens if info.agent == text]
+    if not meant:
+        raise NotFound(f"there is no token `{text}`: `aios token ls` lists them")
+    if len(meant) > 1:
+        some = ", ".join(f"`{info.id}`" for info in meant[:5])
+        whose = "is the beginning of" if begins else "has"
+        raise Conflict(f"`{text}` {whose} {len(meant)} tokens: name one of {some}{', …' if len(meant) > 5 else ''}")
+    return meant[0]

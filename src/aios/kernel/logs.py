@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import unicodedata
 from collections import deque
 
+from aios.abi.lines import visible
 from aios.abi.process import LogLine, LogLines
 from aios.kernel.process import Process
 from aios.ports.clock import Clock
@@ -92,10 +92,3 @@ class Logs:
     def forget(self, process: Process) -> None:
         log = self._logs.pop(process, None)
         self._characters -= log.characters if log is not None else 0
-
-
-def visible(text: str) -> str:
-    """Text whose control, format and bidirectional characters are shown as escapes instead of obeyed."""
-    if text.isprintable():
-        return text
-    return "".join(c if c == "\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"\\u{ord(c):04x}" for c in text)

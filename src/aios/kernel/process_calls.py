@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from aios.abi.errors import Denied, Invalid, QueueFull
+from aios.abi.answers import handed_on
+from aios.abi.errors import Denied, Invalid, QueueFull, TooLarge
 from aios.abi.process import (
     Exit,
     Explain,
@@ -37,6 +36,7 @@ MOST_DEPTH = 32
 MOST_LINES = 10_000
 MOST_CURSOR = 2**63 - 1
 MOST_WAIT_S = 3600.0
+MOST_ARGUMENT_BYTES = 256 * 1024
 
 
 class ProcessCalls:
@@ -148,8 +148,14 @@ class ProcessCalls:
 
 
 def check_arguments(arguments: tuple[Any, ...]) -> None:
-    """Raise `Invalid` for what cannot be handed over to an agent: whole numbers above 64 bits, halves of characters."""
+    """Raise `Invalid` for what cannot be handed over to an agent: whole numbers above 64 bits, halves of characters,
+    nesting that leaves those no room who hand it on.
+
+    And `TooLarge` for more than an agent needs to begin with: they are kept as long as it is known.
+    """
     try:
-        msgspec.msgpack.encode(arguments)
-    except (TypeError, ValueError, OverflowError) as error:
+        size = len(handed_on(arguments))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Invalid(f"`arguments` cannot be handed over: {error}", field="arguments") from None
+    if size > MOST_ARGUMENT_BYTES:
+        raise TooLarge(f"`arguments` have {size} bytes, the most is {MOST_ARGUMENT_BYTES}", field="arguments")

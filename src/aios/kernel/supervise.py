@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 from aios.abi.errors import AiosError, ChildFailed, Killed
 from aios.abi.event import HostChanged, ProcessChanged, Signalled
+from aios.abi.lines import visible
 from aios.abi.process import Exit, Signal
 from aios.kernel.events import EventLog
-from aios.kernel.logs import visible
 from aios.kernel.process import Process, ProcessTable
 from aios.ports.host import Host, HostGone, Hosts
 
@@ -83,7 +83,7 @@ class Supervisor:
         try:
             exit = await self._lives(process)
         except AiosError as error:
-            exit = Exit(pid=process.pid, outcome="error", error=error.code, message=harmless(error.message))
+            exit = Exit(pid=process.pid, outcome="error", error=error.code, message=visible(error.message))
         except Exception as bug:  # the supervisor: one agent's fault is not the others'
             log.error("the supervisor failed `%s`", process.name, exc_info=bug)
             exit = Exit(pid=process.pid, outcome="error", error="Internal", message="a bug of ours; the kernel's log has it")
@@ -232,11 +232,6 @@ class Supervisor:
         for ward in list(self._wards):
             ward.kill()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
-
-
-def harmless(message: str) -> str:
-    """What an agent's code said when it failed: it is untrusted, and is shown on terminals."""
-    return "\n".join(map(visible, message.splitlines()))
 
 
 def killed(process: Process) -> Exit:

@@ -38,7 +38,8 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a core is. `slots`: calls at once. `window`: tokens of question and answer together, per call.
 
     `queues`: it queues calls beyond its slots by itself (a remote server does): then the lane is one wider than its
-    slots, which saves the idle gap between two calls. `pid`: its host's process id, where it has one of ours.
+    slots, which saves the idle gap between two calls. `exact`: a generation is the same, bit by bit, whatever runs beside it
+    and however often it was begun again; said only where that was tried.
     """
 
     name: str
@@ -49,6 +50,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     driver: str
     queues: bool = False
     local: bool = False
+    exact: bool = False
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

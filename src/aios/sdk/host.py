@@ -17,7 +17,7 @@ from types import ModuleType
 
 import uvloop
 
-from aios.abi.errors import AiosError, QueueFull, TooLarge, Unavailable
+from aios.abi.errors import AiosError, QueueFull, Unavailable
 from aios.abi.frames import Answer, Ask, Print, Tell
 from aios.sdk.gate import SocketGate
 from aios.sdk.kernel import Kernel
@@ -52,7 +52,7 @@ class Host:
         printed = Printed(lambda: loop.call_soon_threadsafe(self._tell_printed, ask.pid, printed))
         running = Running(printed, self._threads)
         if len(self._agents) >= MAX_AGENTS:
-            self._answer(ask, Answer(ask.id, fault=QueueFull(f"a host runs at most {MAX_AGENTS} agents").fault()))
+            self._answer(Answer(ask.id, fault=QueueFull(f"a host runs at most {MAX_AGENTS} agents").fault()))
             return
         self._agents[ask.pid] = running
         task = loop.create_task(self._run(ask, running), name=f"agent {ask.pid}")
@@ -81,7 +81,7 @@ class Host:
         finally:
             del self._agents[ask.pid]
         self._tell_printed(ask.pid, running.printed)
-        self._answer(ask, answer)
+        self._answer(answer)
 
     def _left(self, task: asyncio.Task[None]) -> None:
         """A question that will never be answered ends the host: its supervisor knows what to do."""
@@ -90,12 +90,9 @@ class Host:
         if error is not None and not self._ended.done():
             self._ended.set_exception(error)
 
-    def _answer(self, ask: Ask, answer: Answer) -> None:
+    def _answer(self, answer: Answer) -> None:
         assert self._gate is not None
-        try:
-            self._gate.send(answer)
-        except TooLarge as error:
-            self._gate.send(Answer(ask.id, fault=TooLarge(f"`{ask.entry}` returned too much: {error}").fault()))
+        self._gate.send(answer)
 
     def _tell_printed(self, pid: str, printed: Printed) -> None:
         assert self._gate is not None

@@ -59,7 +59,9 @@ def spawned(client: Client, request: Spawn, yes: bool) -> ProcessInfo:
     except NeedsApproval:
         if not sys.stdin.isatty():
             how = f"`aios run {manifest.program} --yes` accepts it once, and so does `aios.run(..., yes=True)`"
-            raise NeedsApproval(f"`{manifest.agent}` was not accepted yet, and nobody is here to ask: {how}") from None
+            wants = ", ".join(f"`{grant}`" for grant in manifest.grants) or "nothing"
+            text = f"`{manifest.agent}` asks for {wants}, was not accepted yet, and nobody is here to ask: {how}"
+            raise NeedsApproval(clean_line(text)) from None
         print(asks(manifest), file=sys.stderr)
         print("Accept? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import msgspec
 
-from aios.abi.errors import AiosError, Cancelled, ChildFailed, Invalid, Killed
+from aios.abi.answers import result_text
+from aios.abi.errors import AiosError, Cancelled, Invalid, Killed
 from aios.abi.process import Signal
 from aios.sdk.kernel import BlockingKernel, Calls, Kernel
 from aios.sdk.printed import Printed, printing
@@ -22,7 +23,6 @@ from aios.sdk.program import failure, own_traceback
 LEFT_BEHIND_S = 2.0
 """How long the tasks that an agent left behind may take to end when they are cancelled."""
 
-_unsendable = (TypeError, ValueError, OverflowError, RecursionError)
 _running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
@@ -42,8 +42,8 @@ class Running:
         if self._main is not None:
             self._main.cancel()
 
-    async def run(self, function: Callable[..., Any], k: Kernel, arguments: tuple[Any, ...]) -> Any:
-        """Run the function to its end and return its result, as builtins. Raises the `AiosError` that its caller is told."""
+    async def run(self, function: Callable[..., Any], k: Kernel, arguments: tuple[Any, ...]) -> bytes:
+        """Run the function to its end and return its result as JSON. Raises the `AiosError` that its caller is told."""
         call = bound(function, arguments)
         running, speaker = _running.set(self), printing.set(self.printed)
         try:
@@ -53,7 +53,7 @@ class Running:
                 self._main.cancel()
             await asyncio.wait((self._main,))
             await self._clear()
-            return sendable(function.__qualname__, self._result(self._main))
+            return result_text(self._result(self._main))
         finally:
             self.printed.end()
             _running.reset(running)
@@ -140,13 +140,3 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
         raise Invalid(f"argument `{name}`: {error}", field=f"arguments.{name}") from None
     except TypeError:  # a type that msgspec does not know: the function gets what was sent
         return value
-
-
-def sendable(entry: str, result: Any) -> Any:
-    """A result as builtins that a frame can hold. Raises `ChildFailed` with the type that cannot be sent."""
-    try:
-        builtins = msgspec.to_builtins(result)
-        msgspec.msgpack.encode(builtins)
-    except _unsendable as error:
-        raise ChildFailed(f"`{entry}` returned a `{type(result).__name__}` that cannot be sent: {error}") from error
-    return builtins

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aios.abi import request as abi
-from aios.abi.errors import AiosError, Cancelled, ChildFailed, Denied, Internal, Invalid, RateLimited, TooLarge, error_of
+from aios.abi.answers import MAX_SAID_CHARACTERS, failure_of, read_result
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, Denied, Internal, Invalid, RateLimited, TooLarge
 from aios.abi.frames import (
     Answer,
     Ask,
@@ -128,6 +129,7 @@ class SocketHost(asyncio.Protocol):
 
     def heard(self, stream: Stream, line: str) -> None:
         """The child itself wrote a line: its interpreter, or a library below Python."""
+        line = line[:MAX_LINE_CHARACTERS]
         self._last_lines.append(line)
         for pid in self._residents:
             self._print(pid, stream, line)
@@ -152,7 +154,7 @@ class SocketHost(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         if not self.greeted.done():
-            said = "\n".join(self._last_lines)
+            said = "\n".join(self._last_lines)[-MAX_SAID_CHARACTERS:]
             self.greeted.set_exception(ChildFailed(f"`{self._program}` could not be started: {how}\n{said}".rstrip()))
         for _, answer in self._asks.values():
             if not answer.done():
@@ -287,14 +289,16 @@ class SocketHost(asyncio.Protocol):
         pid, answer = self._asks.pop(frame.id, ("", None))
         if answer is None:
             raise Invalid(f"it answered question {frame.id}, which was not asked")
-        del self._residents[pid]
+        name = self._residents.pop(pid).name
         self._former.add(pid)
         if answer.done():
             return
-        if frame.fault is not None:
-            answer.set_exception(error_of(frame.fault))
-        else:
-            answer.set_result(frame.result)
+        try:
+            if frame.fault is not None:
+                raise failure_of(name, frame.fault)
+            answer.set_result(read_result(frame.result))
+        except AiosError as error:
+            answer.set_exception(error)
 
     def _printed(self, frame: Print) -> None:
         if frame.pid not in self._residents:

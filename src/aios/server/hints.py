@@ -8,7 +8,6 @@ import msgspec
 
 from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthenticated
 from aios.abi.request import CLASSES, NO_OPTIONS, CallOptions, Class
-from aios.abi.wire import refuse
 from aios.ports.kernel import Answer
 from aios.server.exchange import JSON, Headers, HttpRequest
 
@@ -48,19 +47,22 @@ def patience_of(request: HttpRequest) -> float:
 
 
 def options_of(request: HttpRequest, cls: Class | None = None, deadline_s: float | None = None) -> CallOptions:
-    """The options of a call: headers first, then what the body said. Raises `Invalid`."""
+    """The options of a call: headers first, then what the body's `aios` said. Raises `Invalid` with the name that was sent."""
     headers = request.headers
     key = request.header(b"x-aios-key") or None
     if b"x-aios-class" in headers:
         cls = _class(request.header(b"x-aios-class"))
+    names = {"key": "x-aios-key", "deadline_s": "aios.deadline_s"}
     if b"x-aios-deadline-s" in headers:
+        names["deadline_s"] = "x-aios-deadline-s"
         deadline_s = _seconds(request.header(b"x-aios-deadline-s"))
     if cls is None and deadline_s is None and key is None:
         return NO_OPTIONS
     try:
         return CallOptions(cls=cls, deadline_s=deadline_s, key=key)
     except ValueError as error:
-        refuse(error)
+        _, field, said = str(error).split("`", 2)
+        raise Invalid(f"`{names[field]}`{said}", field=names[field]) from None
 
 
 def _class(text: str) -> Class:

@@ -1,7 +1,7 @@
 """The edge of everything that speaks HTTP: it listens, checks who asks, reads bodies within bounds, and maps errors.
 
 The server library (uvicorn) is used for its protocol alone: without its own loop, signals, logging or middleware. Only this
-file knows ASGI.
+file knows ASGI; how connections come and go is in `listener.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from aios.abi.bounds import above_zero, within
@@ -31,12 +30,13 @@ from aios.ports.kernel import Kernel
 from aios.server import eager
 from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer
 from aios.server.hints import refusal_headers, session_of, token_of
+from aios.server.listener import Connection, Listener, descriptors
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+HEALTH = "/health"
 LINGER_S = 1.0
 LINGER_BYTES = 16 * 1024 * 1024
 BACKLOG = 2048
-MAX_HEAD_BYTES = 64 * 1024
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path that Linux takes."""
 
@@ -46,6 +46,8 @@ class ServerConfig:
     """Where the kernel listens. `hosts`: names beside loopback's by which clients may call it.
 
     `socket`: path of the unix socket for people's tools, "" for none. `body_timeout_s`: in which a body must have arrived.
+    `connections`: at most so many at a time at the port, and half as many at the socket; not given, and at most: half of the
+    files that the kernel may have open.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +56,7 @@ class ServerConfig:
     hosts: tuple[str, ...] = ()
     max_body_bytes: int = 16 * 1024 * 1024
     body_timeout_s: float = 60.0
+    connections: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_loopback(self.host):
@@ -61,6 +64,7 @@ class ServerConfig:
         within("port", self.port, 0, 65535)
         within("max_body_bytes", self.max_body_bytes, 1, 1 << 30)
         above_zero("body_timeout_s", self.body_timeout_s, 3600)
+        within("connections", self.connections, 2, 1_000_000)
 
 
 def _is_loopback(host: str) -> bool:
@@ -72,6 +76,17 @@ def _is_loopback(host: str) -> bool:
 
 class _Gone(Exception):
     """The client went away: there is nobody to answer."""
+
+
+class _WrongMethod(Invalid):
+    """The path is there, but takes other methods."""
+
+    http = 405
+    code = Invalid.__name__
+
+    def __init__(self, method: str, allow: str) -> None:
+        super().__init__(f"this path takes {allow}, not {method[:20]}")
+        self.allow = allow
 
 
 class HttpServer:
@@ -93,44 +108,46 @@ class HttpServer:
         self._ids = UniqueIds("req")
         self._ticker = Ticker()
         self._state = ServerState()
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self.port = config.port
 
     # listening
 
+    @property
+    def url(self) -> str:
+        """Where it answers over TCP."""
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        return f"http://{host}:{self.port}"
+
     async def start(self) -> None:
         """Listen. Raises `Unavailable` when the port or the path cannot be had."""
         settings = uvicorn.Config(
-            self.app, interface="asgi3", http=_Connection, ws="none", lifespan="off", proxy_headers=False,
+            self.app, interface="asgi3", http=Connection, ws="none", lifespan="off", proxy_headers=False,
             access_log=False, server_header=False, date_header=False, log_config=None, log_level="critical",
         )  # fmt: skip
         settings.load()
-        loop = asyncio.get_running_loop()
+        most = descriptors() // 2
+        if self._config.connections is not None:
+            most = min(most, self._config.connections)
+        for listening in self._listening():
+            share = most if listening.family != socket.AF_UNIX else max(1, most // 2)
+            self._listeners.append(Listener(listening, share, settings, self._state))
 
-        def connection() -> asyncio.Protocol:
-            return _Connection(settings, self._state, {}, loop)
-
-        for listener in self._listeners():
-            server = await loop.create_server(
-                lambda: _Connection(settings, self._state, {}, loop), sock=listener, backlog=BACKLOG
-            )
-            self._servers.append(server)
-
-    def _listeners(self) -> list[socket.socket]:
-        listeners = [_listen_port(self._config.host, self._config.port)]
-        self.port = listeners[0].getsockname()[1]
+    def _listening(self) -> list[socket.socket]:
+        listening = [_listen_port(self._config.host, self._config.port)]
+        self.port = listening[0].getsockname()[1]
         if self._config.socket:
             try:
-                listeners.append(_listen_path(Path(self._config.socket)))
+                listening.append(_listen_path(Path(self._config.socket)))
             except Unavailable:
-                listeners[0].close()
+                listening[0].close()
                 raise
-        return listeners
+        return listening
 
     async def close(self, grace_s: float) -> None:
         """Take no new requests, let those that run end for at most `grace_s` seconds, then cut them off."""
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -155,11 +172,13 @@ class HttpServer:
         writer = Writer(send, request.id, asyncio.get_running_loop())
         door, whole = self._doors[0], False
         try:
-            if scope["path"] == "/health":
-                return await writer.whole(200, b'{"status":"ok"}', [JSON])
             self._check_origin(scope, request)
+            if scope["path"] == HEALTH:
+                _check_method(scope["method"], {"GET", "HEAD"})
+                return await writer.whole(200, b'{"status":"ok"}', [JSON])
             door, handler, request.rest = self._route(scope["method"], scope["path"])
             caller = self._kernel.attach(token_of(request), session_of(request))
+            scope["state"]["peer"].known = True
             _check_type(scope["method"], request)
             request.body, whole = await self._body(request, receive), True
             await self._attend(handler(caller, request, writer), writer, receive)
@@ -181,12 +200,20 @@ class HttpServer:
         for known, prefix, door, handler in self._below:
             if method == known and path.startswith(prefix) and len(path) > len(prefix):
                 return door, handler, path[len(prefix) :]
-        raise NotFound(f"there is no {method[:20]} {path[:200]}")
+        _check_method(method, self._methods(path))
+        raise NotFound(f"there is no {path[:200]}")
+
+    def _methods(self, path: str) -> set[str]:
+        """The methods that a path takes; none where nothing is."""
+        below = {known for known, prefix, _, _ in self._below if path.startswith(prefix) and len(path) > len(prefix)}
+        return {known for known, exact in self._exact if exact == path} | below
 
     def _check_origin(self, scope: Any, request: HttpRequest) -> None:
         """A page in a browser must not reach the kernel, neither by its own name for it nor from another origin."""
         if scope["server"][1] is None:
             return  # a unix socket
+        if len(scope["headers"]) > len(request.headers) and [name for name, _ in scope["headers"]].count(b"host") > 1:
+            raise Invalid("there are two `Host` headers: send one", field="host")
         host = request.header(b"host")
         if _name_of(host) not in self._hosts:
             raise Denied(f"this kernel is not called `{host[:100]}`: use 127.0.0.1, or add the name to `[server] hosts`")
@@ -249,6 +276,8 @@ class HttpServer:
         elif writer.state == "new":
             refusal = door.refusal(error)
             headers = refusal_headers(error)
+            if isinstance(error, _WrongMethod):
+                headers.append((b"allow", error.allow.encode()))
             if receive is None:
                 await writer.whole(refusal.status, refusal.body, headers)
             else:
@@ -256,22 +285,6 @@ class HttpServer:
                 await writer.whole(refusal.status, refusal.body, headers, more=True)
                 await _linger(receive)
                 await writer.end()
-
-
-class _Connection(HttpToolsProtocol):
-    """The library's connection, with an end to the request line and headers, which it would take without one."""
-
-    head_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        scope: Any = self.scope
-        if scope is None or "method" not in scope:  # the headers are not complete
-            self.head_bytes += len(data)
-            if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The headers are too long.")
-        else:
-            self.head_bytes = 0
 
 
 async def _linger(receive: Any) -> None:
@@ -284,6 +297,11 @@ async def _linger(receive: Any) -> None:
                 if not message.get("more_body"):
                     return
                 size_bytes += len(message["body"])
+
+
+def _check_method(method: str, known: set[str]) -> None:
+    if known and method not in known:
+        raise _WrongMethod(method, ", ".join(sorted(known)))
 
 
 def _check_type(method: str, request: HttpRequest) -> None:
@@ -310,6 +328,7 @@ def _listen_port(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have it from it
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)

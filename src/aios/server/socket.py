@@ -4,54 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from aios.abi.errors import ChildFailed
 from aios.ports.kernel import Kernel
-from aios.ports.sandbox import Child, Rules, Sandbox
+from aios.ports.sandbox import Child, Sandbox
 from aios.server.connection import SocketHost
+from aios.server.rules import program_environment, program_rules, stands_alone
 
+HOST_PREFIX = "host-"
 START_LIMIT_S = 20.0
 REMOVED_AT_ONCE = 64
 """Files of a dead host's folder that are removed before the loop gets its turn."""
-PASSED = ("PATH", "LANG", "LANGUAGE", "TZ")
+
+log = logging.getLogger("aios.server")
 
 
 class SocketHosts:
     """The port `Hosts`.
 
-    `folder`: in which each host gets a folder of its own, inside the kernel's home. `readable`: what a Python child must be
-    able to read and run. A kernel is given its hosts, and they are given the kernel, by `serve`, before the first start.
+    `folder`: in which each host gets a folder of its own, inside the kernel's `home` (None: it is all there is of a home).
+    `readable`: what a Python child must be able to read and run. A kernel is given its hosts, and they are given the kernel, by
+    `serve`, before the first start.
     """
 
-    def __init__(self, sandbox: Sandbox, folder: str | os.PathLike[str], readable: Sequence[str]) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        folder: str | os.PathLike[str],
+        readable: Sequence[str],
+        home: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._sandbox = sandbox
         self._kernel: Kernel | None = None
         self._folder = os.path.realpath(folder)
+        self._kept = os.path.realpath(home or folder)
         self._readable = tuple(readable)
         self._hosts: dict[SocketHost, asyncio.Task[None]] = {}
+        self._sweeping: asyncio.Task[None] | None = None
 
     def serve(self, kernel: Kernel) -> None:
-        """Take the agents' calls to this kernel."""
+        """Take the agents' calls to this kernel, and remove what the hosts of a killed one have left: the home is ours alone."""
         self._kernel = kernel
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        left = [entry.path for entry in os.scandir(self._folder) if entry.name.startswith(HOST_PREFIX)]
+        self._sweeping = asyncio.get_running_loop().create_task(_swept(left), name="sweep")
 
     async def start(self, program: str) -> SocketHost:
         """See the port."""
         assert self._kernel is not None
-        own = tempfile.mkdtemp(prefix="host-", dir=self._folder)
+        if stands_alone(program, self._kept):
+            log.warning("`%s` has no folder of its own: its agents read this file alone, and nothing beside it", program)
+        own = tempfile.mkdtemp(prefix=HOST_PREFIX, dir=self._folder)
         ours, theirs = socket.socketpair()
         host = SocketHost(self._kernel, program)
         with theirs:
             await asyncio.get_running_loop().create_unix_connection(lambda: host, sock=ours)
             argv = (sys.executable, "-I", "-u", "-m", "aios.sdk.host", "--fd", str(theirs.fileno()), program)
             try:
-                rules = self._rules(program, own)
-                child = await self._sandbox.start(argv, _environment(own), (theirs.fileno(),), rules, own, host.heard)
+                rules = program_rules(program, own, self._kept, self._readable)
+                child = await self._sandbox.start(argv, program_environment(own), (theirs.fileno(),), rules, own, host.heard)
             except BaseException:
                 host.greeted.cancel()
                 host.end("it was never started")
@@ -71,7 +88,10 @@ class SocketHosts:
         return host
 
     async def close(self) -> None:
-        """End all hosts, and return when nothing of them is left."""
+        """End all hosts, and return when nothing of them is left. What an earlier kernel left may stay for the next one."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait((self._sweeping,))
         for host in self._hosts:
             host.kill()
         if self._hosts:
@@ -83,18 +103,10 @@ class SocketHosts:
         await remove_tree(own)
         del self._hosts[host]
 
-    def _rules(self, program: str, own: str) -> Rules:
-        """An agent reads its program's folder; only its file where that folder holds the kernel's own."""
-        program = os.path.realpath(program)
-        beside = os.path.dirname(program)
-        above_kernel = os.path.commonpath((beside, self._folder)) == beside
-        return Rules(read=(*self._readable, program if above_kernel else beside), write=(own,))
 
-
-def _environment(own: str) -> Mapping[str, str]:
-    """What a host knows of the machine: no secret of the kernel's environment is in it."""
-    passed = {name: value for name, value in os.environ.items() if name in PASSED or name.startswith("LC_")}
-    return {**passed, "HOME": own, "TMPDIR": own}
+async def _swept(folders: Sequence[str]) -> None:
+    for folder in folders:
+        await remove_tree(folder)
 
 
 async def remove_tree(folder: str) -> None:

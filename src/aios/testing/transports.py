@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from aios.abi.answers import result_text
 from aios.abi.errors import AiosError, Cancelled, ChildFailed, Fault, error_of
 from aios.abi.frames import Answer, Ask, Tell
 from aios.abi.llm import Delta, Queued, Started
@@ -227,7 +228,7 @@ class LoopChild:
     async def _run(self, ask: Ask) -> None:
         gate = await self.gate()
         try:
-            answer = Answer(ask.id, await self._agents[ask.entry](gate.of(ask.pid), *ask.arguments))
+            answer = Answer(ask.id, result_text(await self._agents[ask.entry](gate.of(ask.pid), *ask.arguments)))
         except asyncio.CancelledError:
             answer = Answer(ask.id, fault=Cancelled("it was told to end").fault())
         except AiosError as error:

@@ -16,7 +16,8 @@ import struct
 import sys
 
 # From <linux/prctl.h>, <linux/landlock.h>. The three calls have the same numbers on every architecture.
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+SECCOMP_MODE_FILTER = 2
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 CREATE_RULESET_VERSION, RULE_PATH_BENEATH = 1, 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
@@ -25,6 +26,7 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 FILES_OF_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 NET_FROM, NET = 4, 0b11  # bind and connect TCP
 SCOPE_FROM, SCOPE = 6, 0b11  # abstract unix sockets, signals
+DEVICE_NODES = 1 << 6 | 1 << 11  # made in one's own folder, they would open a disk to root
 NEWEST = 6  # later versions add audit, and what is not asked for here
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -79,7 +81,7 @@ def restrict(abi: int, read: "list[str]", write: "list[str]") -> None:
     for path in read:
         allow(rules, path, EXECUTE | READ_FILE | READ_DIR)
     for path in write:
-        allow(rules, path, files)
+        allow(rules, path, files & ~DEVICE_NODES)
     for path in DEVICES:
         allow(rules, path, (READ_FILE | WRITE_FILE | TRUNCATE) & files)
     must(libc.syscall(RESTRICT_SELF, rules, ctypes.c_uint32(0)), "landlock_restrict_self")
@@ -99,6 +101,13 @@ def allow(rules: int, path: str, rights: int) -> None:
     beneath = struct.pack("=Qi", rights, target)
     must(libc.syscall(ADD_RULE, rules, RULE_PATH_BENEATH, beneath, ctypes.c_uint32(0)), f"landlock_add_rule {path}")
     os.close(target)
+
+
+def filter_calls(program: bytes) -> None:
+    """Lay a seccomp program on oneself and on all that follows; the last thing to do, for it forbids what came before."""
+    steps = ctypes.create_string_buffer(program, len(program))
+    where = struct.pack("HP", len(program) // 8, ctypes.addressof(steps))  # `struct sock_fprog`
+    must(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), where), "seccomp")
 
 
 def told() -> "tuple[int, dict[str, object]]":
@@ -121,7 +130,7 @@ def keep_open(*fds: int) -> None:
             os.closerange(below + 1, above)
 
 
-def enter(status, parent, abi, argv, env, fds, read, write, folder):  # type: ignore[no-untyped-def]  # unpacked from bytes
+def enter(status, parent, abi, calls, argv, env, fds, read, write, folder):  # type: ignore[no-untyped-def]  # unpacked from bytes
     keep_open(0, 1, 2, status, *fds)
     os.umask(0o077)
     os.chdir(folder)
@@ -131,6 +140,8 @@ def enter(status, parent, abi, argv, env, fds, read, write, folder):  # type: ig
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     if abi:
         restrict(abi, read, write)
+    if calls:
+        filter_calls(calls)
     os.execve(argv[0], argv, env)
 
 

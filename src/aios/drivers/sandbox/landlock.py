@@ -1,6 +1,6 @@
-"""Children confined by Landlock, `no_new_privs` and limits: what an unprivileged process can lay on itself.
+"""Children confined by Landlock, seccomp, `no_new_privs` and limits: what an unprivileged process can lay on itself.
 
-No namespaces, so no helper binary and no privilege is needed; what Landlock does not reach is said by `isolation`. The child
+No namespaces, so no helper binary and no privilege is needed; what they do not reach is said by `isolation`. The child
 starts as a launcher of ours (`enter.py`), which confines itself before the program's first instruction. A `preexec_fn` would
 run Python between fork and exec of the kernel itself, with all its threads' locks held by nobody.
 """
@@ -21,7 +21,7 @@ from typing import Literal, cast
 
 from aios.abi.errors import Unavailable
 from aios.abi.lines import LineCutter
-from aios.drivers.sandbox import enter
+from aios.drivers.sandbox import enter, seccomp
 from aios.drivers.sandbox.reaper import Reaper
 from aios.ports.sandbox import Child, Isolation, Output, Rules
 
@@ -32,37 +32,45 @@ PR_SET_DUMPABLE = 4
 
 _everywhere = (
     "processor time and number of processes are not limited",
-    "UDP and unix sockets by path are not confined",
     "names, sizes and times of files can be seen everywhere",
+)
+_by_filter = (
+    "UDP, raw and unix sockets",
+    "limits, priorities and memory of other processes",
+    "modes, owners, times and attributes of files",
+    "leaving the process group",
+    "keys, namespaces and mounts",
 )
 
 
 class LandlockSandbox:
-    """The port `Sandbox`. `abi`: the version of Landlock to use, at most the machine's (None); 0 uses none."""
+    """The port `Sandbox`. `abi`: the version of Landlock to use, at most the machine's (None); 0 uses none.
 
-    def __init__(self, abi: int | None = None) -> None:
+    `filtered`: whether the children's system calls are filtered too, where the machine can.
+    """
+
+    def __init__(self, abi: int | None = None, filtered: bool = True) -> None:
         machine = enter.landlock_abi()
         self._abi = machine if abi is None else min(abi, machine)
+        self._filtered = seccomp.filtering() if filtered else ""
         self._reaper = Reaper()
 
     def isolation(self) -> Isolation:
-        abi, confined, missing = self._abi, ["limits on memory and files", "an environment of its own"], [*_everywhere]
-        if sys.platform == "linux":
-            confined += ["no new privileges", "dies with the kernel"]
-        else:
-            missing.append(f"there is no Landlock on {sys.platform}: whatever the user may do, agents may do")
-        have = {
-            "files": 1 <= abi,
-            "truncating of files": 3 <= abi,
-            "TCP": enter.NET_FROM <= abi,
-            "signals and abstract sockets": enter.SCOPE_FROM <= abi,
-        }
+        abi, filtered = self._abi, bool(self._filtered)
+        confined, missing = ["limits on memory and files", "an environment of its own"], [*_everywhere]
+        files = {"files": 1 <= abi, "truncating of files": 3 <= abi}
+        within = {"abstract sockets": enter.SCOPE_FROM <= abi or filtered, "signals": enter.SCOPE_FROM <= abi or filtered}
+        others = dict.fromkeys(_by_filter, filtered)
+        have = files | {"TCP": enter.NET_FROM <= abi or filtered} | within | others
         confined += [what for what, held in have.items() if held]
         if sys.platform == "linux":
-            missing += [
-                f"{what}: not confined by Landlock version {abi} of this Linux" for what, held in have.items() if not held
-            ]
-        return Isolation(mechanism=f"landlock {abi}" if abi else "limits only", confined=tuple(confined), missing=tuple(missing))
+            confined += ["no new privileges", "dies with the kernel"]
+            what_has = f"Landlock version {abi}" + ("" if filtered else " without a filter of system calls (seccomp)")
+            missing += [f"{what}: not confined by {what_has} on this Linux" for what, held in have.items() if not held]
+        else:
+            missing.append(f"there is no Landlock on {sys.platform}: whatever the user may do, agents may do")
+        used = [f"landlock {abi}"] * bool(abi) + ["seccomp"] * filtered
+        return Isolation(mechanism=" + ".join(used) or "limits only", confined=tuple(confined), missing=tuple(missing))
 
     def close(self) -> None:
         """End what is left of its children, and the reaper."""
@@ -72,7 +80,7 @@ class LandlockSandbox:
         self, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int], rules: Rules, folder: str, output: Output
     ) -> Child:
         """See the port. Returns when the child is confined and runs; `argv[0]` is an absolute path."""
-        order = {
+        order: dict[str, object] = {
             "parent": os.getpid(),
             "abi": self._abi,
             "argv": list(argv),
@@ -89,6 +97,7 @@ class LandlockSandbox:
             try:
                 self._reaper.add(child.os_pid)
                 child.ended.add_done_callback(lambda _: self._reaper.remove(child.os_pid))
+                order["calls"] = seccomp.filter_of(self._filtered, child.os_pid, self._abi >= enter.SCOPE_FROM)
                 refusal = await _tell(ours, marshal.dumps(order))
             except BaseException:
                 child.kill()

@@ -1,6 +1,7 @@
 """The host of a local model: `python -m aios.drivers.core.local.child FD PARENT`.
 
-The driver starts it with one end of a socketpair and its own process id. One loop: take what the kernel says, do one pass, tell
+The driver starts it with one end of a socketpair and its own process id. Everything that could go wrong with a library or a file
+is tried here, before it says that it is ready. Then one loop: take what the kernel says, do one pass, tell
 what came of it. With nothing to do it waits in `recv`. It ends with its kernel: by the signal that Linux sends when a parent
 dies, and everywhere by the end of the socket.
 """
@@ -17,8 +18,11 @@ import sys
 import time
 from pathlib import Path
 
+from aios.abi.errors import Unavailable
+from aios.drivers.core.local import golden, models
 from aios.drivers.core.local.batching import Batcher
-from aios.drivers.core.local.engine import Engine
+from aios.drivers.core.local.engine import EXACT, Engine, EngineFault
+from aios.drivers.core.local.exactness import Proof, probe, remember, remembered
 from aios.drivers.core.local.llama import EngineUnavailable, Llama
 from aios.drivers.core.local.protocol import (
     VERSION,
@@ -85,20 +89,47 @@ def die_with_parent(parent: int) -> None:
 
 
 def load(hello: Hello) -> tuple[Engine, Ready]:
-    """The engine that `hello` asks for. Raises `EngineUnavailable`."""
+    """The engine that `hello` asks for, examined. Raises `EngineUnavailable`, `EngineFault`, `Unavailable`."""
     started = time.monotonic()
     if hello.version != VERSION:
         raise EngineUnavailable(f"the host speaks version {VERSION}, its kernel {hello.version}: start the kernel again")
-    llama = Llama()
+    llama, path = Llama(), Path(hello.model)
+    sha256 = models.check(path, hello.sha256, Path(hello.home) / "checked-models.json")
     engine = Engine(
         llama,
-        Path(hello.model),
+        path,
         slots=hello.slots,
         window=hello.window,
         threads=hello.threads,
         batch=hello.chunk + hello.slots,
     )
-    return engine, Ready(VERSION, llama.version, engine.window, engine.chat, time.monotonic() - started)
+    likeness = golden.compare(engine, llama.version, sha256, llama.machine())
+    loaded = time.monotonic()
+    proof = prove(engine, hello, f"{llama.version} {sha256} {llama.machine()}")
+    return engine, Ready(
+        VERSION,
+        llama.version,
+        engine.window,
+        engine.chat,
+        load_s=loaded - started,
+        sha256=sha256,
+        exact=proof.exact,
+        inexact=proof.failed,
+        probe_s=time.monotonic() - loaded,
+        golden=likeness,
+    )
+
+
+def prove(engine: Engine, hello: Hello, identity: str) -> Proof:
+    """Whether the model is exact with these settings: as it was found before, or found now. No answer is not remembered."""
+    cache = Path(hello.home) / "exactness.json"
+    key = f"{identity} {EXACT} threads={hello.threads} slots={hello.slots} window={hello.window} chunk={hello.chunk}"
+    if proof := remembered(cache, key):
+        return proof
+    proof = probe(engine, slots=hello.slots, chunk=hello.chunk, limit_s=hello.probe_s)
+    if proof.failed != "time":
+        remember(cache, key, proof)
+    return proof
 
 
 def obey(command: Command, batcher: Batcher, engine: Engine) -> list[Report]:
@@ -128,7 +159,7 @@ def serve(wire: Wire) -> None:
         raise ProtocolError("`hello` comes first")
     try:
         engine, ready = load(greeting)
-    except EngineUnavailable as problem:
+    except (EngineUnavailable, EngineFault, Unavailable) as problem:
         wire.say(Unfit(str(problem)))
         return
     batcher = Batcher(engine, slots=greeting.slots, chunk=greeting.chunk, backlog=greeting.backlog)

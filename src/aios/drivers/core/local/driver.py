@@ -32,6 +32,7 @@ from aios.drivers.core.local.protocol import (
     Piece,
     Prompt,
     ProtocolError,
+    Ready,
     Report,
     Step,
     TooLong,
@@ -53,6 +54,17 @@ MOST_SLOTS = 256
 LEAST_WINDOW = 64
 """Tokens in which a question and an answer can be at all."""
 
+SLOWEST_DISK = 50e6
+"""Bytes per second that reading a model file takes at worst, twice: to hash it and to load it."""
+
+DEPENDENCES = {
+    "slot": "the slot they are made in",
+    "recompute": "whether their host was replaced",
+    "batch": "what runs beside them",
+    "chunks": "the size of the chunks in which a prompt is read",
+}
+"""What fails in the probe of exactness, for people."""
+
 MOST_CHARACTERS = 1 << 20
 MOST_STOP_CHARACTERS = 1024
 
@@ -68,7 +80,9 @@ class LocalCoreConfig:
     `home`: folder for what it remembers about model files. `path`: the model file; None is the embedded model. `window`: tokens
     per slot; each slot's memory is reserved. `temperature` and `top_p` are for calls that set none (the embedded model's
     authors advise these). `chunk`: prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
-    silence after which a busy host is replaced, or ten passes if that is longer.
+    silence after which a busy host is replaced, or ten passes if that is longer. `start_s`: most
+    that loading may take. `probe_s`: most that proving exactness may take, at the first start with these settings; where it
+    is not enough, and with 0, the core is not exact.
     """
 
     home: Path
@@ -84,6 +98,7 @@ class LocalCoreConfig:
     backlog: int = 256
     freeze_s: float = 5.0
     start_s: float = 30.0
+    probe_s: float = 10.0
 
     def __post_init__(self) -> None:
         within("slots", self.slots, 1, MOST_SLOTS)
@@ -95,11 +110,15 @@ class LocalCoreConfig:
         within("backlog", self.backlog, 1, 1_000_000)
         above_zero("freeze_s", self.freeze_s, 3600)
         above_zero("start_s", self.start_s, 3600)
+        within("probe_s", self.probe_s, 0, 3600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCoreStatistics:
-    """Counts since the start; `pass_s`: the median of the last passes; `load_s`: the last host's own time to load."""
+    """Counts since the start; `pass_s`: the median of the last passes; `load_s`: the last host's own time to load.
+
+    `probe_s`: what proving exactness took at the start. `golden`: how the model says what it is known to say.
+    """
 
     calls: int
     tokens: int
@@ -107,6 +126,8 @@ class LocalCoreStatistics:
     in_flight: int
     pass_s: float
     load_s: float
+    probe_s: float
+    golden: Literal["same", "near", "unknown"]
 
 
 @dataclass(slots=True, eq=False)
@@ -170,7 +191,8 @@ class LocalCore:
     def __init__(self, config: LocalCoreConfig) -> None:
         self.config = config
         self._features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop"})
-        self._window = config.window
+        self._ready: Ready | None = None
+        """The first host's: what is found out is found out then."""
         self._path: Path
         self._changed: Callable[[CoreEvent], None] = _nobody
         self._host: Host | None = None
@@ -186,8 +208,12 @@ class LocalCore:
         self._passes_s: deque[float] = deque(maxlen=33)
         self._load_s = 0.0
 
+    @property
+    def _window(self) -> int:
+        return self._ready.window if self._ready else self.config.window
+
     def info(self) -> CoreInfo:
-        """What it is; `window` and `features` are the model's own after `start`."""
+        """What it is; `window`, `features` and `exact` are the model's own after `start`."""
         return CoreInfo(
             name=self.config.name,
             models=(self.config.model,),
@@ -196,13 +222,14 @@ class LocalCore:
             window=self._window,
             driver="local",
             local=True,
+            exact=self._ready is not None and self._ready.exact,
         )
 
     def health(self) -> Health:
         """Whether its host is up now."""
         if self._host is None:
             return Health(up=False, detail=self._detail, restarts=self._restarts)
-        return Health(up=True, pid=self._host.pid, restarts=self._restarts)
+        return Health(up=True, detail=self._caveat(), pid=self._host.pid, restarts=self._restarts)
 
     def statistics(self) -> LocalCoreStatistics:
         """Its counters."""
@@ -212,7 +239,9 @@ class LocalCore:
             restarts=self._restarts,
             in_flight=len(self._jobs),
             pass_s=statistics.median(self._passes_s or (0.0,)),
-            load_s=self._load_s,
+            load_s=self._ready.load_s if self._ready else 0.0,
+            probe_s=self._ready.probe_s if self._ready else 0.0,
+            golden=self._ready.golden if self._ready else "unknown",
         )
 
     async def start(self, changed: Callable[[CoreEvent], None]) -> None:
@@ -381,20 +410,49 @@ class LocalCore:
 
     async def _bring_up(self) -> None:
         config = self.config
-        sha256 = models.EMBEDDED.sha256 if config.path is None else None
-        await asyncio.to_thread(models.check, self._path, sha256, config.home / "checked-models.json")
-        hello = Hello(VERSION, str(self._path), config.slots, config.window, config.threads, config.chunk, config.backlog)
-        self._host, ready = await Host.start(hello, self._heard, config.start_s)
+        hello = Hello(
+            VERSION,
+            str(self._path),
+            slots=config.slots,
+            window=config.window,
+            threads=config.threads,
+            chunk=config.chunk,
+            backlog=config.backlog,
+            home=str(config.home),
+            probe_s=config.probe_s if self._ready is None else 0.0,
+            sha256=self._sha256(),
+        )
+        self._host, ready = await Host.start(hello, self._heard, self._patience_s())
+        self._ready = self._ready or ready
+        self._load_s = ready.load_s
         self._given_up, self._failed_starts = False, 0
         self._restarts += self._supervisor is not None
-        self._window, self._load_s = ready.window, ready.load_s
         if not ready.chat:
             self._features -= {"chat"}
-        self._tell("up", "")
+        self._tell("up", self._caveat())
         self._open_waiting()
         for ask in self._asks.values():
             self._host.say(ask.measure)
         self._watch()
+
+    def _sha256(self) -> str | None:
+        """What the model file must have: a new host goes on with answers of the old one, so it must not find another model."""
+        if self._ready is not None:
+            return self._ready.sha256
+        return models.EMBEDDED.sha256 if self.config.path is None else None
+
+    def _patience_s(self) -> float:
+        """How long a host may take to come up; a big file is given the time to read it."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        return self.config.start_s + 2 * self.config.probe_s + size / SLOWEST_DISK
+
+    def _caveat(self) -> str:
+        """What people should know of a core that is up."""
+        if self._ready is None or self._ready.exact:
+            return ""
+        if self._ready.inexact == "time":
+            return f"not exact: that was not proved within `probe_s` = {self.config.probe_s:g}"
+        return f"not exact: answers depend on {DEPENDENCES.get(self._ready.inexact, self._ready.inexact)}"
 
     async def _supervise(self) -> None:
         """Replace the host whenever it ends."""

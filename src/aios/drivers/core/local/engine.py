@@ -25,6 +25,18 @@ RESERVE_BYTES = 200 << 20
 PIECE_BYTES = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How the cache is kept: its type, whether all sequences share one (`unified`), and `flash` attention (-1: automatic)."""
+
+    kv_type: int = Q8_0
+    unified: bool = False
+    flash: int = -1
+
+
+EXACT = Profile()
+
+
 class EngineFault(Exception):
     """The engine failed in the middle of its work: the process must be replaced."""
 
@@ -42,17 +54,22 @@ class Feed:
 class Engine:
     """A loaded model with `slots` sequences of `window` tokens, at most `batch` tokens in one pass.
 
-    Raises `EngineUnavailable` if it cannot be loaded.
+    `profile` is for tests and measurements. Raises `EngineUnavailable` if it cannot be loaded.
     """
 
-    def __init__(self, llama: Llama, path: Path, *, slots: int, window: int, threads: int, batch: int) -> None:
+    def __init__(
+        self, llama: Llama, path: Path, *, slots: int, window: int, threads: int, batch: int, profile: Profile = EXACT
+    ) -> None:
         self._llama = llama
         self._model = self._load(path)
         self._vocab = llama.model_get_vocab(self._model)
         self._size = llama.vocab_n_tokens(self._vocab)
+        self._check_kind(path)
         self._check_memory(slots, window)
-        self._context = self._open(slots, window, threads, batch)
+        self._context = self._open(slots, window, threads, batch, profile)
         self._memory = llama.get_memory(self._context)
+        if not self._memory:
+            raise EngineUnavailable(f"`{path.name}` is no model that generates (it keeps no context): name another")
         self.window: int = min(window, llama.n_ctx_seq(self._context))
         self._pieces: dict[int, bytes] = {}
         self._arrays = _BatchArrays(batch)
@@ -118,20 +135,29 @@ class Engine:
         return np.frombuffer((ctypes.c_float * self._size).from_address(address), np.float32)
 
     def _load(self, path: Path) -> int:
-        params = self._llama.model_default_params()
+        params = self._llama.model_defaults()
         params.n_gpu_layers = 0
         model: int | None = self._llama.model_load_from_file(str(path).encode(), params)
         if not model:
             raise EngineUnavailable(f"`{path.name}` does not load ({self._llama.complaint()}): get it again, or name another")
         return model
 
-    def _open(self, slots: int, window: int, threads: int, batch: int) -> int:
-        params = self._llama.context_default_params()
+    def _check_kind(self, path: Path) -> None:
+        """Refuse what the engine can load, but not generate with as we do: it would end the process, or say nothing of use."""
+        llama, model = self._llama, self._model
+        if llama.model_has_encoder(model) or not llama.model_has_decoder(model):
+            raise EngineUnavailable(f"`{path.name}` is a model with an encoder, not one that goes on with a text: name another")
+        if self._size <= 0 or not llama.vocab_type(self._vocab):
+            raise EngineUnavailable(f"`{path.name}` holds no vocabulary: name another")
+
+    def _open(self, slots: int, window: int, threads: int, batch: int, profile: Profile) -> int:
+        params = self._llama.context_defaults()
         params.n_ctx, params.n_seq_max = slots * window, slots
         params.n_batch = params.n_ubatch = batch
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = Q8_0
-        params.kv_unified = params.offload_kqv = params.op_offload = False
+        params.type_k = params.type_v = profile.kv_type
+        params.kv_unified, params.flash_attn_type = profile.unified, profile.flash
+        params.offload_kqv = params.op_offload = False
         context: int | None = self._llama.init_from_model(self._model, params)
         if not context:
             raise EngineUnavailable(f"the engine has no room for {slots} slots of {window} tokens: set fewer or smaller ones")

@@ -1,17 +1,19 @@
 """llama.cpp through ctypes: the C symbols of the shared library in the `xllamacpp` wheel, without importing that package.
 
 The library's structs change with nearly every release, and a wrong layout does not fail, it misreads. So each layout is data
-under the exact version it was checked with, any other version is refused, and a self-test compares the defaults that the
-library fills in with the ones written down here before anything is built on them.
+under the exact version it was checked with, any other version is refused, and a self-test holds what the library fills in, the
+defaults and the extent, against what is written down here before anything is built on it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import platform
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,11 @@ class ChatMessage(ctypes.Structure):
     _fields_ = (("role", c_char_p), ("content", c_char_p))
 
 
+CANARY_BYTES = 256
+RETURNS_THROUGH_FIRST_ARGUMENT = platform.machine() == "x86_64" and sys.platform in ("linux", "darwin")
+"""Whether a big struct is returned through an address that comes as the first argument, so that we can pass one ourselves. On
+ARM it comes in a register that ctypes does not reach: there the comparison of defaults and the golden logits stand alone."""
+
 LogCallback = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
 LOG_WARN, LOG_ERROR, LOG_CONTINUES = 3, 4, 5
 
@@ -175,18 +182,61 @@ class Llama:
         return getattr(self._library, "llama_" + name)
 
     def self_test(self) -> None:
-        """Compare both structs' defaults with the layout. Raises `EngineUnavailable` on the first that differs."""
-        for params, fields in (
-            (self.model_default_params(), self.layout.model),
-            (self.context_default_params(), self.layout.context),
+        """Hold both structs against the layout: each default, and the extent. Raises `EngineUnavailable` on a difference."""
+        for name, struct, fields in (
+            ("model_default_params", self._model_params, self.layout.model),
+            ("context_default_params", self._context_params, self.layout.context),
         ):
-            for name, _, default in fields:
-                found = getattr(params, name)
+            params = self._defaults(name, struct)
+            for field, _, default in fields:
+                found = getattr(params, field)
                 if found != default:
-                    raise EngineUnavailable(
-                        f"the engine's structs are not the ones written down for it (`{name}` is {found}, not {default}): "
-                        f"install `{PACKAGE}` again with the version and hash of AIOS's lock file"
-                    )
+                    raise _misread(f"`{field}` is {found}, not {default}")
+            if RETURNS_THROUGH_FIRST_ARGUMENT:
+                self._check_extent(name, struct)
+
+    def model_defaults(self) -> Any:
+        """The library's parameters for loading a model."""
+        return self._defaults("model_default_params", self._model_params)
+
+    def context_defaults(self) -> Any:
+        """The library's parameters for a context."""
+        return self._defaults("context_default_params", self._context_params)
+
+    def _defaults(self, name: str, struct: type[ctypes.Structure]) -> ctypes.Structure:
+        """What a function returns by value, into a buffer with room behind it: a bigger struct than ours harms nothing."""
+        room = type("Room", (ctypes.Structure,), {"_fields_": (("params", struct), ("canary", c_uint8 * CANARY_BYTES))})
+        returned = ctypes.CFUNCTYPE(room)((f"llama_{name}", self._library))
+        return struct.from_buffer_copy(returned())
+
+    def _check_extent(self, name: str, struct: type[ctypes.Structure]) -> None:
+        """See which bytes the library really writes: every field's, and none between them or behind.
+
+        A field that is missing or too much where its neighbours have the same default changes nothing that one could compare.
+        """
+        size = ctypes.sizeof(struct)
+        function = ctypes.CFUNCTYPE(c_void_p, c_void_p)((f"llama_{name}", self._library))
+        buffers = []
+        for filling in (0x5A, 0xA5):
+            buffer = (c_uint8 * (size + CANARY_BYTES))(*[filling] * (size + CANARY_BYTES))
+            function(ctypes.addressof(buffer))
+            buffers.append(bytes(buffer))
+        written = {at for at, (one, other) in enumerate(zip(*buffers, strict=True)) if one == other}
+        if max(written, default=0) >= size:
+            raise _misread(f"`{name}` writes behind the {size} bytes of its struct")
+        for field, *_ in struct._fields_:
+            place = getattr(struct, field)
+            own = set(range(place.offset, place.offset + place.size))
+            if not own <= written:
+                raise _misread(f"`{name}` does not write `{field}`")
+            written -= own
+        if written and platform.libc_ver()[0] == "glibc":  # a compiler may write padding; the one of this wheel does not
+            raise _misread(f"`{name}` writes a field at {min(written)} that is not written down")
+
+    def machine(self) -> str:
+        """What the results of this library depend on here: its kernels, the processor's kind, the C library's mathematics."""
+        info = self.print_system_info().decode(errors="replace").strip(" |\n")
+        return f"{info} | {platform.machine()} {' '.join(platform.libc_ver())}".strip()
 
     def complaint(self) -> str:
         """The last warnings and errors that the library printed, as one line."""
@@ -201,10 +251,9 @@ class Llama:
     def _declare(self) -> None:
         model, context, vocab, memory = c_void_p, c_void_p, c_void_p, c_void_p
         declare: Callable[..., None] = self._declare_one
-        declare("model_default_params", self._model_params)
-        declare("context_default_params", self._context_params)
         declare("log_set", None, LogCallback, c_void_p)
         declare("backend_init", None)
+        declare("print_system_info", c_char_p)
         declare("model_load_from_file", model, c_char_p, self._model_params)
         declare("model_free", None, model)
         declare("init_from_model", context, model, self._context_params)
@@ -213,6 +262,8 @@ class Llama:
         declare("get_memory", memory, context)
         declare("memory_seq_rm", c_bool, memory, c_int32, c_int32, c_int32)
         declare("model_get_vocab", vocab, model)
+        declare("model_has_encoder", c_bool, model)
+        declare("model_has_decoder", c_bool, model)
         declare("model_n_layer", c_int32, model)
         declare("model_n_embd", c_int32, model)
         declare("model_n_head", c_int32, model)
@@ -222,6 +273,7 @@ class Llama:
         declare("model_chat_template", c_char_p, model, c_char_p)
         declare("chat_apply_template", c_int32, c_char_p, POINTER(ChatMessage), c_size_t, c_bool, c_char_p, c_int32)
         declare("vocab_n_tokens", c_int32, vocab)
+        declare("vocab_type", c_int, vocab)
         declare("vocab_is_eog", c_bool, vocab, c_int32)
         declare("tokenize", c_int32, vocab, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool)
         declare("token_to_piece", c_int32, vocab, c_int32, c_char_p, c_int32, c_int32, c_bool)
@@ -234,6 +286,13 @@ class Llama:
         except AttributeError:
             raise EngineUnavailable(f"the engine has no `llama_{name}`: install it again") from None
         function.restype, function.argtypes = result, arguments
+
+
+def _misread(what: str) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"the engine's structs are not the ones written down for it ({what}): "
+        f"install `{PACKAGE}` again with the version and hash of AIOS's lock file"
+    )
 
 
 def _open(path: Path) -> ctypes.CDLL:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,28 +59,27 @@ def find(packaged: Packaged) -> Path:
     raise Unavailable(f"the package of the model `{packaged.name}` holds no model file: {advice}")
 
 
-def check(path: Path, sha256: str | None, cache: Path) -> None:
-    """See that `path` is a model file, and, with `sha256`, that it is the right one.
+def check(path: Path, sha256: str | None, cache: Path) -> str:
+    """See that `path` is a model file, and, with `sha256`, that it is the right one; its SHA-256.
 
-    Reads the whole file, unless `cache`, which is written here, says that this was done. Takes up to a second: call it from
-    a thread. Raises `Unavailable` with what to do.
+    Reads the whole file, unless `cache`, which is written here, says that this was done. The file is a stranger's: call it
+    where it can do no harm. Raises `Unavailable` with what to do.
     """
     try:
         state = path.stat()
         check_header(path)
-        if sha256 is None:
-            return
         seen = _read_cache(cache)
-        now = Seen(state.st_size, state.st_mtime_ns, sha256)
-        if seen.get(str(path)) == now:
-            return
+        known = seen.get(str(path))
+        if known and known == Seen(state.st_size, state.st_mtime_ns, sha256 or known.sha256):
+            return known.sha256
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
         raise Unavailable(f"the model file `{path}` cannot be read ({problem.strerror}): put it there, or name another") from None
-    if found != sha256:
+    if sha256 not in (None, found):
         raise Unavailable(f"the model file `{path}` is damaged (its SHA-256 is not {sha256[:12]}…): install it again")
-    _write_cache(cache, {**seen, str(path): now})
+    _write_cache(cache, {**seen, str(path): Seen(state.st_size, state.st_mtime_ns, found)})
+    return found
 
 
 def check_header(path: Path) -> None:
@@ -103,7 +103,9 @@ def _read_cache(cache: Path) -> dict[str, Seen]:
 
 
 def _write_cache(cache: Path, seen: dict[str, Seen]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Without a place for it the file will be read again the next time."""
     part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-    part.write_bytes(msgspec.json.encode(seen))
-    part.replace(cache)
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part.write_bytes(msgspec.json.encode(seen))
+        part.replace(cache)

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME_BYTES = 8 << 20
 T = TypeVar("T")
 _LENGTH = struct.Struct(">I")
@@ -32,7 +32,8 @@ class FromHost(msgspec.Struct, frozen=True, tag=True):
 class Hello(ToHost, frozen=True):
     """The first message: what to load. `window`: tokens per slot. `chunk`: prompt tokens per step, over all calls.
 
-    `backlog`: tokens of one call that may be unacknowledged before that call, and only that one, stands still.
+    `backlog`: tokens of one call that may be unacknowledged before that call, and only that one, stands still. `home`: folder
+    for what is remembered about model files. `sha256`: what the file must have. `probe_s`: most that proving exactness may take.
     """
 
     version: int
@@ -42,6 +43,9 @@ class Hello(ToHost, frozen=True):
     threads: int
     chunk: int
     backlog: int
+    home: str
+    probe_s: float
+    sha256: str | None = None
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
@@ -104,13 +108,23 @@ class Ping(ToHost, frozen=True):
 
 
 class Ready(FromHost, frozen=True):
-    """The model is loaded. `window`: tokens per slot. `chat`: the model has a template that the engine can apply."""
+    """The model is loaded; `sha256`: of its file. `window`: tokens per slot. `chat`: it has a template that the engine can apply.
+
+    `exact`: a generation does not depend on what happens around it; `inexact`: the circumstance on which it does, or `time` if
+    that was not found out. `probe_s`: what finding out took, ~0 if it was known. `golden`: whether a known model says what it is
+    known to say.
+    """
 
     version: int
     library: str
     window: int
     chat: bool
     load_s: float
+    sha256: str
+    exact: bool
+    inexact: str
+    probe_s: float
+    golden: Literal["same", "near", "unknown"]
 
 
 class Unfit(FromHost, frozen=True):

@@ -1,0 +1,267 @@
+"""Who is connected: connections are taken as far as there is room, watched while they are silent, and closed in that order.
+
+Anybody may connect, also to the unix socket, and a connection costs a descriptor before it has said who it is. So each listener
+has a number of places; when they are taken, whoever has been silent for longest goes, strangers before those that have shown a
+token. The places of all listeners together are fewer than the process has descriptors: there is always one for the next.
+
+Listeners are read here and not by the loop's own server, which takes all that come before it tells of the first, and with the
+last descriptor gone closes whatever comes, an operator's connection too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+HEAD_S = 10.0
+"""In which the request line and the headers must have come."""
+IDLE_S = 75.0
+"""How long a connection is kept for the next request."""
+GRACE_S = 0.1
+"""In which nobody has to give up a place: a client sends its head as soon as it is connected."""
+TICK_S = 1.0
+ACCEPTS_PER_TURN = 16
+"""Connections taken in one turn of the loop."""
+MAX_HEAD_BYTES = 64 * 1024
+MOST_DESCRIPTORS = 65_536
+
+log = logging.getLogger("aios.server")
+
+
+def raise_descriptors() -> None:
+    """Let the process open as many files as it may, up to 65,536: shells give 1,024 out of habit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def descriptors() -> int:
+    """How many files the process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+@dataclass(slots=True)
+class Peer:
+    """Who is at the other end. `known`: it has shown a token that is valid."""
+
+    known: bool = False
+
+
+Silent = dict["Connection", None]
+"""Connections without a request, in the order in which they fell silent."""
+
+
+class Listener:
+    """A listening socket and the connections that came by it: at most `most` at a time."""
+
+    def __init__(self, listening: socket.socket, most: int, settings: uvicorn.Config, state: ServerState) -> None:
+        self._socket = listening
+        self._most = most
+        self._settings = settings
+        self._state = state
+        self._loop = asyncio.get_running_loop()
+        self._all: set[Connection] = set()
+        self._opening: set[asyncio.Task[object]] = set()
+        self._heads: dict[bool, Silent] = {False: {}, True: {}}
+        self._idle: dict[bool, Silent] = {False: {}, True: {}}
+        self._listens = True
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop.add_reader(listening, self._accept)
+
+    def close(self) -> None:
+        """Take no more connections; those that there are stay."""
+        self._closed = True
+        self._pause()
+        self._socket.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._opening:
+            task.cancel()
+
+    # connections come and go
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            longest = None
+            if len(self._all) >= self._most:
+                longest = self._longest_silent()
+                if longest is None:
+                    return self._pause()  # all are at work: whoever comes waits until one of them is through
+                if longest.silent_since_s > self._loop.time() - GRACE_S:
+                    return self._pause(GRACE_S)
+            try:
+                accepted, _address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor, no memory
+                log.warning("no connection can be taken: %s", error.strerror)
+                return self._pause(TICK_S)
+            if longest is not None:
+                longest.end()
+            self._open(accepted)
+
+    def _open(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        connection = Connection(self, self._settings, self._state, self._loop)
+        self._all.add(connection)
+        self.wait_for_head(connection)
+        opening = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, accepted))
+        self._opening.add(opening)
+        opening.add_done_callback(lambda task: self._opened(connection, accepted, task))
+
+    def _opened(self, connection: Connection, accepted: socket.socket, task: asyncio.Task[object]) -> None:
+        self._opening.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            accepted.close()
+            self.forget(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.be_busy(connection)
+        self._all.discard(connection)
+        self._resume()
+
+    # connections are silent
+
+    def wait_for_head(self, connection: Connection) -> None:
+        """A connection is to send a head, or the rest of one."""
+        self._be_silent(connection, self._heads)
+
+    def wait_for_next(self, connection: Connection) -> None:
+        """A connection has had its answer."""
+        self._be_silent(connection, self._idle)
+
+    def be_busy(self, connection: Connection) -> None:
+        """A connection has sent a whole head, or is ending."""
+        if connection.silent is not None:
+            del connection.silent[connection]
+            connection.silent = None
+
+    def _be_silent(self, connection: Connection, kind: dict[bool, Silent]) -> None:
+        self.be_busy(connection)
+        connection.silent_since_s = self._loop.time()
+        connection.silent = kind[connection.peer.known]
+        connection.silent[connection] = None
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+        self._resume()
+
+    def _longest_silent(self) -> Connection | None:
+        """The connection that has been silent for longest: a stranger's, if there is one."""
+        for known in (False, True):
+            first = [next(iter(silent)) for silent in (self._idle[known], self._heads[known]) if silent]
+            if first:
+                return min(first, key=lambda connection: connection.silent_since_s)
+        return None
+
+    # time
+
+    def _tick(self) -> None:
+        """End what was silent for too long; go on for as long as anybody is silent."""
+        now_s = self._loop.time()
+        for kind, timeout_s in ((self._heads, HEAD_S), (self._idle, IDLE_S)):
+            for silent in kind.values():
+                while silent and (first := next(iter(silent))).silent_since_s <= now_s - timeout_s:
+                    first.expire()
+        anybody = any((*self._heads.values(), *self._idle.values()))
+        self._timer = self._loop.call_later(TICK_S, self._tick) if anybody else None
+
+    def _pause(self, again_s: float | None = None) -> None:
+        """Take no connections until somebody goes or falls silent, or for so many seconds."""
+        if self._listens:
+            self._listens = False
+            self._loop.remove_reader(self._socket)
+        if again_s is not None:
+            self._loop.call_later(again_s, self._resume)
+
+    def _resume(self) -> None:
+        if not self._listens and not self._closed:
+            self._listens = True
+            self._loop.add_reader(self._socket, self._accept)
+
+
+class Connection(HttpToolsProtocol):
+    """The library's connection, with an end to its silence and to its heads, which it would take without one.
+
+    `silent`: where its listener keeps it while it has no request, None while it has one; since when, in the loop's time.
+    """
+
+    def __init__(self, listener: Listener, settings: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self.peer = Peer()
+        super().__init__(settings, state, {"peer": self.peer}, loop)
+        self._listener = listener
+        self._head_bytes = 0
+        self._ended = False
+        self._answered = False
+        self.silent: Silent | None = None
+        self.silent_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the library has it
+        super().connection_made(transport)
+        if self._ended:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._listener.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.scope is not None and not self._in_head():
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._answered and self.silent is not None:
+            self._answered = False
+            self._listener.wait_for_head(self)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
+    def on_headers_complete(self) -> None:
+        self._listener.be_busy(self)
+        self._answered = False
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """As the library's own, but for its timer: that would be one per connection, set anew with each request."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            self._answered = not self._in_head()
+            if self._answered:
+                self._listener.wait_for_next(self)
+            else:
+                self._listener.wait_for_head(self)
+
+    def _in_head(self) -> bool:
+        """Whether a head has begun and is not complete."""
+        scope: Any = self.scope
+        return scope is not None and "method" not in scope
+
+    def expire(self) -> None:
+        """It was silent for too long."""
+        self._listener.be_busy(self)
+        if self._head_bytes and not self.transport.is_closing():
+            self.send_400_response(f"The headers did not come within {HEAD_S:g} s.")
+        elif self.transport is not None:
+            self.transport.close()
+
+    def end(self) -> None:
+        """Its place is needed."""
+        self._ended = True
+        self._listener.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
