@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test test-all check format bench lock clean
 help:         ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 setup:        ## all that development, tests and benchmarks need, in .venv
 	@$(PYTHON) tools/setup.py test
 demo:         ## see it work: sets up what the demo needs, and runs it
@@ -12,6 +12,8 @@ demo:         ## see it work: sets up what the demo needs, and runs it
 	@$(BIN)/python -m aios demo
 test: setup   ## all tests
 	@$(BIN)/python -m pytest -n 2
+test-all: setup  ## all tests, with the whole tables where `test` reads a part: +15 min
+	@AIOS_TEST_ALL=1 $(BIN)/python -m pytest -n 2
 check: setup  ## style, types, layers, reference pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

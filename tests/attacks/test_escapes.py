@@ -94,15 +94,17 @@ async def prey(folder: Path, confined: bool) -> AsyncIterator[Prey]:
     sandbox = LandlockSandbox() if confined else LandlockSandbox(0, filtered=False)
     hosts = SocketHosts(sandbox, home / "work", interpreter_paths(), home)
     other = await asyncio.create_subprocess_exec("sleep", "600")
-    with socket.socket(socket.AF_UNIX) as server, inside(home / "run"):
-        server.bind("aios.sock")
-        server.listen()
-        async with kernel_for_tests(hosts=hosts) as k:
-            yield Prey(k, hosts, sandbox, home, other.pid, program)
-    await hosts.close()
-    sandbox.close()
-    other.kill()
-    await other.wait()
+    try:
+        with socket.socket(socket.AF_UNIX) as server, inside(home / "run"):
+            server.bind("aios.sock")
+            server.listen()
+            async with kernel_for_tests(hosts=hosts) as k:
+                yield Prey(k, hosts, sandbox, home, other.pid, program)
+        await hosts.close()
+    finally:
+        sandbox.close()
+        other.kill()
+        await other.wait()
 
 
 @contextmanager
@@ -130,7 +132,7 @@ ESCAPES = {
     "call the kernel's door": "os.chdir(home + '/run'); socket.socket(socket.AF_UNIX).connect('aios.sock')",
     "send datagrams": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
     "make a program with more rights": "open('x', 'w').close(); os.chmod('x', 0o4755)",
-    "see the person's home": "os.listdir(os.path.expanduser('~' + __import__('pwd').getpwuid(os.getuid()).pw_name))",
+    "see the person's home": f"os.listdir({str(Path.home())!r})",
 }
 
 

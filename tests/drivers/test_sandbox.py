@@ -253,6 +253,19 @@ for number in (0x40000000 | 41, 0x40000000 | 39, 463, 1000):
     assert await said(code, tmp_path) == ["-1 38"] * 4
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86")
+async def test_the_door_for_32_bit_programs_is_closed(tmp_path: Path) -> None:
+    """`int 0x80` counts calls otherwise: 20 is `getpid` there."""
+    code = """
+        import ctypes, mmap
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(bytes.fromhex("b8 14 00 00 00 cd 80 c3"))
+        call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+        print(call() in (os.getpid(), -38), call() == -38)
+    """
+    assert await filtered_and_free(code, tmp_path) == (["True True"], ["True False"])
+
+
 async def test_where_landlock_does_not_confine_signals_the_filter_does(tmp_path: Path) -> None:
     code = f"attempt(lambda: os.kill({os.getpid()}, 0)); attempt(lambda: os.kill(0, 0)); attempt(lambda: os.kill(os.getpid(), 0))"
     assert await said(code, tmp_path, 5) == ["PermissionError", "done", "done"]
