@@ -188,23 +188,25 @@ async def test_damage_in_a_header_is_one_error_or_harmless(home: Path, tmp_path:
     try:
         await core.start(lambda _: None)
     except Unavailable as refused:
-        print(refused.message)
         assert "\n" not in refused.message and "Traceback" not in refused.message
     await core.close()
 
 
 async def test_a_new_host_does_not_go_on_with_another_model(home: Path, tmp_path: Path) -> None:
-    path = tmp_path / "mine.gguf"
+    path, other = tmp_path / "mine.gguf", tmp_path / "other.gguf"
     shutil.copyfile(models.find(models.EMBEDDED), path)
-    core = LocalCore(config(home, path=path))
-    await core.start(lambda _: None)
-    with path.open("r+b") as file:
+    shutil.copyfile(path, other)
+    with other.open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         file.write(b"another")
+    core = LocalCore(config(home, path=path))
+    await core.start(lambda _: None)
+    other.replace(path)
     pid = core.health().pid
     assert pid is not None
     candidate = Candidate(core, running=lambda: core.statistics().in_flight)
-    call = asyncio.create_task(core.generate(candidate.call(), lambda _: os.kill(pid, signal.SIGKILL)))
+    call = asyncio.create_task(core.generate(candidate.call(), ignore))
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(CoreFailed, match="SHA-256"):
         await call
     assert not core.health().up

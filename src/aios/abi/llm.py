@@ -196,13 +196,17 @@ class Count(Request[Tokens], frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model that may be used. `window`: tokens of question and answer together. `features`: what it can do."""
+    """A model that may be used. `window`: tokens of question and answer together. `features`: what it can do.
+
+    `exact`: all its cores are.
+    """
 
     name: str
     cores: tuple[str, ...]
     window: int
     features: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    exact: bool = False
 
 
 class ModelList(Reply, frozen=True):

@@ -49,7 +49,10 @@ class RevokeToken(Request[Done], frozen=True, kw_only=True):
 
 
 class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A core and its load. `running`, `waiting`: calls; `rate`: output tokens per second lately; `os_pid`: its host."""
+    """A core and its load. `running`, `waiting`: calls; `rate`: output tokens per second lately; `os_pid`: its host.
+
+    `exact`: it was tried that a generation is the same, bit by bit, whatever runs beside it and however often it was begun again.
+    """
 
     name: str
     driver: str
@@ -62,6 +65,7 @@ class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
     restarts: int = 0
     os_pid: int | None = None
     detail: str = ""
+    exact: bool = False
 
 
 class CoreList(Reply, frozen=True):

@@ -163,7 +163,7 @@ def cores() -> Iterator[Check]:
     for core in found:
         busy = f"{core.name}: {core.driver}, {core.running} of {core.slots} slots busy, {', '.join(core.models)}"
         if core.up:
-            yield Check("ok", "core", busy)
+            yield Check("ok", "core", f"{busy}; {'exact' if core.exact else core.detail or 'not exact'}")
         else:
             why = f"{core.name} is down: {core.detail or 'no reason known'}"
             yield Check("fail", "core", why, "`aios events --kind core` tells more")

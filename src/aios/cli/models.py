@@ -10,7 +10,7 @@ from aios.cli.command import Command, as_json
 from aios.cli.show import put_json, say, table
 from aios.sdk.client import Client
 
-HEADERS = ("MODEL", "ALSO", "WINDOW", "CORE", "STATE", "RUNNING", "CAN")
+HEADERS = ("MODEL", "ALSO", "WINDOW", "CORE", "STATE", "RUNNING", "EXACT", "CAN")
 
 
 @click.command(cls=Command)
@@ -18,7 +18,8 @@ HEADERS = ("MODEL", "ALSO", "WINDOW", "CORE", "STATE", "RUNNING", "CAN")
 def models(as_json: bool) -> None:
     """List the models that may be used.
 
-    With their other names, their window in tokens, the cores they are on, how busy these are, and what they can do.
+    With their other names, their window in tokens, the cores they are on, how busy these are, what they can do, and
+    whether they are exact: then an answer is the same, bit by bit, whatever runs beside it.
     """
     with Client() as kernel:
         found = kernel.call(Models())
@@ -32,11 +33,13 @@ def models(as_json: bool) -> None:
             core = cores.get(name)
             state = ("up" if core.up else "down") if core else "?"
             busy = f"{core.running}/{core.slots}" if core else ""
-            rows.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, ", ".join(model.features)))
+            exact = "yes" if core and core.exact else ""
+            can = ", ".join(model.features)
+            rows.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, exact, can))
     if rows:
         table(HEADERS, rows)
     for core in cores.values():
-        if core.detail and not core.up:
+        if core.detail:
             say(f"{core.name}: {core.detail}")
     if not rows:
         say("no model can be used: `aios doctor` says what is missing")

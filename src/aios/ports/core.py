@@ -54,7 +54,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """`up`: takes calls. `detail`: one sentence for people, when it is not. `restarts`: of its host, so far."""
+    """`up`: takes calls. `detail`: a sentence for people, on why not or on what is lacking. `restarts`: of its host, so far."""
 
     up: bool
     detail: str = ""

@@ -119,6 +119,7 @@ class Pool:
                         max(i.window for i in infos),
                         tuple(f for f in FEATURES if f in features),
                         aliases,
+                        all(i.exact for i in infos),
                     )
                 )
         return tuple(found)
@@ -132,7 +133,7 @@ class Pool:
             states.append(
                 CoreState(
                     name, info.driver, info.models, features, health.up, info.slots, info.window, server.running,
-                    health.restarts, health.pid, health.detail,
+                    health.restarts, health.pid, health.detail, info.exact,
                 )
             )  # fmt: skip
         return tuple(states)
