@@ -154,10 +154,10 @@ async def test_what_an_agent_starts_does_not_outlive_its_host(tmp_path: Path, co
     async with prey(tmp_path, confined) as p:
         grandchild = os.pidfd_open(await p.result("survivor"))
     lives = not await asyncio.to_thread(ended, grandchild)
-    assert lives is not confined
     if lives:
         signal.pidfd_send_signal(grandchild, signal.SIGKILL)
     os.close(grandchild)
+    assert lives is not confined
 
 
 def ended(pidfd: int) -> bool:

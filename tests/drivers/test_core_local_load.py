@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from aios.abi.errors import CoreFailed, Unavailable
+from aios.abi.llm import Models
+from aios.abi.system import ListCores
 from aios.drivers.core.local import host, models
 from aios.drivers.core.local.driver import LocalCore, LocalCoreConfig
 from aios.drivers.core.local.llama import ABI, RETURNS_THROUGH_FIRST_ARGUMENT, EngineUnavailable, Field, Layout, Llama
 from aios.ports.core import Health
 from aios.testing.cores import Candidate, ignore
+from aios.testing.kernel import kernel_for_tests
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -150,6 +153,21 @@ async def test_a_profile_that_is_not_exact_claims_nothing(tmp_path: Path, in_the
     assert LocalCore(config(tmp_path)).info().exact is False, "before its start nothing is claimed"
 
 
+async def test_a_model_is_listed_as_exact_where_all_its_cores_are(tmp_path: Path) -> None:
+    exact = LocalCore(config(tmp_path, probe_s=60.0, name="exact"))
+    async with kernel_for_tests(cores=[exact]) as k:
+        (model,) = (await k.operator.call(Models())).models
+        (core,) = (await k.operator.call(ListCores())).cores
+        assert model.exact and core.exact
+    both = [LocalCore(config(tmp_path, name="exact")), LocalCore(config(tmp_path, name="not", chunk=48))]
+    async with kernel_for_tests(cores=both) as k:
+        (model,) = (await k.operator.call(Models())).models
+        cores = {core.name: core for core in (await k.operator.call(ListCores())).cores}
+        assert not model.exact
+        assert cores["exact"].exact and not cores["exact"].detail
+        assert not cores["not"].exact and "not exact" in cores["not"].detail
+
+
 def hollow(path: Path, start: bytes) -> Path:
     """A file as big as the embedded model that begins so, and is empty behind."""
     with path.open("wb") as file:
@@ -177,6 +195,23 @@ async def test_a_file_of_another_architecture_is_refused_and_other_calls_do_not_
     assert (await beside).text == alone.text
     assert core.health().restarts == 0
     await core.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (b"gpt2", b"none", "no vocabulary"),
+        (b"gpt2", b"gpt9", "unknown tokenizer"),
+        (b"llama", b"mamba", "key not found"),
+    ],
+)
+async def test_a_file_that_says_what_it_is_not_is_refused(
+    home: Path, tmp_path: Path, old: bytes, new: bytes, expected: str
+) -> None:
+    start = beginning()
+    at = start.index(b"tokenizer.ggml.model") if old == b"gpt2" else 0
+    changed = start[:at] + start[at:].replace(old, new, 1 if at else -1)
+    assert expected in await refusal(config(home, path=hollow(tmp_path / "changed.gguf", changed)))
 
 
 @pytest.mark.parametrize("seed", range(6))
