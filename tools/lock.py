@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "locks"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-SYSTEMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin")
+SYSTEMS = ("x86_64-manylinux_2_31", "aarch64-manylinux_2_31", "aarch64-apple-darwin")
 # What each lock resolves. A later one takes the pins of those before it, because all steps fill one environment.
 LOCKED = {
     "installer": ("--no-deps", "--group", "installer"),
