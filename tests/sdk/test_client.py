@@ -20,7 +20,7 @@ from aios.drivers.clock import SystemClock
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
-from aios.sdk.client import Client
+from aios.sdk.client import Client, connected
 from aios.server.http import HttpServer, ServerConfig
 from aios.server.native import NativeDoor
 from aios.testing import Script, ScriptedCore
@@ -184,3 +184,18 @@ def test_whoever_else_answers_is_not_taken_for_a_kernel(answer: bytes, error: ty
         with pytest.raises(error, match=said):
             Client(f"http://127.0.0.1:{server.getsockname()[1]}", "token").call(Now())
         thread.join()
+
+
+async def test_a_client_waits_for_a_place_in_a_full_queue(tmp_path: Path) -> None:
+    """Whoever floods the kernel's socket with connections delays the operator, and does not shut the operator out."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as flood:
+        listener.bind(str(tmp_path / "full"))
+        listener.listen(0)
+        flood.connect(str(tmp_path / "full"))
+        with socket.socket(socket.AF_UNIX) as refused:
+            refused.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                refused.connect(str(tmp_path / "full"))
+        waiting = asyncio.create_task(asyncio.to_thread(connected, str(tmp_path / "full")))
+        listener.accept()[0].close()
+        (await waiting).close()

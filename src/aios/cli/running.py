@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +49,7 @@ def running() -> Running | None:
     """The kernel that answers in this home; None if there is none."""
     try:
         found = msgspec.json.decode(record_path().read_bytes(), type=Running)
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(found.socket)
+        client.connected(found.socket).close()
     except (OSError, msgspec.DecodeError):
         return None
     return found

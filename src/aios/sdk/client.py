@@ -10,6 +10,7 @@ import http.client
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ CONNECT_S = 5.0
 _requests = msgspec.json.Encoder()
 _events = msgspec.json.Decoder(Queued | Started | Delta)
 _lost = (OSError, http.client.HTTPException)
+_timeval = struct.Struct("@ll")
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -153,13 +155,24 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        try:
-            self.sock.settimeout(CONNECT_S)
-            self.sock.connect(str(self._path))
-        except OSError:
-            self.sock.close()
-            raise
+        self.sock = connected(str(self._path))
+
+
+def connected(path: str) -> socket.socket:
+    """A connection to a unix socket. Raises `OSError` if nobody takes it within 5 s.
+
+    It waits in the system: with a timeout of Python's, Linux refuses at once what finds the listener's queue full, and who floods
+    that queue would keep the operator out.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval.pack(int(CONNECT_S), 0))
+        connection.connect(path)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval.pack(0, 0))
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _operator_token(path: Path) -> str:

@@ -101,6 +101,7 @@ class LandlockSandbox:
                 refusal = await _tell(ours, marshal.dumps(order))
             except BaseException:
                 child.kill()
+                await child.wait_ended()
                 raise
         if refusal:
             child.kill()
@@ -173,16 +174,14 @@ class _Child(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         """The leader is gone: what it left in its group goes too. One that left the group may still hold the pipes."""
         _kill_group(self.os_pid)
-        asyncio.get_running_loop().call_later(PIPES_CLOSE_S, self._end)
+        self._closing = asyncio.get_running_loop().call_later(PIPES_CLOSE_S, self._transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
+        self._closing.cancel()
+        self._transport.close()
         if not self.ended.done():
             code = self._transport.get_returncode() or 0
             self.ended.set_result(f"killed by signal {-code}" if code < 0 else f"exit {code}")
-            self._transport.close()
 
     def _throttle(self, size: int) -> None:
         """A child that floods its output waits: at most 1 MiB per second is read."""
