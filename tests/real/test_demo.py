@@ -63,6 +63,10 @@ def first_fleet_agent_failed(events: Events) -> Events:
     return [*events[:place], replace(events[place], outcome="error"), *events[place + 1 :]]
 
 
+def clerks_read_all_themselves(events: Events) -> Events:
+    return [replace(e, cached_tokens=0) if isinstance(e, CallEnded) and agent(e) == "clerk" else e for e in events]
+
+
 def urgent_came_last(events: Events) -> Events:
     late = max(e.at_ns for e in events)
     return [replace(e, first_ns=late) if isinstance(e, CallEnded) and agent(e) == "urgent" else e for e in events]
@@ -81,16 +85,23 @@ def model_host_stayed_down(events: Events) -> Events:
     return [e for e in events if not (isinstance(e, CoreChanged) and e.seq > down)]
 
 
+def one_twin_said_something_else(events: Events) -> Events:
+    place = next(i for i, e in enumerate(events) if isinstance(e, CallEnded) and agent(e) == "twin")
+    return [*events[:place], replace(events[place], answer="0" * 16), *events[place + 1 :]]
+
+
 def visitor_was_refused(events: Events) -> Events:
     return [replace(e, outcome="Denied") if isinstance(e, CallEnded) and agent(e) == "visitor" else e for e in events]
 
 
 BREAKS = (
     first_fleet_agent_failed,
+    clerks_read_all_themselves,
     urgent_came_last,
     runaway_was_not_stopped,
     nobody_started_the_patient_again,
     model_host_stayed_down,
+    one_twin_said_something_else,
     visitor_was_refused,
 )
 

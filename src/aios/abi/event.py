@@ -56,7 +56,8 @@ class Dispatched(Happened, frozen=True, gc=False, tag="dispatch"):
 class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     """A call ended. Times are nanoseconds UTC: asked, got its turn, first piece told; None for what did not come.
 
-    `outcome`: "ok", or the error's code.
+    `outcome`: "ok", or the error's code. `cached_tokens`: those of the input that the core need not read, since it had read them
+    for another call. `answer`: a hash of what a model answered, equal for equal answers.
     """
 
     call: str
@@ -71,7 +72,9 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     core: str = ""
     attempts: int = 1
     input_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
+    answer: str = ""
 
 
 class CoreChanged(Happened, frozen=True, gc=False, tag="core"):

@@ -38,6 +38,12 @@ T = TypeVar("T")
 
 CEILING_S = 300.0
 BATCH_CROWD = 12
+QUESTIONS = tuple(
+    f"In a word: what {verb} here?" for verb in ("calls", "waits", "holds", "decides", "ends", "stays", "asks", "acts")
+)
+HANDBOOK_CHARACTERS = 1600
+MIDST_S = 0.6
+"""After so long a generation is under way, and not near its end."""
 SETTINGS = """\
 [server]
 port = 0
@@ -163,6 +169,12 @@ class Stage:
                 raise Failed(f"{CEILING_S:.0f} s are over, and still {what} has not happened")
             self.catch_up(wait_s=0.25)
 
+    def look_on(self, seconds: float) -> None:
+        """Follow the log for a while."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            self.catch_up(wait_s=max(0.0, ends - time.monotonic()))
+
     def catch_up(self, wait_s: float = 0.0) -> None:
         """Read what has happened since."""
         page = self._client.call(ReadEvents(after=self._cursor, limit=5000, wait_s=wait_s))
@@ -200,6 +212,7 @@ def play(stage: Stage, kernel: Running) -> None:
     """The acts, each beginning when the fact of the one before it holds."""
     texts = own_texts()
     the_fleet(stage, texts)
+    a_common_prompt(stage, "\n".join(texts)[:HANDBOOK_CHARACTERS])
     crowd = [stage.spawn(fleet.digest, texts[i % len(texts)]) for i in range(BATCH_CROWD)]
     stage.wait(lambda: stage.call(ListCores()).waiting.get("batch", 0) >= 6, "a full house")
     an_urgent_one(stage)
@@ -216,6 +229,13 @@ def the_fleet(stage: Stage, texts: Sequence[str]) -> None:
     kinds = (fleet.reply, fleet.explain, fleet.digest)
     agents = [stage.spawn(kinds[i % 3], texts[i % len(texts)]) for i in range(12)]
     for process in agents:
+        stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
+
+
+def a_common_prompt(stage: Stage, handbook: str) -> None:
+    clerks = [stage.spawn(fleet.clerk, handbook, question) for question in QUESTIONS]
+    stage.say(f"{len(clerks)} agents with the same long prompt and different questions")
+    for process in clerks:
         stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
 
 
@@ -244,8 +264,13 @@ def a_killed_agent(stage: Stage) -> None:
 
 
 def a_killed_model_host(stage: Stage) -> None:
-    crowd = [stage.spawn(fleet.digest, text) for text in ("Once upon a time", "The sea is", "In the beginning", "A kernel is")]
-    stage.wait(lambda: any(map(stage.acting, crowd)), "a generation")
+    story = "A ship that lost its way"
+    first = stage.spawn(fleet.twin, story)
+    stage.wait(lambda: stage.ended(first), "the undisturbed twin's end")
+    second = stage.spawn(fleet.twin, story)
+    crowd = [second, *(stage.spawn(fleet.digest, text) for text in ("Once upon a time", "The sea is", "In the beginning"))]
+    stage.wait(lambda: stage.acting(second), "the second twin's turn")
+    stage.look_on(MIDST_S)
     host = stage.call(ListCores()).cores[0].os_pid
     assert host is not None
     stage.say(f"kill -9 {host}: the model's host, in mid-generation")

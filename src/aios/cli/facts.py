@@ -10,6 +10,9 @@ from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, HostCha
 
 FLEET = 12
 FREE_AT_ONCE_S = 0.5
+CLERKS = 6
+SHARED = 0.6
+"""Of all the clerks' prompt tokens, at least: each but the first could share nine tenths of its own."""
 CLIENT = "visitor"
 """The agent that the unmodified client's token speaks for."""
 
@@ -43,6 +46,16 @@ def the_fleet_finishes(events: Sequence[AnyEvent]) -> Fact:
     ok = len(done) >= FLEET and len(done) == len(fleet) and len(classes) == 3
     return Fact(
         "twelve agents in three classes share one model, and all finish", ok, f"{len(done)} of {len(fleet)} returned a result"
+    )
+
+
+def a_common_prompt_is_read_once(events: Sequence[AnyEvent]) -> Fact:
+    calls = [call for call in generated(events) if agent(call) == "clerk" and call.outcome == "ok"]
+    tokens, cached = sum(call.input_tokens for call in calls), sum(call.cached_tokens for call in calls)
+    return Fact(
+        "agents with a common prompt share its cost",
+        len(calls) >= CLERKS and cached >= SHARED * tokens,
+        f"{len(calls)} agents, {tokens:,} tokens of prompts, of which {tokens - cached:,} were read",
     )
 
 
@@ -104,6 +117,19 @@ def the_model_host_is_replaced(events: Sequence[AnyEvent]) -> Fact:
     )
 
 
+def the_answer_stays_the_same(events: Sequence[AnyEvent]) -> Fact:
+    name = "an answer whose model host was killed in its midst is identical to its undisturbed twin's"
+    downs = [e.at_ns for e in events if isinstance(e, CoreChanged) and e.change == "down"]
+    twins = [call for call in generated(events) if agent(call) == "twin" and call.outcome == "ok" and call.first_ns]
+    lost = [call for call in twins if any((call.first_ns or down) < down < call.at_ns for down in downs)]
+    calm = [call for call in twins if call not in lost]
+    if not lost or not calm:
+        return Fact(name, False, f"{len(lost)} disturbed and {len(calm)} undisturbed twins finished")
+    same = len({call.answer for call in twins}) == 1
+    answers = ", ".join(f"`{call.name}` {call.answer}" for call in (*calm, *lost))
+    return Fact(name, same, f"{lost[0].output_tokens} tokens, as a hash: {answers}")
+
+
 def the_client_joins(events: Sequence[AnyEvent]) -> Fact:
     calls = [call for call in generated(events) if agent(call) == CLIENT]
     ok = bool(calls) and all(call.outcome == "ok" for call in calls)
@@ -113,9 +139,11 @@ def the_client_joins(events: Sequence[AnyEvent]) -> Fact:
 
 FACTS: tuple[Callable[[Sequence[AnyEvent]], Fact], ...] = (
     the_fleet_finishes,
+    a_common_prompt_is_read_once,
     the_urgent_goes_first,
     the_runaway_is_stopped,
     the_killed_agent_is_back,
     the_model_host_is_replaced,
+    the_answer_stays_the_same,
     the_client_joins,
 )

@@ -39,9 +39,9 @@ class Call:
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity."""
 
     __slots__ = (
-        "allowed", "asked", "asked_ns", "attempt", "cancels", "cls", "core", "digest", "feasible", "first_ns", "id",
-        "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request", "row", "started", "stopped",
-        "task", "tell", "ticket", "turn", "turn_ns", "waits",
+        "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
+        "first_ns", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request", "row",
+        "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -70,8 +70,8 @@ class Call:
         self.first_ns: int | None = None
         self.core = ""
         self.started = False
-        self.input_tokens = 0
-        self.output_tokens = 0
+        self.input_tokens = self.cached_tokens = self.output_tokens = 0
+        self.answer = ""
         self.stopped: AiosError | None = None
         self.digest = b""
         self.label = KERNEL

@@ -35,3 +35,15 @@ async def runaway(k: aios.Kernel) -> None:
     """Asks for ever."""
     while True:
         await k.ask("Count upwards from one, and never stop.", max_tokens=400)
+
+
+@aios.agent(cls="standard")
+async def clerk(k: aios.Kernel, handbook: str, question: str) -> str:
+    """One of many that are told the same at length, and asked different things."""
+    return await k.ask(question, system=handbook, max_tokens=12)
+
+
+@aios.agent(cls="standard")
+async def twin(k: aios.Kernel, text: str) -> str:
+    """Says the same whenever it is asked the same: its random numbers are given."""
+    return await k.ask(f"Tell a story about this.\n\n{text}", max_tokens=64, temperature=0.8, seed=7)

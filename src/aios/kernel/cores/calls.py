@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable
+from hashlib import blake2b
 
+import msgspec
 from msgspec.structs import replace
 
 from aios.abi.errors import DeadlineExceeded
 from aios.abi.ids import UniqueIds
 from aios.abi.label import FIRST_PARTY
-from aios.abi.llm import Completion, Count, Delta, Generate, ModelList, Started, Tokens
+from aios.abi.llm import Choice, Completion, Count, Delta, Generate, ModelList, Started, Tokens
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
@@ -20,6 +22,8 @@ from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
 from aios.ports.core import CoreCall, Emit
+
+_answers = msgspec.msgpack.Encoder()
 
 READER_PATIENCE_S = 15.0
 """How long a reader that does not read may keep the slot of a core that has no queue of its own."""
@@ -76,7 +80,8 @@ class CoreCalls:
         call.started = True
         completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
         usage = completion.usage
-        call.input_tokens, call.output_tokens = usage.input_tokens, usage.output_tokens
+        call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
+        call.answer = fingerprint(completion.choices)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
         return completion
@@ -127,6 +132,11 @@ class CoreCalls:
 
     async def _cores(self, call: Call) -> CoreList:
         return CoreList(cores=self._pool.list_cores(), waiting=self._pool.lane.waiting_by_class())
+
+
+def fingerprint(choices: tuple[Choice, ...]) -> str:
+    """A hash of what a model answered, 16 hexadecimal digits: equal for equal answers."""
+    return blake2b(_answers.encode(choices), digest_size=8).hexdigest()
 
 
 def asked_model(call: Call) -> str:
