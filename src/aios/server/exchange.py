@@ -49,19 +49,20 @@ class HttpRequest(msgspec.Struct):
 
 
 class Writer:
-    """The answer to one request.
+    """The answer to one request. `hold`: what is sent next waits for what is sent after it, and both leave in one write.
 
     `state`: `spaces` is a whole answer that began with spaces, `gone` a client that went away. `due_s`: the loop's time at
     which the client should hear something.
     """
 
     __slots__ = (
-        "_beat", "_beat_due_s", "_buffer", "_drained", "_flushing", "_head", "_loop", "_request_id", "_rest", "_send",
+        "_beat", "_beat_due_s", "_buffer", "_drained", "_flushing", "_head", "_hold", "_loop", "_request_id", "_rest", "_send",
         "due_s", "state",
     )  # fmt: skip
 
-    def __init__(self, send: Send, request_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, send: Send, hold: Callable[[], None], request_id: str, loop: asyncio.AbstractEventLoop) -> None:
         self._send = send
+        self._hold = hold
         self._request_id = request_id.encode()
         self._loop = loop
         self._buffer = bytearray()
@@ -87,6 +88,7 @@ class Writer:
             return await self.end(body)
         self.state = "ended"
         headers.append((b"content-length", b"%d" % len(body)))
+        self._hold()
         await self._send(self._start(status, headers))
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
@@ -124,6 +126,7 @@ class Writer:
         if self._rest is not None:
             await self._rest
         if self._head is not None:
+            self._hold()
             await self._send_head(self._head)
         await self._send({"type": "http.response.body", "body": bytes(self._buffer)})
 
@@ -158,6 +161,8 @@ class Writer:
     async def _send_collected(self) -> None:
         """Send what has been collected, and what is collected while a slow reader makes it wait."""
         if self._head is not None:
+            if self._buffer:
+                self._hold()
             await self._send_head(self._head)
         buffer, send = self._buffer, self._send
         while buffer:

@@ -30,7 +30,7 @@ from aios.ports.kernel import Kernel
 from aios.server import eager
 from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer
 from aios.server.hints import refusal_headers, session_of, token_of
-from aios.server.listener import Connection, Listener, descriptors
+from aios.server.listener import Connection, Listener, Peer, descriptors, do_nothing
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 HEALTH = "/health"
@@ -169,7 +169,9 @@ class HttpServer:
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI application: one HTTP request."""
         request = HttpRequest(self._ids(), dict(scope["headers"]))
-        writer = Writer(send, request.id, asyncio.get_running_loop())
+        peer: Peer = scope["state"]["peer"]
+        hold = peer.hold if scope["method"] != "HEAD" else do_nothing  # its head leaves alone
+        writer = Writer(send, hold, request.id, asyncio.get_running_loop())
         door, whole = self._doors[0], False
         try:
             self._check_origin(scope, request)
@@ -178,7 +180,7 @@ class HttpServer:
                 return await writer.whole(200, b'{"status":"ok"}', [JSON])
             door, handler, request.rest = self._route(scope["method"], scope["path"])
             caller = self._kernel.attach(token_of(request), session_of(request))
-            scope["state"]["peer"].known = True
+            peer.known = True
             _check_type(scope["method"], request)
             request.body, whole = await self._body(request, receive), True
             await self._attend(handler(caller, request, writer), writer, receive)

@@ -14,8 +14,9 @@ import asyncio
 import logging
 import resource
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -50,11 +51,43 @@ def descriptors() -> int:
     return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
+class Wire:
+    """A connection's transport. `hold` keeps the next write back, so that it leaves together with the one after it."""
+
+    __slots__ = ("_held", "_holds", "_write", "abort", "close", "get_extra_info", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._write = transport.write
+        self._held = b""
+        self._holds = False
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.close, self.abort = transport.close, transport.abort
+
+    def hold(self) -> None:
+        """Keep back the next write; whoever says so writes again at once. The library writes head and body by themselves."""
+        self._holds = True
+
+    def write(self, data: bytes) -> None:
+        if self._holds:
+            self._holds, self._held = False, data
+        elif self._held:
+            held, self._held = self._held, b""
+            self._write(held + data)
+        else:
+            self._write(data)
+
+
+def do_nothing() -> None:
+    """What a peer without a wire holds back."""
+
+
 @dataclass(slots=True)
 class Peer:
-    """Who is at the other end. `known`: it has shown a token that is valid."""
+    """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's."""
 
     known: bool = False
+    hold: Callable[[], None] = do_nothing
 
 
 Silent = dict["Connection", None]
@@ -209,6 +242,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the library has it
         super().connection_made(transport)
+        wire = Wire(transport)
+        self.transport, self.peer.hold = cast(asyncio.Transport, wire), wire.hold
         if self._ended:
             transport.abort()
 
