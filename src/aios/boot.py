@@ -34,6 +34,11 @@ GRACE_S = 10.0
 """How long running calls may take to end when a signal takes the kernel down."""
 
 
+YOUNG_OBJECTS = 20_000
+"""After so many new objects the collector looks for rings. After 700, as Python has it, a few dozen calls would be walked in each
+turn of the loop, only to find that they are still under way."""
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a kernel answers."""
@@ -50,6 +55,7 @@ async def serve(config: Config, ready: Callable[[Address], None]) -> None:
         async with running(config) as (kernel, address):
             gc.collect()
             gc.freeze()
+            gc.set_threshold(YOUNG_OBJECTS)
             ready(address)
             try:
                 await kernel.down.wait()

@@ -14,7 +14,7 @@ from aios.abi.errors import AiosError, Invalid, TooLarge, UnknownCall
 from aios.abi.llm import Generate, Message
 from aios.abi.request import CallOptions, lower
 from aios.abi.table import TABLE
-from aios.abi.wire import MAX_COMPARED, decode_request, nearest, refuse, row_named
+from aios.abi.wire import MAX_COMPARED, check_json, decode_request, nearest, refuse, row_named
 
 GENERATE = row_named("llm.generate")
 SPAWN = row_named("process.spawn")
@@ -121,6 +121,39 @@ def test_a_hostile_body_is_invalid_and_its_field_is_named(row: str, body: bytes,
     assert len(refused.value.message) < 1000
 
 
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+TWICE = st.lists(st.tuples(st.sampled_from(["a", "b", "\u00e9"]), values), max_size=4).map(
+    lambda pairs: b"{%s}" % b",".join(msgspec.json.encode(name) + b":" + msgspec.json.encode(value) for name, value in pairs)
+)
+"""Objects without spaces that may have a field twice."""
+
+
+COMPACT = [(row, body.replace(b": ", b":").replace(b", ", b","), field, words) for _, row, body, field, words in HOSTILE]
+
+
+@pytest.mark.parametrize(("row", "body", "field", "words"), COMPACT, ids=[case[0] for case in HOSTILE])
+def test_a_hostile_body_without_spaces_is_refused_alike(row: str, body: bytes, field: str | None, words: str) -> None:
+    test_a_hostile_body_is_invalid_and_its_field_is_named(row, body, field, words)
+
+
+@given(st.one_of(st.binary(max_size=60), values.map(lambda v: json.dumps(v, separators=(",", ":")).encode()), TWICE))
+@settings(max_examples=400)
+def test_a_needless_space_changes_nothing(body: bytes) -> None:
+    """Without it a body is passed by a quicker look."""
+    assert names_in(body) == names_in(body + b" ")
+
+
+def names_in(body: bytes) -> frozenset[str] | None:
+    try:
+        return check_json(body)
+    except Invalid:
+        return None
+
+
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_every_row_refuses_what_it_does_not_know(row: Any) -> None:
     with pytest.raises(Invalid) as refused:
@@ -136,11 +169,6 @@ def test_a_good_request_is_the_same_on_both_wires() -> None:
     assert decode_request(GENERATE, msgspec.msgpack.encode(request), "msgpack") == request
 
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
-)
 bodies = st.one_of(
     st.binary(max_size=60),
     values.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from aios.abi.errors import CoreFailed, Invalid, TooLarge, Unavailable
-from aios.abi.llm import Completion, Count, Delta, Message, ToolCall
+from aios.abi.llm import Completion, Count, Delta, Message, Part
 from aios.drivers.core.local import models
 from aios.drivers.core.local.driver import LocalCore, LocalCoreConfig
 from aios.ports.core import CoreEvent
@@ -209,8 +209,8 @@ async def test_bad_fields_are_named(home: Path, field: str, fields: dict[str, An
 
 async def test_what_the_template_has_no_words_for_is_refused(home: Path) -> None:
     core = LocalCore(config(home))
-    with pytest.raises(Invalid, match="tool calls"):
-        await core.count(Count(messages=(Message("assistant", tool_calls=(ToolCall("1", "f", "{}"),)),)), "x")
+    with pytest.raises(Invalid, match="text only"):
+        await core.count(Count(messages=(Message("user", (Part("image", image="data:,"),)),)), "x")
     with pytest.raises(TooLarge):
         await core.count(Count(text="x" * (2 << 20)), "x")
 

@@ -16,9 +16,10 @@ import pytest
 from served import CHAT, running_kernel, served, server_of, until
 
 from aios.abi.errors import Unavailable
+from aios.server import http as edge
 from aios.server import listener
 from aios.server.http import ServerConfig
-from aios.server.listener import Peer
+from aios.server.listener import Peer, Wire
 from aios.testing import Script, ScriptedCore
 
 
@@ -341,6 +342,115 @@ async def test_a_client_that_goes_away_frees_the_core_at_once(stream: bool, wait
 async def hang_up_when_told(s: Any, stream: bool) -> None:
     async with s.post("/v1/chat/completions", {**CHAT, "stream": stream}) as answer:
         await answer.read()
+
+
+@pytest.mark.real
+async def test_a_client_that_goes_away_after_a_large_body_is_noticed_too(tmp_path: Path) -> None:
+    """The server library stops reading when much has come at once; what is not read does not tell that it ended."""
+    path = str(tmp_path / "s")
+    async with served(ScriptedCore(Script(text="a b c", hang=True), window=2_000_000), socket=path) as s:
+        body = json.dumps({**CHAT, "messages": [{"role": "user", "content": "word " * 20_000}]}).encode()
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(chat_head(s, len(body)).replace(b"content-length", b"expect: 100-continue\r\ncontent-length"))
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n"), "it waits for the body"
+        writer.write(body)
+        await until(lambda: s.core.statistics().running == 1)
+        writer.close()
+        await until(lambda: s.core.statistics().running == 0)
+
+
+# Head and body leave in one write: nothing of it may stay behind.
+
+
+def chat_head(s: Any, size_bytes: int) -> bytes:
+    head = HEAD.replace(b"/v1/call/clock.now", b"/v1/chat/completions").replace(b"TOKEN", s.token.encode())
+    return head + b"content-length: %d\r\n\r\n" % size_bytes
+
+
+class Writes(asyncio.Transport):
+    """A transport that keeps what it is to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.all.append(bytes(data))
+
+
+def test_what_is_held_leaves_with_what_comes_next_and_nothing_else_is_held() -> None:
+    writes = Writes()
+    wire = Wire(writes)
+    wire.write(b"before")
+    wire.hold()
+    wire.write(b"head,")
+    assert writes.all == [b"before"]
+    wire.write(b"body")
+    wire.write(b"after")
+    wire.hold()
+    wire.write(b"empty")
+    wire.write(b"")
+    assert writes.all == [b"before", b"head,body", b"after", b"empty"]
+
+
+@pytest.mark.real
+async def test_a_head_without_a_body_leaves_and_the_connection_goes_on() -> None:
+    async with served() as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        for _ in range(2):
+            writer.write(b"HEAD /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert head.startswith(b"HTTP/1.1 200 ") and b"content-length: 15" in head
+        writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert await asyncio.wait_for(reader.readexactly(15), 5) == b'{"status":"ok"}'
+        writer.close()
+
+
+@pytest.mark.real
+async def test_the_head_of_a_stream_leaves_while_its_call_waits_for_a_turn() -> None:
+    async with served(ScriptedCore(Script(text="a", hang=True), slots=1)) as s:
+        first = asyncio.create_task(hang_up_when_told(s, stream=True))
+        await until(lambda: s.core.statistics().running == 1)
+        body = json.dumps({**CHAT, "stream": True}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        writer.write(chat_head(s, len(body)) + body)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 200 ") and b"x-aios-ticket" in head
+        writer.close()
+        first.cancel()
+        await asyncio.wait((first,))
+
+
+@pytest.mark.real
+async def test_a_refusal_is_read_while_the_refused_body_is_still_being_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "LINGER_S", 60.0)
+    async with served() as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        writer.write(HEAD.replace(b"TOKEN", b"nonsense") + b"content-length: 1000\r\n\r\n{")
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            assert b"token is not valid" in await reader.readexactly(length)
+        writer.close()
+
+
+@pytest.mark.real
+async def test_a_reader_who_asks_much_before_it_reads_gets_every_answer() -> None:
+    """The answers fill what may wait to be sent, so that a head is held while its body must wait for the reader."""
+    text, calls = "x" * 200_000, 60
+    async with served(ScriptedCore(Script(text=text), window=2_000_000)) as s:
+        body = json.dumps(CHAT).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port, limit=1024)
+        writer.write((chat_head(s, len(body)) + body) * calls)
+        await until(lambda: s.core.statistics().started > calls // 3 or s.core.statistics().started == calls)
+        async with asyncio.timeout(20):
+            for _ in range(calls):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                assert text.encode() in await reader.readexactly(length)
+        writer.close()
 
 
 @pytest.mark.real

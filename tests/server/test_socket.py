@@ -269,6 +269,7 @@ UNANSWERABLE = {
     "half of a character": b'"\\ud800"',
     "endless nesting": b"[" * 100_000,
     "deep nesting": b"[" * 900 + b"]" * 900,
+    "nesting of one level too many": b"[" * 501 + b"]" * 501,
     "too large: 1048577 bytes": b'"' + b"x" * ((1 << 20) - 1) + b'"',
     "too large: more than 200000 values": b"[" + b"0," * 250_000 + b"0]",
 }

@@ -7,6 +7,7 @@ decide by it, but its words are shown as the agent's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,12 +18,14 @@ from aios.abi.wire import MAX_VALUES, values_in
 MAX_RESULT_BYTES = 1 << 20
 MAX_SAID_CHARACTERS = 2000
 """Of an error's message."""
-SPARE_LEVELS = 200
-"""Of nesting, that those who hand a result on need: they write it inside of other things, and from deeper in their code."""
+MAX_LEVELS = 500
+"""Of nesting. Half of what Python 3.11 bears: those who hand a value on write it inside of other things, and from deeper in their
+code. Stated, because each version bears another number."""
 KERNELS_OWN = (Unauthenticated, NeedsApproval, Internal)
 """What no function ends in: these tell a person what to do about the kernel."""
 
 _unreadable = (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError)
+_containers = frozenset((dict, list, tuple))
 _unsendable = (TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -54,10 +57,16 @@ def read_result(text: bytes) -> Any:
 
 def handed_on(value: Any) -> bytes:
     """A value as msgpack. Raises for what others could not hand on: numbers above 64 bits, nesting that leaves them no room."""
-    nested = value
-    for _ in range(SPARE_LEVELS):
-        nested = [nested]
-    return msgspec.msgpack.encode(nested)[SPARE_LEVELS:]
+    level: list[Any] = [[value]]
+    for _ in range(MAX_LEVELS + 1):
+        level = [inside for each in level for inside in _values(each) if type(inside) in _containers]
+        if not level:
+            return msgspec.msgpack.encode(value)
+    raise RecursionError(f"it is nested more than {MAX_LEVELS} levels deep")
+
+
+def _values(container: Any) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
 
 
 def check_json_value(value: Any) -> None:

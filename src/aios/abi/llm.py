@@ -66,11 +66,15 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A token's text and natural logarithm of its probability; `top`: the likeliest others at this place."""
+    """A token's text and natural logarithm of its probability; `top`: the likeliest at this place.
+
+    `bytes`: of a token that is no whole text by itself.
+    """
 
     token: str
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    bytes: tuple[int, ...] = ()
 
 
 class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -141,6 +145,12 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
     `model`: a model's name or an alias; `default` is the kernel's choice. `max_tokens`: at most so many new tokens;
     None: as many as the window has room for. `temperature` 0 is greedy. `stop`: texts that end the answer and are not
     part of it. `seed`: the same seed gives the same random numbers. What no core can do is refused with `NoCore`.
+
+    `response_format`: what the answer must be, an object by its `type`: `text`; `json_object`; `json_schema` with
+    `json_schema`: {`name`, `schema`}; `choice` with `choices`, a list of texts of which it is one; `regex` with `pattern`, which
+    the whole answer fits. `tools`: functions that the model may ask for; `tool_choice`: `auto`, `none`, `required`, or
+    {`type`: `function`, `function`: {`name`}}. A valid answer is not a right one: that depends on the model. `logprobs`: tell how
+    likely each token was, by the model at temperature 1 before a form or a setting ruled any out, and `top_logprobs` others.
     """
 
     model: str = "default"

@@ -22,6 +22,7 @@ _decoders: dict[Codec, dict[str, Any]] = {
     "json": {row.name: msgspec.json.Decoder(row.request) for row in ROWS.values()},
     "msgpack": {row.name: msgspec.msgpack.Decoder(row.request) for row in ROWS.values()},
 }
+_decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 _where = re.compile(r" - at `\$?\.?(.*)`$")
 _unknown = re.compile(r"unknown field `(.*?)`")
 MAX_VALUES = 200_000
@@ -32,6 +33,8 @@ MAX_SMALL_BYTES = 256 * 1024
 MAX_LARGE_VALUES = 20_000
 """In a msgpack body of more than `MAX_SMALL_BYTES`. What is small is read within 10 to 20 ms whatever it holds; what is large has
 long texts in it, not many values. Not as many as in JSON, because an agent may send the next one at once."""
+MAX_REWRITTEN_BYTES = 64 * 1024
+"""Of a body that is written anew to see whether it is the same: that is lost time where it is not."""
 MAX_COMPARED = 500
 """Names that are looked through for the nearest one; that is 10 ms."""
 MAX_DIGITS = 4300
@@ -87,6 +90,10 @@ def check_json(body: bytes) -> frozenset[str]:
     """
     if len(body) > MAX_VALUES // OBJECT_VALUES and values_in(body) > MAX_VALUES:
         raise TooLarge(f"the body has more than {MAX_VALUES} values: send less at once")
+    if len(body) <= MAX_REWRITTEN_BYTES:
+        names = _names_if_same(body)
+        if names is not None:
+            return names
     try:
         names = _reader.decode(body.decode())
     except RecursionError:
@@ -97,6 +104,22 @@ def check_json(body: bytes) -> frozenset[str]:
     if _escaped_surrogate.search(body):
         _refuse_value(body)
     return names if isinstance(names, frozenset) else frozenset()
+
+
+def _names_if_same(body: bytes) -> frozenset[str] | None:
+    """The names of the outermost object's fields, if what is read of a body is written as the very same bytes; else None.
+
+    Then it holds nothing that could be read in two ways. Clients that leave out needless spaces send such bodies, and this takes
+    a quarter of the time.
+    """
+    try:
+        value = _decode(body)
+        same = _encode(value) == body
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError):
+        return None
+    if not same:
+        return None
+    return frozenset(value) if isinstance(value, dict) else frozenset()
 
 
 def values_in(body: bytes) -> int:

@@ -93,6 +93,8 @@ def local_core(config: Config) -> Iterator[Check]:
         yield attempt("libgomp", openmp, "`apt-get install libgomp1`, or your system's package of it")
     named = config.local.path
     yield attempt("model file", lambda: model_file(named), "run the set-up again, or name a model file: `path` in `[local]`")
+    if named is None:
+        yield Check("ok", "model", f"{models.EMBEDDED.name}: {models.EMBEDDED.caveat}")
 
 
 def attempt(what: str, find: Callable[[], str], fix: str) -> Check:

@@ -8,6 +8,7 @@ from aios.abi.llm import Models
 from aios.abi.system import ListCores
 from aios.cli.command import Command, as_json
 from aios.cli.show import put_json, say, table
+from aios.drivers.core.local.models import EMBEDDED
 from aios.sdk.client import Client
 
 HEADERS = ("MODEL", "ALSO", "WINDOW", "CORE", "STATE", "RUNNING", "EXACT", "CAN")
@@ -38,6 +39,8 @@ def models(as_json: bool) -> None:
             rows.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, exact, can))
     if rows:
         table(HEADERS, rows)
+    if any(core.driver == "local" and EMBEDDED.name in core.models for core in cores.values()):
+        say(f"{EMBEDDED.name}: {EMBEDDED.caveat}")
     for core in cores.values():
         if core.detail:
             say(f"{core.name}: {core.detail}")

@@ -32,7 +32,7 @@ class EventLog:
 
     def add(self, kind: Callable[..., AnyEvent], **fields: Any) -> None:
         """Append an event of a kind; sequence and time are the log's."""
-        self._events.append(kind(seq=self.last + 1, at_ns=self._clock.now_ns(), **fields))
+        self._events.append(kind(seq=self._first + len(self._events), at_ns=self._clock.now_ns(), **fields))
         if len(self._events) >= 2 * self._kept:
             self._first += self._kept
             del self._events[: self._kept]

@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import types
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
@@ -129,12 +130,12 @@ class Kernel:
 
     # --- what doors ask ---------------------------------------------------------------------------------------------
 
-    async def call(
+    def call(
         self, process: Caller, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Make a system call. Raises `AiosError`."""
         assert isinstance(process, Process)
-        return await self._path.call(process, request, options, tell)
+        return self._path.call(process, request, options, tell)
 
     def attach(self, token: str, session: str = "") -> Process:
         """The process of a token's session; made when the session is new. Raises `Unauthenticated`."""

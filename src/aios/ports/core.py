@@ -25,6 +25,7 @@ Feature = Literal[
     "logprobs",
     "tools",
     "json",
+    "grammar",
     "vision",
     "reasoning_effort",
 ]
@@ -65,13 +66,15 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class CoreCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call for a core: `id` is unique for ever, `model` is one of the core's own names, `request.model` may be an alias.
 
-    `seed` is always set: the request's, or one that the kernel drew.
+    `seed` is always set: the request's, or one that the kernel drew. `tenant`: whose it is: what a core keeps of a call is for
+    this tenant's calls alone.
     """
 
     id: str
     model: str
     request: Generate
     seed: int
+    tenant: str = ""
 
 
 class CoreEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +118,18 @@ class Core(Protocol):
         ...
 
 
+class PreemptibleCore(Core, Protocol):
+    """A core that can let a call wait without its slot, and go on with it as if nothing had been: the feature `suspend`."""
+
+    def freeze(self, call: str) -> None:
+        """Give the slot of a call (by its `CoreCall.id`) to others until it is thawed; a call that is over stays over."""
+        ...
+
+    def thaw(self, call: str) -> None:
+        """Let a frozen call go on, as soon as a slot is free."""
+        ...
+
+
 def wanted_features(request: Generate) -> frozenset[Feature]:
     """What a core must be able to do for this request."""
     wants: set[Feature] = {"chat"} if request.messages else {"completion"}
@@ -132,8 +147,8 @@ def wanted_features(request: Generate) -> frozenset[Feature]:
         wants.add("logprobs")
     if request.tools:
         wants.add("tools")
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        wants.add("json")
+    if request.response_format is not None and (kind := request.response_format.get("type")) != "text":
+        wants.add("grammar" if kind in ("choice", "regex") else "json")
     if any(type(message.content) is tuple and _has_image(message.content) for message in request.messages):
         wants.add("vision")
     if request.reasoning_effort is not None:

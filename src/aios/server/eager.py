@@ -1,13 +1,13 @@
 """Coroutines without tasks: what seldom has to wait runs its first step on the spot.
 
 A task costs 2 to 6 µs and a kilobyte. The server library's `send` waits only for a slow reader, its `receive` only for the
-rest of a body or the end of a connection: a request makes neither a task for its answer nor one that watches its client.
+rest of a body: a request makes no task for its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -59,33 +59,3 @@ class _Rest(Generic[T]):
 
     def close(self) -> None:
         self._coroutine.close()
-
-
-class Watch:
-    """Calls `then` with what a coroutine returns, when it returns; until then it may be closed."""
-
-    __slots__ = ("_coroutine", "_then", "_waits_for")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], then: Callable[[T], None]) -> None:
-        self._coroutine = coroutine
-        self._then: Callable[[Any], None] = then
-        self._waits_for: asyncio.Future[Any] | None = None
-        self._step()
-
-    def _step(self, done: object = None) -> None:
-        if done is not self._waits_for:
-            return  # closed in the same turn of the loop
-        try:
-            self._waits_for = waits_for = self._coroutine.send(None)
-        except StopIteration as end:
-            self._waits_for = None
-            self._then(end.value)
-        else:
-            waits_for.add_done_callback(self._step)
-
-    def close(self) -> None:
-        """Stop watching."""
-        if self._waits_for is not None:
-            self._waits_for.remove_done_callback(self._step)
-            self._waits_for = None
-            self._coroutine.close()

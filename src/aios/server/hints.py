@@ -17,6 +17,9 @@ LONGEST_RETRY_S: dict[type[AiosError], float] = {QueueFull: 60.0, Draining: 20.0
 """A client gives up at once when it is told to wait longer than it likes to."""
 
 
+OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s")
+
+
 def token_of(request: HttpRequest) -> str:
     """The token, from either header that clients put it in. Raises `Unauthenticated`."""
     scheme, _, token = request.header(b"authorization").partition(" ")
@@ -49,6 +52,8 @@ def patience_of(request: HttpRequest) -> float:
 def options_of(request: HttpRequest, cls: Class | None = None, deadline_s: float | None = None) -> CallOptions:
     """The options of a call: headers first, then what the body's `aios` said. Raises `Invalid` with the name that was sent."""
     headers = request.headers
+    if cls is None and deadline_s is None and headers.keys().isdisjoint(OPTIONS):
+        return NO_OPTIONS
     key = request.header(b"x-aios-key") or None
     if b"x-aios-class" in headers:
         cls = _class(request.header(b"x-aios-class"))

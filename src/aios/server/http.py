@@ -183,7 +183,7 @@ class HttpServer:
             peer.known = True
             _check_type(scope["method"], request)
             request.body, whole = await self._body(request, receive), True
-            await self._attend(handler(caller, request, writer), writer, receive)
+            await self._attend(handler(caller, request, writer), writer, peer)
         except _Gone:
             return
         except asyncio.CancelledError:
@@ -223,17 +223,17 @@ class HttpServer:
         if origin and urlsplit(origin).netloc != host:
             raise Denied(f"pages of `{origin[:100]}` may not talk to this kernel")
 
-    async def _attend(self, work: Any, writer: Writer, receive: Any) -> None:
+    async def _attend(self, work: Any, writer: Writer, peer: Peer) -> None:
         """Run a handler; a client that goes away cancels it at once."""
         task = asyncio.current_task()
         assert task is not None
 
-        def gone(_: object) -> None:
+        def gone() -> None:
             if writer.state != "ended":
                 writer.state = "gone"
                 task.cancel()
 
-        watch = eager.Watch(receive(), gone)
+        peer.watch(gone)
         self._ticker.add(writer)
         try:
             await work
@@ -243,7 +243,7 @@ class HttpServer:
             raise
         finally:
             self._ticker.remove(writer)
-            watch.close()
+            peer.unwatch()
 
     async def _body(self, request: HttpRequest, receive: Any) -> bytes:
         """The body, never more than it may have in memory. Raises `TooLarge`, or `Invalid` for one that does not come."""

@@ -84,10 +84,20 @@ def do_nothing() -> None:
 
 @dataclass(slots=True)
 class Peer:
-    """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's."""
+    """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's. `gone`: hears that it went."""
 
     known: bool = False
     hold: Callable[[], None] = do_nothing
+    read_on: Callable[[], None] = do_nothing
+    gone: Callable[[], None] = do_nothing
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when it goes away. What it sends is read on meanwhile, or nobody would see it go."""
+        self.gone = gone
+        self.read_on()
+
+    def unwatch(self) -> None:
+        self.gone = do_nothing
 
 
 Silent = dict["Connection", None]
@@ -244,12 +254,14 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         wire = Wire(transport)
         self.transport, self.peer.hold = cast(asyncio.Transport, wire), wire.hold
+        self.peer.read_on = self.flow.resume_reading
         if self._ended:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._listener.forget(self)
+        self.peer.gone()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -150,7 +150,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
+    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes or token.token.encode())}
     return {**found, "top_logprobs": [{k: v for k, v in _logprob(other).items() if k != "top_logprobs"} for other in token.top]}
 
 

@@ -165,11 +165,16 @@ async def an_unknown_model_is_refused(candidate: Candidate) -> None:
 
 
 async def what_it_cannot_do_is_refused(candidate: Candidate) -> None:
-    wishes: dict[str, Any] = {"n": 2, "logprobs": True, "presence_penalty": 1.0, "reasoning_effort": "low"}
+    wishes: dict[str, dict[str, Any]] = {
+        "n": {"n": 2},
+        "logprobs": {"logprobs": True},
+        "penalties": {"presence_penalty": 1.0},
+        "reasoning_effort": {"reasoning_effort": "low"},
+        "grammar": {"response_format": {"type": "choice", "choices": ["yes", "no"]}},
+    }
     for feature in sorted(set(FEATURES) - candidate.core.info().features):
-        name = {"penalties": "presence_penalty"}.get(feature, feature)
-        if name in wishes:
-            refused = await _raises(NoCore, candidate.core.generate(candidate.call(**{name: wishes[name]}), ignore))
+        if feature in wishes:
+            refused = await _raises(NoCore, candidate.core.generate(candidate.call(**wishes[feature]), ignore))
             assert feature in refused.message
 
 

@@ -304,7 +304,7 @@ class _Answer:
         self._rest = lines.pop()
         if len(self._rest) > MOST_EVENT_BYTES:
             raise CoreFailed(f"the server sent an event of more than {MOST_EVENT_BYTES >> 20} MB")
-        return filter(_is_event, lines)
+        return iter([line for line in lines if line.startswith(b"data:")])
 
     def completion(self, core: str) -> Completion:
         """The whole answer. Where the server does not tell the usage: an estimate, one token per piece."""
@@ -377,10 +377,6 @@ class _Answer:
     def _check_end(self) -> None:
         if not all(part.finish for part in self._parts):
             raise CoreFailed("the server ended its answer in the middle")
-
-
-def _is_event(line: bytes) -> bool:
-    return line.startswith(b"data:")
 
 
 def _take_tool(tools: dict[int, _Tool], piece: ToolCallPiece) -> ToolCallDelta:

@@ -37,6 +37,7 @@ class WireDelta(Wire):
 class Alternative(Wire):
     token: str
     logprob: float = 0.0
+    bytes: list[int] | None = None
 
 
 class WireLogprob(Alternative):
@@ -150,7 +151,7 @@ _TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context|too many t
 def logprobs_of(found: Logprobs) -> tuple[TokenLogprob, ...]:
     if found.content is not None:
         return tuple(
-            TokenLogprob(one.token, one.logprob, tuple(TokenLogprob(top.token, top.logprob) for top in one.top_logprobs or ()))
+            TokenLogprob(one.token, one.logprob, tuple(map(_logprob, one.top_logprobs or ())), _logprob(one).bytes)
             for one in found.content
         )
     tops = found.top_logprobs or [None] * len(found.tokens or ())
@@ -158,6 +159,12 @@ def logprobs_of(found: Logprobs) -> tuple[TokenLogprob, ...]:
         TokenLogprob(token, logprob or 0.0, tuple(TokenLogprob(*pair) for pair in (top or {}).items()))
         for token, logprob, top in zip(found.tokens or (), found.token_logprobs or (), tops, strict=False)
     )
+
+
+def _logprob(found: Alternative) -> TokenLogprob:
+    """A token's likelihood, with its bytes where its text does not tell them."""
+    told = found.bytes is None or found.token.encode(errors="replace") == bytes(byte & 255 for byte in found.bytes)
+    return TokenLogprob(found.token, found.logprob, (), () if told else tuple(found.bytes or ()))
 
 
 def body_of(call: CoreCall, seeds: bool) -> Body:

@@ -35,21 +35,28 @@ class MemoryStore:
 
     def append(self, record: Record) -> None:
         call = f"{record.pid}/{record.path}"
-        before = self.find(record.pid, record.path)
-        if any(other.kind == record.kind and other.attempt == record.attempt for other in before):
-            raise Conflict(f"{record.kind} {record.attempt} of {call} stands already")
-        self._of_call[call] = (*before, record) if before else record
+        before = self._of_call.get(call)
+        if before is None:
+            self._of_call[call] = record
+        else:
+            self._of_call[call] = _with(before, record)
         self._records.append(record)
         self._count += 1
         self._bytes += RECORD_BYTES + len(record.body)
-        while self._bytes > self._kept_bytes:
+        if self._bytes > self._kept_bytes:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Forget many at once: what was made together lies together, and leaves whole pages of memory to what comes."""
+        while self._bytes > self._kept_bytes - self._kept_bytes // 64:
             self._forget(self._records.popleft())
 
     def _forget(self, record: Record) -> None:
         self._bytes -= RECORD_BYTES + len(record.body)
         call = f"{record.pid}/{record.path}"
-        left = tuple(other for other in self.find(record.pid, record.path) if other is not record)
-        if left:
+        kept = self._of_call[call]
+        if isinstance(kept, tuple):
+            left = tuple([other for other in kept if other is not record])
             self._of_call[call] = left if len(left) > 1 else left[0]
         else:
             del self._of_call[call]
@@ -66,3 +73,12 @@ class MemoryStore:
 
     def count(self) -> int:
         return self._count
+
+
+def _with(before: Record | tuple[Record, ...], record: Record) -> tuple[Record, ...]:
+    """The records of a call and one more. Raises `Conflict` if it is there already."""
+    known = before if isinstance(before, tuple) else (before,)
+    for other in known:
+        if other.kind == record.kind and other.attempt == record.attempt:
+            raise Conflict(f"{record.kind} {record.attempt} of {record.pid}/{record.path} stands already")
+    return (*known, record)

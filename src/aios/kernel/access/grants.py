@@ -65,7 +65,7 @@ class Grants:
     def allowed(self, process: Process, verb: str, resources: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the resources that the process may use; any will do. Raises `Denied` when there is none."""
         table = self.of(process)
-        allowed = tuple(resource for resource in resources if table.allows(verb, resource))
+        allowed = tuple([resource for resource in resources if table.allows(verb, resource)])
         if not allowed:
             wanted = f"{verb} {resources[0]}"
             raise Denied(f"`{process.name}` needs `{wanted}`: add it to `grants` in its manifest, or to its token")

@@ -71,7 +71,7 @@ class CoreCalls:
         if isinstance(call.plan, CoreCall):
             return replace(call.plan, model=model)
         seed = random.getrandbits(63) if request.seed is None else request.seed
-        return CoreCall(id=self._ids(), model=model, request=request, seed=seed)
+        return CoreCall(id=self._ids(), model=model, request=request, seed=seed, tenant=call.process.tenant)
 
     async def _generate(self, call: Call) -> Completion:
         plan: CoreCall = call.plan

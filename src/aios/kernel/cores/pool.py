@@ -92,7 +92,7 @@ class Pool:
         """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
         wants = wanted_features(request)
         having = [info for model in models for info in self._having[model]]
-        able = frozenset(info.name for info in having if wants <= info.features)
+        able = frozenset([info.name for info in having if wants <= info.features])
         if able:
             return able
         missing = wants - frozenset().union(*(info.features for info in having)) or wants
@@ -140,7 +140,8 @@ class Pool:
 
 
 FIELD_OF: dict[Feature, str] = {
-    "chat": "messages", "completion": "prompt", "penalties": "presence_penalty", "json": "response_format", "vision": "messages",
+    "chat": "messages", "completion": "prompt", "penalties": "presence_penalty", "json": "response_format",
+    "grammar": "response_format", "vision": "messages",
 }  # fmt: skip
 
 

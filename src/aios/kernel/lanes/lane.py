@@ -70,8 +70,7 @@ class Ticket:
     given: asyncio.Future[Dispatch] | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True):
     """A decision: this ticket on this server, and why."""
 
     ticket: Ticket
@@ -159,11 +158,11 @@ class Lane:
 
     def waiting_by_class(self, tenant: str | None = None) -> dict[str, int]:
         """How many calls wait, by class; of one tenant or of all."""
-        counts: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         for (owner, cls), count in self._waiting.items():
-            if count and tenant in (None, owner):
-                counts[cls] += count
-        return dict(counts)
+            if count and (tenant is None or tenant == owner):
+                counts[cls] = counts.get(cls, 0) + count
+        return counts
 
     def eta_s(self, ahead: int) -> float | None:
         """Seconds until a call with so many ahead of it starts, at the rate measured lately; None if unknown."""
@@ -195,6 +194,8 @@ class Lane:
             if given.done() and not given.cancelled() and given.exception() is None:
                 self.freed(given.result())  # given and given up in the same step
             raise
+        finally:
+            ticket.given = None  # its result holds the ticket: a ring would be left to the collector
         return Turn(self, dispatch, self.waiting_by_class())
 
     def leave(self, ticket: Ticket) -> None:
@@ -224,7 +225,8 @@ class Lane:
 
         None of those who wait could have it: each change was followed by a dispatch.
         """
-        name = least_loaded(self._idle(ticket.feasible), ticket)
+        idle = self._idle(ticket.feasible)
+        name = least_loaded(idle, ticket) if idle else None
         if name is None:
             return None
         dispatch = Dispatch(ticket, name, "free")
@@ -232,9 +234,11 @@ class Lane:
         return Turn(self, dispatch, {})
 
     def _check_up(self, ticket: Ticket) -> None:
-        if all(self._servers[name].lost for name in ticket.feasible):
-            names = ", ".join(f"`{name}`" for name in sorted(ticket.feasible))
-            raise Unavailable(f"{names} is down and did not come back: `aios models` shows why", retry_after_s=10.0)
+        for name in ticket.feasible:
+            if not self._servers[name].lost:
+                return
+        names = ", ".join(f"`{name}`" for name in sorted(ticket.feasible))
+        raise Unavailable(f"{names} is down and did not come back: `aios models` shows why", retry_after_s=10.0)
 
     def _give_up_on(self, server: Server) -> None:
         server.lost = True
@@ -261,9 +265,12 @@ class Lane:
 
     def _idle(self, names: Iterable[str]) -> dict[str, float]:
         """Those of the servers that have a turn to give, with their load."""
-        servers = self._servers
-        loads = {name: len(servers[name].holders) / servers[name].width for name in names if servers[name].up}
-        return {name: load for name, load in loads.items() if load < 1}
+        idle = {}
+        for name in names:
+            server = self._servers[name]
+            if server.up and len(server.holders) < server.width:
+                idle[name] = len(server.holders) / server.width
+        return idle
 
     def _dispatch(self) -> None:
         """Give all turns that can be given."""

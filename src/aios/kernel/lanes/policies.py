@@ -119,9 +119,12 @@ class Priority:
         due = {name: load for name, load in idle.items() if self._since_aged.get(name, 0) >= AGEING_EVERY - 1}
         if not due:
             return None
-        first = [ticket for queue in self._waiting.values() if (ticket := queue.first(due))]
-        late = [ticket for ticket in first if overdue(ticket, now)]
-        return dispatch(min(late, key=attrgetter("asked")), due, AGED) if late else None
+        oldest: Ticket | None = None
+        for queue in self._waiting.values():
+            first = queue.first(due)
+            if first is not None and overdue(first, now) and (oldest is None or first.asked < oldest.asked):
+                oldest = first
+        return dispatch(oldest, due, AGED) if oldest is not None else None
 
     def order(self, now: float) -> Iterable[Ticket]:
         """As of one server; with several, ageing may exchange neighbours."""

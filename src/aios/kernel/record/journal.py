@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Any
 
@@ -67,9 +68,9 @@ class Journal:
         """Record that a call failed."""
         return self._append(call, "error", call.process.label, _encoder.encode(error.fault()))
 
-    async def commit(self, lsn: int) -> None:
+    def commit(self, lsn: int) -> Awaitable[None]:
         """Output commit: nothing leaves the kernel before what it stands on is as durable as the store makes it."""
-        await self._store.commit(lsn)
+        return self._store.commit(lsn)
 
     def _append(self, call: Call, kind: Kind, label: Label, body: bytes) -> int:
         self._lsn += 1

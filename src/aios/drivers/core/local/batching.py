@@ -8,19 +8,30 @@ wait in order of arrival.
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections import deque
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from aios.drivers.core.local.constraints import BadConstraint, Constraints, Matcher
 from aios.drivers.core.local.engine import Engine, Feed
-from aios.drivers.core.local.protocol import Open, Piece, Step, TooLong
-from aios.drivers.core.local.sampler import choose, uniform
+from aios.drivers.core.local.protocol import Likelihood, Open, Piece, Refused, Step, TooLong
+from aios.drivers.core.local.sampler import choose_among, likeliest, logprobs, uniform
+from aios.drivers.core.local.slots import BLOCK, Slots
 from aios.drivers.core.text import Tail
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A call in a slot. `tokens`: prompt and answer; `read`: how many of them the model has seen; `limit`: most new ones."""
+    """A call. `tokens`: prompt and answer; `read`: how many of them the model has seen in `slot`; `limit`: most new ones.
+
+    `cached`: tokens of the prompt that were read for others. `follows`: the call that is reading so many of its tokens just now.
+    `frozen`: it waits until the kernel thaws it.
+    """
 
     opening: Open
     tokens: list[int]
@@ -28,8 +39,16 @@ class Sequence:
     limit: int
     tail: Tail
     acked: int
+    matcher: Matcher | None = None
     slot: int = -1
-    read: int = field(default=0)
+    read: int = 0
+    cached: int | None = None
+    follows: tuple[Sequence, int] | None = None
+    frozen: bool = False
+
+    @property
+    def tenant(self) -> str:
+        return self.opening.tenant
 
     @property
     def made(self) -> int:
@@ -40,23 +59,31 @@ class Sequence:
 class Batcher:
     """Generations over one engine. `step` does one pass; all else only changes what the next pass does."""
 
-    def __init__(self, engine: Engine, *, slots: int, chunk: int, backlog: int) -> None:
+    def __init__(self, engine: Engine, slots: Slots, *, chunk: int, backlog: int) -> None:
         self._engine = engine
+        self._slots = slots
+        self._constraints = Constraints(engine)
         self._chunk = chunk
         self._backlog = backlog
-        self._free = list(range(slots))
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []
         self._running: deque[Sequence] = deque()
+        self._parked: set[Sequence] = set()
         self._calls: dict[int, Sequence] = {}
 
-    def open(self, opening: Open) -> TooLong | None:
-        """Take a call, or say that it does not fit."""
+    def open(self, opening: Open) -> TooLong | Refused | None:
+        """Take a call, or say that it does not fit, or that its constraint is none."""
         size, window = opening.prompt.size(), self._engine.window
         if size > window * 16 and size > window * self._engine.longest_piece():
             return TooLong(opening.call, size // self._engine.longest_piece(), window)
         tokens = self._engine.tokenize(opening.prompt)
         if not tokens or len(tokens) >= window:
             return TooLong(opening.call, len(tokens), window)
+        matcher = None
+        if opening.constraint is not None:
+            try:
+                matcher = self._constraints.matcher(opening.constraint, opening.delivered)
+            except BadConstraint as problem:
+                return Refused(opening.call, str(problem))
         room = window - len(tokens)
         sequence = Sequence(
             opening,
@@ -65,6 +92,7 @@ class Batcher:
             limit=room if opening.max_tokens is None else min(opening.max_tokens, room),
             tail=Tail(opening.stop),
             acked=opening.acked,
+            matcher=matcher,
         )
         for token in opening.delivered:
             sequence.tail.push(self._engine.piece(token))
@@ -76,6 +104,23 @@ class Batcher:
         """So many of the call's tokens have reached its caller."""
         if sequence := self._calls.get(call):
             sequence.acked = max(sequence.acked, tokens)
+            self._unpark(sequence)
+
+    def freeze(self, call: int) -> None:
+        """Let a call wait, without its slot, until it is thawed."""
+        if (sequence := self._calls.get(call)) and not sequence.frozen:
+            sequence.frozen = True
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
+                self._parked.add(sequence)
+            elif sequence.slot >= 0:
+                self._park(sequence)
+
+    def thaw(self, call: int) -> None:
+        """Let a frozen call go on, when a slot is free."""
+        if sequence := self._calls.get(call):
+            sequence.frozen = False
+            self._unpark(sequence)
 
     def abort(self, call: int) -> None:
         """End a call; none of it is in the next pass."""
@@ -84,32 +129,87 @@ class Batcher:
 
     def has_work(self) -> bool:
         """Whether a pass would do anything."""
-        return bool(self._free and self._waiting) or any(self._may_run(sequence) for sequence in self._running)
+        return any(self._may_run(sequence) for sequence in self._running) or bool(self._waiting and (self._slots or self._running))
 
     def step(self) -> Step:
         """One pass over the model, and what it brought."""
         started = time.monotonic()
-        while self._free and self._waiting:
-            sequence = self._waiting.popleft()
-            sequence.slot = heappop(self._free)
-            self._engine.forget(sequence.slot)
-            self._running.append(sequence)
+        self._admit()
+        self._catch_up()
         fed, feeds = self._plan()
         rows = self._engine.run(feeds) if feeds else []
+        self._slots.passed()
         ready = [sequence for sequence in fed if sequence.read == len(sequence.tokens)]
-        pieces = []
+        pieces, refused = [], []
         for sequence, row in zip(ready, rows, strict=True):
-            opening = sequence.opening
-            chance = uniform(opening.seed, sequence.made)
-            pieces.append(self._take(sequence, choose(row, opening.temperature, opening.top_p, chance)))
-        return Step(time.monotonic() - started, tuple(pieces))
+            try:
+                pieces.append(self._go_on(sequence, row))
+            except BadConstraint as problem:
+                self._end(sequence)
+                refused.append(Refused(sequence.opening.call, str(problem)))
+        return Step(time.monotonic() - started, tuple(pieces), tuple(refused))
+
+    def _admit(self) -> None:
+        """Give slots to those that wait: free ones, and those of calls that stand still because nobody reads what they say."""
+        while self._waiting:
+            if not self._slots:
+                still = next((sequence for sequence in self._running if not self._may_run(sequence)), None)
+                if still is None:
+                    return
+                self._park(still)
+            sequence = self._waiting.pop(0)
+            sequence.slot, count = self._slots.take(sequence)
+            self._begin(sequence, count)
+            sequence.follows = self._leader(sequence)
+            self._running.append(sequence)
+
+    def _begin(self, sequence: Sequence, count: int) -> None:
+        sequence.read = count
+        if sequence.cached is None or sequence.follows is not None:
+            sequence.cached = min(count, sequence.prompt_tokens)
+
+    def _leader(self, sequence: Sequence) -> tuple[Sequence, int] | None:
+        """The call that is about to read the most of what this one has to read: it waits for that, rather than read it too."""
+        found = [
+            (goal, other.opening.call, other)
+            for other in self._running
+            if other.follows is None
+            and self._may_run(other)
+            and (goal := self._slots.common(sequence, other, len(other.tokens))) >= sequence.read + BLOCK
+            and goal > other.read
+        ]
+        goal, _, leader = max(found, default=(0, 0, None))
+        return (leader, goal) if leader is not None else None
+
+    def _catch_up(self) -> None:
+        """Those whose leader has read what they wait for, or will not, go on by themselves from the most that there is."""
+        for sequence in self._running:
+            if sequence.follows is None:
+                continue
+            leader, goal = sequence.follows
+            if leader.read >= goal or leader.slot < 0 or not self._may_run(leader):
+                self._begin(sequence, self._slots.fill(sequence.slot, sequence))
+                sequence.follows = None
+
+    def _park(self, sequence: Sequence) -> None:
+        """Take a call out of its slot. It goes on from its tokens, wherever they are found then."""
+        self._running.remove(sequence)
+        self._parked.add(sequence)
+        self._slots.give_back(sequence.slot)
+        sequence.slot, sequence.read, sequence.follows = -1, 0, None
+
+    def _unpark(self, sequence: Sequence) -> None:
+        """Let a call that stood aside wait for a slot, in the place of its arrival, if it can go on."""
+        if sequence in self._parked and not sequence.frozen and self._may_run(sequence):
+            self._parked.remove(sequence)
+            insort(self._waiting, sequence, key=lambda other: other.opening.call)
 
     def _plan(self) -> tuple[list[Sequence], list[Feed]]:
         """What the next pass reads, in the order of the slots: the engine cuts a pass where slots do not follow each other."""
         fed, budget = [], self._chunk
         for sequence in self._running:
             unread = len(sequence.tokens) - sequence.read
-            if not self._may_run(sequence) or (unread > 1 and not budget):
+            if not self._may_run(sequence) or sequence.follows is not None or (unread > 1 and not budget):
                 continue
             size = min(unread, budget) if unread > 1 else 1
             budget -= size if unread > 1 else 0
@@ -126,26 +226,60 @@ class Batcher:
     def _may_run(self, sequence: Sequence) -> bool:
         return sequence.made - sequence.acked < self._backlog
 
-    def _take(self, sequence: Sequence, token: int) -> Piece:
-        """The new token's consequences: it is part of the answer, ends it, or completes a stop text."""
-        call, prompt = sequence.opening.call, sequence.prompt_tokens
+    def _go_on(self, sequence: Sequence, row: NDArray[np.float32]) -> Piece:
+        """Choose the next token, take it with those that must follow it, and say how likely it was where that is wanted.
+
+        Raises `BadConstraint`.
+        """
+        opening, matcher = sequence.opening, sequence.matcher
+        allowed = matcher.allowed() if matcher else None
+        chance = uniform(opening.seed, sequence.made)
+        token = choose_among(row, allowed, opening.temperature, opening.top_p, chance)
         if self._engine.ends(token):
             self._end(sequence)
-            return Piece(call, (), sequence.tail.flush(), "stop", prompt)
-        sequence.tokens.append(token)
-        text = sequence.tail.push(self._engine.piece(token))
-        if sequence.tail.stopped:
-            self._end(sequence)
-            return Piece(call, (token,), text, "stop", prompt)
-        if sequence.made >= sequence.limit:
-            self._end(sequence)
-            return Piece(call, (token,), text + sequence.tail.flush(), "length", prompt)
-        return Piece(call, (token,), text)
+            return Piece(opening.call, (), sequence.tail.flush(), "stop", sequence.prompt_tokens, sequence.cached or 0)
+        forced = []
+        if matcher:
+            matcher.take(token)
+            forced = matcher.take_forced() if opening.logprobs is None else []
+        piece = self._take(sequence, [token, *forced])
+        return piece if opening.logprobs is None else replace(piece, logprobs=(self._likelihood(row, token, opening.logprobs),))
+
+    def _take(self, sequence: Sequence, tokens: list[int]) -> Piece:
+        """New tokens' consequences: each is part of the answer, completes it, or completes a stop text."""
+        ids: list[int] = []
+        texts: list[str] = []
+        finish: Literal["stop", "length"] | None = None
+        for token in tokens:
+            sequence.tokens.append(token)
+            ids.append(token)
+            texts.append(sequence.tail.push(self._engine.piece(token)))
+            if sequence.tail.stopped:
+                finish = "stop"
+            elif sequence.matcher and sequence.matcher.ended and len(ids) == len(tokens):
+                finish = "stop"
+            elif sequence.made >= sequence.limit:
+                finish = "length"
+            if finish is not None:
+                texts.append(sequence.tail.flush())
+                self._end(sequence)
+                break
+        counts = (sequence.prompt_tokens, sequence.cached or 0) if finish else (0, 0)
+        return Piece(sequence.opening.call, tuple(ids), "".join(texts), finish, *counts)
+
+    def _likelihood(self, row: NDArray[np.float32], token: int, number: int) -> Likelihood:
+        top = likeliest(row, number)
+        own, *others = logprobs(row, [token, *top])
+        pieces = [self._engine.piece(other) for other in top]
+        return Likelihood(self._engine.piece(token), own, tuple(zip(pieces, others, strict=True)))
 
     def _end(self, sequence: Sequence) -> None:
         del self._calls[sequence.opening.call]
-        if sequence.slot < 0:
-            self._waiting.remove(sequence)
-        else:
+        if sequence.slot >= 0:
             self._running.remove(sequence)
-            heappush(self._free, sequence.slot)
+            self._slots.give_back(sequence.slot)
+            sequence.slot = -1
+        elif sequence in self._parked:
+            self._parked.remove(sequence)
+        else:
+            self._waiting.remove(sequence)

@@ -30,6 +30,7 @@ from aios.drivers.core.local.protocol import (
     Ack,
     Command,
     Frames,
+    Freeze,
     Gone,
     Hello,
     Measure,
@@ -37,13 +38,17 @@ from aios.drivers.core.local.protocol import (
     Open,
     Ping,
     Pong,
+    Prompt,
     ProtocolError,
     Ready,
     Report,
+    Thaw,
+    Turn,
     Unfit,
     frame,
     read_command,
 )
+from aios.drivers.core.local.slots import Slots
 
 PR_SET_PDEATHSIG = 1
 READ_BYTES = 1 << 18
@@ -132,6 +137,12 @@ def prove(engine: Engine, hello: Hello, identity: str) -> Proof:
     return proof
 
 
+def beginnings(engine: Engine, text: str) -> list[list[int]]:
+    """The tokens that a prompt begins with whose text begins so, or whose system turn does."""
+    plain = engine.tokenize(Prompt(text))
+    return [plain, engine.tokenize(Prompt(turns=(Turn("system", text),)))] if engine.chat else [plain]
+
+
 def obey(command: Command, batcher: Batcher, engine: Engine) -> list[Report]:
     """Do one thing that the kernel says; what to answer."""
     match command:
@@ -146,6 +157,12 @@ def obey(command: Command, batcher: Batcher, engine: Engine) -> list[Report]:
             return [Gone(call)]
         case Measure(ask, prompt):
             return [Measured(ask, len(engine.tokenize(prompt)))]
+        case Freeze(call):
+            batcher.freeze(call)
+            return []
+        case Thaw(call):
+            batcher.thaw(call)
+            return []
         case Ping():
             return [Pong()]
         case Hello():
@@ -162,7 +179,9 @@ def serve(wire: Wire) -> None:
     except (EngineUnavailable, EngineFault, Unavailable) as problem:
         wire.say(Unfit(str(problem)))
         return
-    batcher = Batcher(engine, slots=greeting.slots, chunk=greeting.chunk, backlog=greeting.backlog)
+    public = [tokens for text in greeting.public for tokens in beginnings(engine, text)]
+    slots = Slots(engine, greeting.slots, greeting.store_bytes, public, greeting.share)
+    batcher = Batcher(engine, slots, chunk=greeting.chunk, backlog=greeting.backlog)
     wire.say(ready)
     commands = early
     while True:

@@ -17,13 +17,18 @@ from typing import Literal
 
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
-from aios.abi.llm import Choice, Completion, Count, Delta, Generate, Message, Tokens, Usage
+from aios.abi.llm import Completion, Count, Generate, Message, Tokens, Usage
 from aios.drivers.core.local import models
+from aios.drivers.core.local.answers import Answer
+from aios.drivers.core.local.formats import constraint_of, functions_of
 from aios.drivers.core.local.host import END_GRACE_S, Host, HostFailed
 from aios.drivers.core.local.protocol import (
+    MOST_FORCED,
     VERSION,
     Abort,
     Ack,
+    Constraint,
+    Freeze,
     Gone,
     Hello,
     Measure,
@@ -33,11 +38,14 @@ from aios.drivers.core.local.protocol import (
     Prompt,
     ProtocolError,
     Ready,
+    Refused,
     Report,
     Step,
+    Thaw,
     TooLong,
     Turn,
 )
+from aios.drivers.core.local.tools import RESULT_ROLE, CallReader, call_id, tell_functions, told_calls, told_result
 from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
 
 POISONED_AFTER = 3
@@ -82,7 +90,9 @@ class LocalCoreConfig:
     authors advise these). `chunk`: prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
     silence after which a busy host is replaced, or ten passes if that is longer. `start_s`: most
     that loading may take. `probe_s`: most that proving exactness may take, at the first start with these settings; where it
-    is not enough, and with 0, the core is not exact.
+    is not enough, and with 0, the core is not exact. `share`: calls of one tenant that begin with the same tokens read them once;
+    `store_bytes`: memory for what was read, when its slot is needed. `public`: files with texts, such as system prompts, with
+    which calls of all tenants may begin and share that; how fast an answer comes then tells that somebody else asks so.
     """
 
     home: Path
@@ -99,6 +109,9 @@ class LocalCoreConfig:
     freeze_s: float = 5.0
     start_s: float = 30.0
     probe_s: float = 10.0
+    store_bytes: int = 64 << 20
+    public: tuple[Path, ...] = ()
+    share: bool = True
 
     def __post_init__(self) -> None:
         within("slots", self.slots, 1, MOST_SLOTS)
@@ -111,6 +124,7 @@ class LocalCoreConfig:
         above_zero("freeze_s", self.freeze_s, 3600)
         above_zero("start_s", self.start_s, 3600)
         within("probe_s", self.probe_s, 0, 3600)
+        within("store_bytes", self.store_bytes, 0, 1 << 40)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +146,20 @@ class LocalCoreStatistics:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A call in flight. `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of."""
+    """A call in flight. `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of.
+
+    `constraint`: of its answer, and the request's field that it comes from.
+    """
 
     number: int
     call: CoreCall
     prompt: Prompt
+    constraint: tuple[Constraint, str] | None = None
     tokens: list[int] = field(default_factory=list)
     passed: int = 0
     acked: int = 0
     crashes: int = 0
+    frozen: bool = False
     open: bool = False
     over: bool = False
     failure: AiosError | None = None
@@ -190,10 +209,13 @@ class LocalCore:
 
     def __init__(self, config: LocalCoreConfig) -> None:
         self.config = config
-        self._features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop"})
+        self._features: frozenset[Feature] = frozenset(
+            {"chat", "completion", "seed", "stop", "logprobs", "tools", "json", "grammar"}
+        )
         self._ready: Ready | None = None
         """The first host's: what is found out is found out then."""
         self._path: Path
+        self._public: tuple[str, ...]
         self._changed: Callable[[CoreEvent], None] = _nobody
         self._host: Host | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -248,6 +270,7 @@ class LocalCore:
         """Check the model file and bring up a host. Raises `Unavailable` with one sentence of what to do."""
         self._changed = changed
         self._path = self.config.path or models.find(models.EMBEDDED)
+        self._public = tuple(_text_of(path) for path in self.config.public)
         try:
             await self._bring_up()
         except HostFailed as problem:
@@ -260,17 +283,34 @@ class LocalCore:
         refuse_what_it_cannot(self.info(), call)
         prompt = _prompt_of(call.request.messages, call.request.prompt or "")
         _check(call.request)
+        constraint = constraint_of(call.request)
+        prompt = tell_functions(prompt, *functions_of(call.request))
         if (size := prompt.size()) > MOST_CHARACTERS:
             raise ContextFull(f"the prompt has {size} characters, far more than the {self._window} tokens of `{call.model}`")
         self._refuse_if_given_up()
         self._calls += 1
-        job = _Job(self._number(), call, prompt)
+        job = _Job(self._number(), call, prompt, constraint)
         self._jobs[job.number] = job
         try:
             self._open_waiting()
             return await self._relay(job, emit)
         finally:
             await self._leave(job)
+
+    def freeze(self, call: str) -> None:
+        """See the port."""
+        self._hold(call, True)
+
+    def thaw(self, call: str) -> None:
+        """See the port."""
+        self._hold(call, False)
+
+    def _hold(self, call: str, frozen: bool) -> None:
+        for job in self._jobs.values():
+            if job.call.id == call and not job.over:
+                job.frozen = frozen
+                if job.open and self._host is not None:
+                    self._host.say(Freeze(job.number) if frozen else Thaw(job.number))
 
     async def count(self, request: Count, model: str) -> Tokens:
         """Ask the model's own tokenizer. Raises `TooLarge` over 1 M characters, `CoreFailed` if the host dies of it."""
@@ -312,6 +352,8 @@ class LocalCore:
             if not job.open and not job.over:
                 self._host.say(self._opening(job))
                 job.open, job.acked = True, job.passed
+                if job.frozen:
+                    self._host.say(Freeze(job.number))
         self._watch()
 
     def _opening(self, job: _Job) -> Open:
@@ -326,29 +368,28 @@ class LocalCore:
             max_tokens=request.max_tokens,
             delivered=tuple(job.tokens),
             acked=job.passed,
+            tenant=job.call.tenant,
+            constraint=job.constraint[0] if job.constraint else None,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
 
     async def _relay(self, job: _Job, emit: Emit) -> Completion:
         """Pass on what comes for a call until it is over."""
-        texts: list[str] = []
-        unsaid = 0
+        calls = job.constraint is not None and job.constraint[0].kind in ("call", "call_or_text")
+        answer = Answer(reader=CallReader(call_id(job.call.seed, job.prompt)) if calls else None)
         while True:
             piece = await job.wait_piece()
-            unsaid += len(piece.ids)
-            if piece.text or piece.finish:
-                texts.append(piece.text)
-                waiting = emit(Delta(text=piece.text, tokens=unsaid, finish=piece.finish))
-                unsaid = 0
-                if waiting is not None:
-                    await waiting
+            delta = answer.take(piece)
+            if delta is not None and (waiting := emit(delta)) is not None:
+                await waiting
             job.passed += len(piece.ids)
             if piece.finish:
                 return Completion(
                     id=job.call.id,
                     model=job.call.model,
                     core=self.config.name,
-                    choices=(Choice(text="".join(texts), finish=piece.finish),),
-                    usage=Usage(input_uncached=piece.prompt_tokens, output_visible=job.passed),
+                    choices=(answer.choice(),),
+                    usage=Usage(piece.prompt_tokens - piece.cached_tokens, piece.cached_tokens, job.passed),
                 )
             self._acknowledge(job)
 
@@ -382,10 +423,14 @@ class LocalCore:
                 self._passes_s.append(report.seconds)
                 for piece in report.pieces:
                     self._take(piece)
+                for refused in report.refused:
+                    self._refuse(refused)
             case TooLong(number, tokens, window):
                 if job := self._jobs.get(number):
                     room = f"`{job.call.model}` has room for {window} of question and answer"
                     job.fail(ContextFull(f"the question has {tokens} tokens, and {room}"))
+            case Refused():
+                self._refuse(report)
             case Gone(number):
                 if (job := self._jobs.get(number)) and job.gone and not job.gone.done():
                     job.gone.set_result(None)
@@ -397,7 +442,7 @@ class LocalCore:
         job = self._jobs.get(piece.call)
         if job is None or job.over:
             return
-        if len(job.tokens) + len(piece.ids) - job.acked > self.config.backlog:
+        if len(job.tokens) + len(piece.ids) - job.acked > self.config.backlog + MOST_FORCED:
             raise ProtocolError("more tokens than may lie unread")
         suspected = job.crashes >= POISONED_AFTER - 1
         self._tokens += len(piece.ids)
@@ -405,6 +450,11 @@ class LocalCore:
         job.take(piece)
         if suspected:
             self._open_waiting()
+
+    def _refuse(self, refused: Refused) -> None:
+        if (job := self._jobs.get(refused.call)) and job.constraint:
+            field = job.constraint[1]
+            job.fail(Invalid(f"no answer can be made to this `{field}`: {refused.message}", field=field))
 
     # The host's life.
 
@@ -420,6 +470,9 @@ class LocalCore:
             backlog=config.backlog,
             home=str(config.home),
             probe_s=config.probe_s if self._ready is None else 0.0,
+            store_bytes=config.store_bytes,
+            public=self._public,
+            share=config.share,
             sha256=self._sha256(),
         )
         self._host, ready = await Host.start(hello, self._heard, self._patience_s())
@@ -527,20 +580,26 @@ class LocalCore:
 
 def _prompt_of(messages: tuple[Message, ...], text: str) -> Prompt:
     """The prompt as the host takes it. Raises `Invalid` for a message that the chat template has no words for."""
-    prompt = Prompt(_whole(text, "prompt"), tuple(_turn(f"messages[{at}]", message) for at, message in enumerate(messages)))
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    turns = tuple(_turn(f"messages[{at}]", message, names) for at, message in enumerate(messages))
+    prompt = Prompt(_whole(text, "prompt"), turns)
     if prompt.turns and prompt.text:
         raise Invalid("give `messages` or a text, not both", field="messages")
     return prompt
 
 
-def _turn(field: str, message: Message) -> Turn:
-    if message.tool_calls:
-        raise Invalid("the local model has no form for tool calls: leave them out", field=f"{field}.tool_calls")
+def _turn(field: str, message: Message, names: dict[str, str]) -> Turn:
     if isinstance(message.content, str):
-        return Turn(message.role, _whole(message.content, f"{field}.content"))
-    if any(part.type != "text" for part in message.content):
+        content = message.content
+    elif any(part.type != "text" for part in message.content):
         raise Invalid("the local model reads text only", field=f"{field}.content")
-    return Turn(message.role, _whole("".join(part.text for part in message.content), f"{field}.content"))
+    else:
+        content = "".join(part.text for part in message.content)
+    if message.tool_calls:
+        content = _whole(told_calls(content, message.tool_calls), f"{field}.tool_calls")
+    if message.role == "tool":
+        content = told_result(content, names.get(message.tool_call_id or "") or message.name or "")
+    return Turn(RESULT_ROLE if message.role == "tool" else message.role, _whole(content, f"{field}.content"))
 
 
 def _whole(text: str, field: str) -> str:
@@ -556,8 +615,21 @@ def _check(request: Generate) -> None:
     """Raises `Invalid` for what means nothing to the host or would do harm there, beyond what every request is checked for."""
     if request.prompt == "":
         raise Invalid("an empty `prompt` has nothing to go on with", field="prompt")
+    for at, tool in enumerate(request.tools):
+        _whole(tool.description, f"tools[{at}].description")
     if any(len(_whole(text, "stop")) > MOST_STOP_CHARACTERS for text in request.stop):
         raise Invalid(f"a `stop` text has at most {MOST_STOP_CHARACTERS} characters", field="stop")
+
+
+def _text_of(path: Path) -> str:
+    """A text that all tenants may share. Raises `Unavailable` if it cannot be read."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise Unavailable(f"the public text `{path}` cannot be read ({problem}): put it there, or leave it out") from None
+    if len(text) > MOST_CHARACTERS:
+        raise Unavailable(f"the public text `{path}` has more than {MOST_CHARACTERS} characters: make it shorter")
+    return text
 
 
 def _nobody(_event: CoreEvent) -> None:

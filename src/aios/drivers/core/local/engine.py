@@ -106,7 +106,15 @@ class Engine:
 
     def longest_piece(self) -> int:
         """Bytes of the longest token. Asks for each the first time, ~0.1 s."""
-        return max(len(self.piece(token)) for token in range(self._size))
+        return max(map(len, self.vocabulary()))
+
+    def vocabulary(self) -> list[bytes]:
+        """The bytes of every token. Asks for each the first time, ~0.1 s."""
+        return [self.piece(token) for token in range(self._size)]
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text that stands within others."""
+        return self._encode(text, special=False, start=False)
 
     def run(self, feeds: list[Feed]) -> list[NDArray[np.float32]]:
         """One pass; the logits of the feeds that want them, in their order, valid until the next pass.
@@ -122,6 +130,34 @@ class Engine:
     def forget(self, slot: int) -> None:
         """Empty a sequence."""
         self._llama.memory_seq_rm(self._memory, slot, -1, -1)
+
+    def trim(self, slot: int, tokens: int) -> None:
+        """Keep the first so many tokens of a sequence."""
+        self._llama.memory_seq_rm(self._memory, slot, tokens, -1)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Let a sequence begin with the first so many tokens of another, instead of what it held.
+
+        A split cache copies whole sequences only, and does it when the next pass begins: until then `target` can be trimmed,
+        and neither be copied nor saved nor loaded.
+        """
+        self.forget(target)
+        self._llama.memory_seq_cp(self._memory, source, target, -1, -1)
+        self.trim(target, tokens)
+
+    def save(self, slot: int) -> bytearray:
+        """What the model keeps of a sequence, ~12 KB per token with the embedded model. Native data: only for `load`."""
+        size = self._llama.state_seq_get_size(self._context, slot)
+        data = bytearray(size)
+        if self._llama.state_seq_get_data(self._context, _address(data), size, slot) != size:
+            raise EngineFault("the engine does not give a sequence away")
+        return data
+
+    def load(self, slot: int, data: bytearray) -> None:
+        """Let a sequence be what was saved, instead of what it held. Raises `EngineFault` if the engine does not take it."""
+        self.forget(slot)
+        if self._llama.state_seq_set_data(self._context, _address(data), len(data), slot) != len(data):
+            raise EngineFault("the engine does not take a sequence back")
 
     def close(self) -> None:
         """Free the memory."""
@@ -192,6 +228,11 @@ class Engine:
         if count < 0:
             raise EngineFault(f"the tokenizer wants room for {-count} tokens for {len(data)} bytes")
         return buffer[:count]
+
+
+def _address(data: bytearray) -> int:
+    """Where it lies, as long as it is neither resized nor forgotten."""
+    return ctypes.addressof((ctypes.c_char * len(data)).from_buffer(data))
 
 
 class _BatchArrays:

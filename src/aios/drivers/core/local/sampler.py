@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -44,6 +45,31 @@ def choose(logits: NDArray[np.float32], temperature: float, top_p: float, chance
     sums = np.cumsum(weights)
     at = int(np.searchsorted(sums, chance * sums[-1], side="right"))
     return int(tokens[min(at, len(tokens) - 1)])
+
+
+def choose_among(
+    logits: NDArray[np.float32], allowed: NDArray[np.intp] | None, temperature: float, top_p: float, chance: float
+) -> int:
+    """As `choose`, of the `allowed` tokens only, where not all are."""
+    if allowed is None:
+        return choose(logits, temperature, top_p, chance)
+    return int(allowed[choose(logits[allowed], temperature, top_p, chance)])
+
+
+def logprobs(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
+    """The natural logarithms of the probabilities of some tokens, at temperature 1 and before anything is ruled out."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    total = math.log(float(np.exp(shifted).sum()))
+    return [float(shifted[token]) - total for token in tokens]
+
+
+def likeliest(logits: NDArray[np.float32], number: int) -> list[int]:
+    """The likeliest tokens, the likeliest first; of equal ones the first."""
+    if not number:
+        return []
+    least = np.partition(logits, -number)[-number]
+    found = np.flatnonzero(logits >= least)
+    return [int(token) for token in found[np.argsort(-logits[found], kind="stable")][:number]]
 
 
 def _enough(scaled: NDArray[np.float32], wanted: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
