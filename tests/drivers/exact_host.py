@@ -10,7 +10,7 @@ import msgspec
 
 from aios.drivers.core.local import models
 from aios.drivers.core.local.engine import Engine, Profile
-from aios.drivers.core.local.exactness import Part, Script, play
+from aios.drivers.core.local.exactness import Part, Script, forked, moved, play
 from aios.drivers.core.local.llama import Llama
 from aios.drivers.core.local.protocol import Prompt
 
@@ -68,6 +68,16 @@ def read_again(engine: Engine, them: list[Script], again: int) -> Hashes:
     return [[""] * again + seen for seen in rows]
 
 
+def thawed(engine: Engine, them: list[Script]) -> Hashes:
+    """Each is frozen in its answer, gives its slot to the next one, and goes on in another."""
+    return [moved(engine, script, script.prompt + 2, (at % SLOTS, (at + 2) % SLOTS), CHUNK) for at, script in enumerate(them)]
+
+
+def begun_by_others(engine: Engine, them: list[Script], part: int) -> Hashes:
+    """Each begins with what was read for another call: so many eighths of its prompt."""
+    return [forked(engine, each, each.prompt * part // 8, (at % SLOTS, (at + 1) % SLOTS), CHUNK) for at, each in enumerate(them)]
+
+
 ROWS: Mapping[str, Callable[[Engine, list[Script]], Hashes]] = {
     "other slot": lambda engine, them: alone(engine, them, slot=SLOTS - 1),
     "batch": together,
@@ -75,6 +85,9 @@ ROWS: Mapping[str, Callable[[Engine, list[Script]], Hashes]] = {
     "chunks of 1": lambda engine, them: alone(engine, them, chunk=1),
     "chunks of 17": lambda engine, them: alone(engine, them, chunk=17),
     "chunks of 32": lambda engine, them: alone(engine, them, chunk=32),
+    "thaw": thawed,
+    "fork 3/8": lambda engine, them: begun_by_others(engine, them, 3),
+    "fork 8/8": lambda engine, them: begun_by_others(engine, them, 8),
     "recompute 5": lambda engine, them: read_again(engine, them, 5),
     "recompute 19": lambda engine, them: read_again(engine, them, 19),
 }

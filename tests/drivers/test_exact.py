@@ -15,9 +15,9 @@ from exact_host import ROWS, Found, Table
 pytestmark = pytest.mark.slow
 
 QUICK = [
-    Table(("other slot", "batch", "freeze", "chunks of 17", "recompute 19"), (40, 230)),
+    Table(("other slot", "batch", "freeze", "thaw", "fork 3/8", "chunks of 17", "recompute 19"), (40, 230)),
     Table(("chunks of 1", "chunks of 32", "recompute 5"), (70,), decoded=24),
-    Table(("batch", "recompute 5"), (40, 70), threads=2, decoded=8),
+    Table(("batch", "thaw", "fork 8/8", "recompute 5"), (40, 70), threads=2, decoded=8),
 ]
 WHOLE = [Table(tuple(ROWS), (40, 230, 600, 1000), threads=threads) for threads in (1, 2)]
 ALL = bool(os.environ.get("AIOS_TEST_ALL"))

@@ -21,7 +21,7 @@ from aios.cli.detect import keys, servers
 from aios.cli.running import running
 from aios.cli.show import size
 from aios.config import Config, chosen_core, open_home, read_config
-from aios.drivers.core.local import llama, models
+from aios.drivers.core.local import formats, llama, models
 from aios.drivers.sandbox.landlock import LandlockSandbox
 from aios.sdk.client import Client
 
@@ -89,6 +89,7 @@ def local_core(config: Config) -> Iterator[Check]:
         return
     known = f"`pip install --no-deps {llama.PACKAGE}=={' or '.join(llama.ABI)}`"
     yield attempt("engine", lambda: f"{llama.PACKAGE} {llama.installed_version()}", known)
+    yield attempt("forms", lambda: f"{formats.PACKAGE} {formats.installed_version()}", f"`{formats.INSTALL}`")
     if sys.platform == "linux":
         yield attempt("libgomp", openmp, "`apt-get install libgomp1`, or your system's package of it")
     named = config.local.path

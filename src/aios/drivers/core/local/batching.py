@@ -21,7 +21,7 @@ from aios.drivers.core.local.constraints import BadConstraint, Constraints, Matc
 from aios.drivers.core.local.engine import Engine, Feed
 from aios.drivers.core.local.protocol import Likelihood, Open, Piece, Refused, Step, TooLong
 from aios.drivers.core.local.sampler import choose_among, likeliest, logprobs, uniform
-from aios.drivers.core.local.slots import BLOCK, Slots
+from aios.drivers.core.local.slots import LEAST, Slots
 from aios.drivers.core.text import Tail
 
 
@@ -129,7 +129,9 @@ class Batcher:
 
     def has_work(self) -> bool:
         """Whether a pass would do anything."""
-        return any(self._may_run(sequence) for sequence in self._running) or bool(self._waiting and (self._slots or self._running))
+        if self._waiting and (self._slots or self._running):
+            return True
+        return any(self._may_run(sequence) for sequence in self._running)
 
     def step(self) -> Step:
         """One pass over the model, and what it brought."""
@@ -175,7 +177,7 @@ class Batcher:
             for other in self._running
             if other.follows is None
             and self._may_run(other)
-            and (goal := self._slots.common(sequence, other, len(other.tokens))) >= sequence.read + BLOCK
+            and (goal := self._slots.common(sequence, other, len(other.tokens))) >= sequence.read + LEAST
             and goal > other.read
         ]
         goal, _, leader = max(found, default=(0, 0, None))

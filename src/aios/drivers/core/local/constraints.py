@@ -125,9 +125,9 @@ class _Vocabulary:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.tokens = engine.vocabulary()
-        self.ends = [token for token in range(len(self.tokens)) if engine.ends(token)]
-        self.eos_token_id = self.ends[0]
         self.special_token_ids = [token for token, piece in enumerate(self.tokens) if not piece]
+        self.ends = [token for token in range(len(self.tokens)) if engine.ends(token)] or self.special_token_ids[:1] or [0]
+        self.eos_token_id = self.ends[0]
         self.tokenizer: LLTokenizer
 
     def __call__(self, text: str) -> list[int]:
@@ -177,6 +177,8 @@ GRAMMARS = {
 def _reason(error: str) -> str:
     """The sentence for people in what llguidance says."""
     lines = [line for line in error.splitlines() if line.strip()]
+    if "too many" in error or "Too many" in error:
+        return f"it is too complex ({lines[0][:200]})"
     line = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0] if lines else "")
     if "NoExtension" in line:
         return "no text has this form"

@@ -20,7 +20,7 @@ from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarg
 from aios.abi.llm import Completion, Count, Generate, Message, Tokens, Usage
 from aios.drivers.core.local import models
 from aios.drivers.core.local.answers import Answer
-from aios.drivers.core.local.formats import constraint_of, functions_of
+from aios.drivers.core.local.formats import constraint_of, functions_of, installed_version
 from aios.drivers.core.local.host import END_GRACE_S, Host, HostFailed
 from aios.drivers.core.local.protocol import (
     MOST_FORCED,
@@ -70,6 +70,7 @@ DEPENDENCES = {
     "recompute": "whether their host was replaced",
     "batch": "what runs beside them",
     "chunks": "the size of the chunks in which a prompt is read",
+    "sharing": "whether their beginning was read for another call, or they were frozen",
 }
 """What fails in the probe of exactness, for people."""
 
@@ -270,6 +271,7 @@ class LocalCore:
         """Check the model file and bring up a host. Raises `Unavailable` with one sentence of what to do."""
         self._changed = changed
         self._path = self.config.path or models.find(models.EMBEDDED)
+        installed_version()
         self._public = tuple(_text_of(path) for path in self.config.public)
         try:
             await self._bring_up()

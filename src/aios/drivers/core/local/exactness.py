@@ -48,24 +48,26 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A script in a slot. `pauses`: passes from which it is left out."""
+    """A script in a slot. `pauses`: passes from which it is left out. `start`: tokens of it that are in the slot already."""
 
     slot: int
     script: Script
     pauses: range = range(0)
+    start: int = 0
 
 
-def play(engine: Engine, parts: list[Part], chunk: int, ends: float = float("inf")) -> list[list[str]]:
+def play(engine: Engine, parts: list[Part], chunk: int, ends: float = float("inf"), keep: bool = False) -> list[list[str]]:
     """Run parts together; for each the hashes of the raw logits after its prompt and after each decoded token.
 
     As in service, one prompt is read in a pass and all that are through with theirs go on beside it. Raises `OutOfTime` when
-    the clock reaches `ends`.
+    the clock reaches `ends`. `keep`: what was read stays in the slots.
     """
-    read = [0] * len(parts)
+    read = [part.start for part in parts]
     hashes: list[list[str]] = [[] for _ in parts]
     passes = 0
     for part in parts:
-        engine.forget(part.slot)
+        if not part.start:
+            engine.forget(part.slot)
     while any(done < len(part.script.tokens) for done, part in zip(read, parts, strict=True)):
         if time.monotonic() > ends:
             raise OutOfTime
@@ -79,8 +81,30 @@ def play(engine: Engine, parts: list[Part], chunk: int, ends: float = float("inf
             if feed.wants:
                 hashes[at].append(blake2b(next(rows).tobytes(), digest_size=8).hexdigest())
     for part in parts:
-        engine.forget(part.slot)
+        if not keep:
+            engine.forget(part.slot)
     return hashes
+
+
+def moved(engine: Engine, script: Script, at: int, slots: tuple[int, int], chunk: int, ends: float = float("inf")) -> list[str]:
+    """Read so many tokens in one slot, save them, and go on in another slot that is loaded with them."""
+    source, target = slots
+    before = play(engine, [Part(source, Script(script.tokens[:at], min(script.prompt, at)))], chunk, ends, keep=True)[0]
+    data = engine.save(source)
+    engine.forget(source)
+    engine.load(target, data)
+    after = play(engine, [Part(target, script, start=at)], chunk, ends)[0]
+    return before[at < script.prompt :] + after
+
+
+def forked(engine: Engine, script: Script, at: int, slots: tuple[int, int], chunk: int, ends: float = float("inf")) -> list[str]:
+    """Go on in a slot that begins with so many tokens of another, in which more was read."""
+    source, target = slots
+    play(engine, [Part(source, script)], chunk, ends, keep=True)
+    engine.copy(source, target, at)
+    rows = play(engine, [Part(target, script, start=at)], chunk, ends)[0]
+    engine.forget(source)
+    return [""] * max(0, at - script.prompt + 1) + rows
 
 
 def _next_pass(parts: list[Part], read: list[int], chunk: int, passes: int) -> list[tuple[int, Feed]]:
@@ -154,10 +178,21 @@ def recomputed(trial: Trial) -> bool:
     return trial.alone(0, Script(trial.short.tokens, trial.short.prompt + again), trial.chunk) == trial.short_rows[again:]
 
 
+def shared(trial: Trial) -> bool:
+    """A prompt begins with what was read for another, and one goes on in another slot; both in the midst of a chunk."""
+    if trial.slots == 1:
+        return True
+    slots, script = (0, trial.slots - 1), trial.short
+    copied = forked(trial.engine, script, script.prompt - 5, slots, trial.chunk, trial.ends)
+    swapped = moved(trial.engine, script, script.prompt + 1, slots, trial.chunk, trial.ends)
+    return copied == trial.short_rows and swapped == trial.short_rows
+
+
 ROWS: Mapping[str, Callable[[Trial], bool]] = {
     "slot": in_another_slot,
     "recompute": recomputed,
     "batch": in_a_batch,
+    "sharing": shared,
     "chunks": in_other_chunks,
 }
 

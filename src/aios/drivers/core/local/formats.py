@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from typing import Any
 
 import msgspec
 
-from aios.abi.errors import Invalid, NoCore
+from aios.abi.errors import Invalid, NoCore, Unavailable
 from aios.abi.llm import Generate, ToolSpec
 from aios.drivers.core.local.protocol import Constraint
+
+PACKAGE = "llguidance"
+INSTALL = f"pip install --no-deps {PACKAGE}==1.9.1"
 
 MOST_BYTES = 1 << 15
 """Of a form: what its reading may cost the other calls follows from it."""
@@ -18,6 +22,14 @@ FORMATS = "`text`, `json_object`, `json_schema`, `choice` or `regex`"
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 COMBINING = frozenset(("$ref", "allOf", "anyOf", "oneOf", "patternProperties", "additionalProperties"))
 _NAME = re.compile(r"[A-Za-z0-9_./:-]{1,128}", re.ASCII)
+
+
+def installed_version() -> str:
+    """Of the package with which the host keeps answers to a form. Raises `Unavailable` if it is not there."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise Unavailable(f"`{PACKAGE}`, which keeps answers to a form, is not installed: `{INSTALL}`") from None
 
 
 def constraint_of(request: Generate) -> tuple[Constraint, str] | None:
@@ -82,7 +94,7 @@ def _schema(given: object) -> Constraint:
 
 def _choice(choices: object) -> Constraint:
     field = "response_format.choices"
-    if not isinstance(choices, list) or not choices:
+    if not isinstance(choices, list | tuple) or not choices:
         raise Invalid("`choices` is a list of at least one text", field=field)
     for at, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice:

@@ -2,8 +2,8 @@
 
 A slot keeps what was read in it when its call has ended. What must give way to another call goes into a store in memory, which
 forgets first what was used longest ago. Whoever comes finds the longest common beginning among all slots and all that is
-stored: whole blocks of 64 tokens, or all of what lies there. A call that is frozen only leaves its slot: it goes on like one
-that finds its own beginning, and reads it again if it was forgotten meanwhile.
+stored. A call that is frozen only leaves its slot: it goes on like one that finds its own beginning, and reads it again if it
+was forgotten meanwhile.
 
 Nobody finds what another tenant's calls have left, except for the texts that the operator has made public: how fast an
 answer comes would tell who else has asked.
@@ -19,6 +19,10 @@ from typing import Protocol
 from aios.drivers.core.local.engine import Engine
 
 BLOCK = 64
+"""Tokens that are compared at once, and the fewest that are worth a place in the store."""
+
+LEAST = 8
+"""Tokens that are worth copying a sequence for, or waiting for: copying takes about as long as reading one."""
 
 
 class Content(Protocol):
@@ -113,7 +117,8 @@ class Slots:
             return 0
         if content.tenant != other.tenant:
             most = min(most, max((equal(content.tokens, text, len(text)) for text in self._public), default=0))
-        return equal(content.tokens, other.tokens, most)
+        count = equal(content.tokens, other.tokens, most)
+        return count if count >= min(LEAST, most) else 0
 
     def _elsewhere(self, slot: int, content: Content) -> Iterable[tuple[int, int]]:
         """The other slots, and how much of a call each holds."""
@@ -166,12 +171,10 @@ class Store:
 
 
 def equal(tokens: list[int], others: list[int], most: int) -> int:
-    """How many of the first `most` are equal: all of them, or whole blocks."""
+    """How many of the first `most` are equal."""
     most = min(most, len(tokens), len(others))
-    count = 0
-    while count < most:
-        end = min(count + BLOCK, most)
-        if tokens[count:end] != others[count:end]:
-            return count
-        count = end
+    for start in range(0, most, BLOCK):
+        end = min(start + BLOCK, most)
+        if tokens[start:end] != others[start:end]:
+            return next(at for at in range(start, end) if tokens[at] != others[at])
     return most
