@@ -186,3 +186,21 @@ async def test_cancelled_while_frozen_or_following_leaves_nothing(home: Path) ->
         done = await follower
         assert core.statistics().in_flight == 0
     assert [done.text] == await texts_alone(home, [f"{OTHER} {asked[2]}"])
+
+
+async def test_several_answers_read_their_question_once_and_survive_their_host(home: Path) -> None:
+    request = Generate(prompt=COMMON, max_tokens=LONG, temperature=0.8, n=3)
+    async with local(home) as core:
+        call = CoreCall(id="three", model=core.config.name, request=request, seed=3)
+        heard = Listener()
+        answers = asyncio.create_task(core.generate(call, heard))
+        await heard.wait_for(12)
+        pid = core.health().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        disturbed = await answers
+        before = core.statistics().cached_tokens
+        undisturbed = await core.generate(call, lambda _: None)
+        assert core.statistics().cached_tokens - before >= 2 * (undisturbed.usage.input_tokens - 1)
+    assert disturbed.choices == undisturbed.choices
+    assert len({choice.text for choice in undisturbed.choices}) == 3

@@ -49,7 +49,8 @@ class RevokeToken(Request[Done], frozen=True, kw_only=True):
 
 
 class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A core and its load. `running`, `waiting`: calls; `rate`: output tokens per second lately; `os_pid`: its host.
+    """A core and its load. `running`: calls; `os_pid`: its host. `input_tokens` and `output_tokens`: of all calls that ended well;
+    of the input, `cached_tokens` had been read for other calls.
 
     `exact`: it was tried that a generation is the same, bit by bit, whatever runs beside it and however often it was begun again.
     """
@@ -66,6 +67,9 @@ class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
     os_pid: int | None = None
     detail: str = ""
     exact: bool = False
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
 
 
 class CoreList(Reply, frozen=True):

@@ -26,6 +26,7 @@ Feature = Literal[
     "tools",
     "json",
     "grammar",
+    "suspend",
     "vision",
     "reasoning_effort",
 ]

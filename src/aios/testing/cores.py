@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, NoCore
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Completion, Count, Delta, Generate, Message
-from aios.ports.core import FEATURES, Core, CoreCall, CoreEvent
+from aios.ports.core import FEATURES, Core, CoreCall, CoreEvent, PreemptibleCore
 
 LONG = 16
 """Tokens that a long answer has, so that it can be cut in the middle."""
@@ -178,6 +178,45 @@ async def what_it_cannot_do_is_refused(candidate: Candidate) -> None:
             assert feature in refused.message
 
 
+async def several_answers_are_told_apart(candidate: Candidate) -> None:
+    """For a core with the feature `n`."""
+    if "n" not in candidate.core.info().features:
+        return
+    call, heard = candidate.call(n=3, temperature=1.0), Heard()
+    done = await candidate.core.generate(call, heard)
+    told = ["".join(delta.text for delta in heard.deltas if delta.index == index) for index in range(3)]
+    assert [choice.text for choice in done.choices] == told
+    assert all(told)
+    assert [sum(bool(d.finish) for d in heard.deltas if d.index == index) for index in range(3)] == [1, 1, 1]
+    request = msgspec.structs.replace(call.request, n=1)
+    alone = await candidate.core.generate(msgspec.structs.replace(call, request=request), ignore)
+    assert alone.text == told[0], "the first answer is what there would be alone"
+    await candidate.settled()
+
+
+async def a_frozen_call_goes_on_as_if_nothing_had_been(candidate: Candidate) -> None:
+    """For a core with the feature `suspend`."""
+    core = candidate.core
+    if "suspend" not in core.info().features:
+        return
+    preemptible = cast(PreemptibleCore, core)
+    alone = (await core.generate(candidate.call(), ignore)).text
+    calls = [candidate.call() for _ in range(core.info().slots)]
+    heard = [Heard() for _ in calls]
+    running = [asyncio.create_task(core.generate(call, one)) for call, one in zip(calls, heard, strict=True)]
+    for call, one in zip(calls, heard, strict=True):
+        await one.wait_for(3)
+        preemptible.freeze(call.id)
+    async with asyncio.timeout(SETTLE_S):
+        others = await asyncio.gather(*(core.generate(candidate.call(), ignore) for _ in calls))
+    assert not any(task.done() for task in running), "those that are frozen hold no slot and say nothing"
+    for call in calls:
+        preemptible.thaw(call.id)
+    assert [(await task).text for task in running] == [alone] * len(calls) == [other.text for other in others]
+    preemptible.freeze(calls[0].id)  # it is over: nothing happens
+    await candidate.settled()
+
+
 async def calls_run_side_by_side_up_to_the_slots(candidate: Candidate) -> None:
     core, slots = candidate.core, candidate.core.info().slots
     alone = [(await core.generate(candidate.call(f"Write about {n}."), ignore)).text for n in range(slots)]
@@ -283,6 +322,8 @@ EXAMINATION: tuple[Case, ...] = (
     what_does_not_fit_is_refused,
     an_unknown_model_is_refused,
     what_it_cannot_do_is_refused,
+    several_answers_are_told_apart,
+    a_frozen_call_goes_on_as_if_nothing_had_been,
     calls_run_side_by_side_up_to_the_slots,
     a_slow_reader_delays_nobody_else,
     cancelling_the_task_aborts_the_generation,

@@ -82,6 +82,7 @@ class CoreCalls:
         usage = completion.usage
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
         call.answer = fingerprint(completion.choices)
+        self._pool.add_usage(call.core, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
         return completion

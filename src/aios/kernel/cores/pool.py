@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aios.abi.errors import NoCore, NotFound, Unavailable
 from aios.abi.event import CoreChanged
-from aios.abi.llm import Generate, Model
+from aios.abi.llm import Generate, Model, Usage
 from aios.abi.system import CoreState
 from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
@@ -25,6 +25,7 @@ class Pool:
         self._events = events
         self._cores: dict[str, Core] = {}
         self._infos: dict[str, CoreInfo] = {}
+        self._tokens: dict[str, tuple[int, int, int]] = {}
         self._having: dict[str, tuple[CoreInfo, ...]] = {}
         self._aliases = aliases
 
@@ -37,6 +38,7 @@ class Pool:
             raise Unavailable(f"two cores are named `{info.name}`: give one of them another name")
         self._cores[info.name] = core
         self._infos[info.name] = info
+        self._tokens[info.name] = (0, 0, 0)
         for model in info.models:
             self._having[model] = (*self._having.get(model, ()), info)
         width = info.slots + 1 if info.queues else info.slots
@@ -57,6 +59,11 @@ class Pool:
 
     def core(self, name: str) -> Core:
         return self._cores[name]
+
+    def add_usage(self, name: str, usage: Usage) -> None:
+        """A call on this core has ended well."""
+        given, cached, made = self._tokens[name]
+        self._tokens[name] = (given + usage.input_tokens, cached + usage.cache_read, made + usage.output_tokens)
 
     def queues(self, name: str) -> bool:
         """Whether a core queues calls beyond its slots by itself."""
@@ -133,7 +140,7 @@ class Pool:
             states.append(
                 CoreState(
                     name, info.driver, info.models, features, health.up, info.slots, info.window, server.running,
-                    health.restarts, health.pid, health.detail, info.exact,
+                    health.restarts, health.pid, health.detail, info.exact, *self._tokens[name],
                 )
             )  # fmt: skip
         return tuple(states)

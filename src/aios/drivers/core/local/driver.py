@@ -10,14 +10,14 @@ import asyncio
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
-from aios.abi.llm import Completion, Count, Generate, Message, Tokens, Usage
+from aios.abi.llm import Choice, Completion, Count, Generate, Message, Tokens, Usage
 from aios.drivers.core.local import models
 from aios.drivers.core.local.answers import Answer
 from aios.drivers.core.local.formats import constraint_of, functions_of, installed_version
@@ -48,6 +48,8 @@ from aios.drivers.core.local.protocol import (
 from aios.drivers.core.local.tools import RESULT_ROLE, CallReader, call_id, tell_functions, told_calls, told_result
 from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
 
+T = TypeVar("T")
+
 POISONED_AFTER = 3
 """Crashes in a row, without a new token in between, after which a call is given up. From the one before, it runs alone."""
 
@@ -73,6 +75,11 @@ DEPENDENCES = {
     "sharing": "whether their beginning was read for another call, or they were frozen",
 }
 """What fails in the probe of exactness, for people."""
+
+GOLDEN = 0x9E3779B97F4A7C15
+"""Between the seeds of a call's answers: 2**64 divided by the golden ratio, so that near seeds do not meet."""
+
+NO_PIECE = Piece(0, ())
 
 MOST_CHARACTERS = 1 << 20
 MOST_STOP_CHARACTERS = 1024
@@ -130,13 +137,16 @@ class LocalCoreConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCoreStatistics:
-    """Counts since the start; `pass_s`: the median of the last passes; `load_s`: the last host's own time to load.
+    """Counts since the start; of the `prompt_tokens`, `cached_tokens` had been read for other calls.
 
-    `probe_s`: what proving exactness took at the start. `golden`: how the model says what it is known to say.
+    `pass_s`: the median of the last passes; `load_s`: the last host's own time to load; `probe_s`: what proving exactness took at
+    the start. `golden`: how the model says what it is known to say.
     """
 
     calls: int
     tokens: int
+    prompt_tokens: int
+    cached_tokens: int
     restarts: int
     in_flight: int
     pass_s: float
@@ -147,14 +157,16 @@ class LocalCoreStatistics:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A call in flight. `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of.
+    """An answer in flight: number `index` of its call's.
 
-    `constraint`: of its answer, and the request's field that it comes from.
+    `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of. `last`: the piece that
+    ended it. `constraint`: of the answer, and the request's field that it comes from.
     """
 
     number: int
     call: CoreCall
     prompt: Prompt
+    index: int = 0
     constraint: tuple[Constraint, str] | None = None
     tokens: list[int] = field(default_factory=list)
     passed: int = 0
@@ -165,8 +177,14 @@ class _Job:
     over: bool = False
     failure: AiosError | None = None
     inbox: deque[Piece] = field(default_factory=deque)
+    last: Piece = NO_PIECE
     waiter: asyncio.Future[None] | None = None
     gone: asyncio.Future[None] | None = None
+
+    @property
+    def seed(self) -> int:
+        """Each answer's own: the first one's is the call's, so that it is the same with others beside it."""
+        return (self.call.seed + self.index * GOLDEN) % 2**64
 
     def take(self, piece: Piece) -> None:
         self.tokens += piece.ids
@@ -211,7 +229,7 @@ class LocalCore:
     def __init__(self, config: LocalCoreConfig) -> None:
         self.config = config
         self._features: frozenset[Feature] = frozenset(
-            {"chat", "completion", "seed", "stop", "logprobs", "tools", "json", "grammar"}
+            {"chat", "completion", "seed", "stop", "n", "suspend", "logprobs", "tools", "json", "grammar"}
         )
         self._ready: Ready | None = None
         """The first host's: what is found out is found out then."""
@@ -227,7 +245,7 @@ class LocalCore:
         self._given_up = True
         self._failed_starts = 0
         self._fruitless = 0
-        self._restarts = self._calls = self._tokens = 0
+        self._restarts = self._calls = self._tokens = self._prompt_tokens = self._cached_tokens = 0
         self._passes_s: deque[float] = deque(maxlen=33)
         self._load_s = 0.0
 
@@ -259,6 +277,8 @@ class LocalCore:
         return LocalCoreStatistics(
             calls=self._calls,
             tokens=self._tokens,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
             restarts=self._restarts,
             in_flight=len(self._jobs),
             pass_s=statistics.median(self._passes_s or (0.0,)),
@@ -291,13 +311,21 @@ class LocalCore:
             raise ContextFull(f"the prompt has {size} characters, far more than the {self._window} tokens of `{call.model}`")
         self._refuse_if_given_up()
         self._calls += 1
-        job = _Job(self._number(), call, prompt, constraint)
-        self._jobs[job.number] = job
+        jobs = [_Job(self._number(), call, prompt, index, constraint) for index in range(call.request.n)]
+        self._jobs.update({job.number: job for job in jobs})
         try:
             self._open_waiting()
-            return await self._relay(job, emit)
+            choices = await all_of([self._relay(job, emit) for job in jobs])
         finally:
-            await self._leave(job)
+            await all_of([self._leave(job) for job in jobs])
+        last = jobs[0].last
+        return Completion(
+            id=call.id,
+            model=call.model,
+            core=self.config.name,
+            choices=tuple(choices),
+            usage=Usage(last.prompt_tokens - last.cached_tokens, last.cached_tokens, sum(job.passed for job in jobs)),
+        )
 
     def freeze(self, call: str) -> None:
         """See the port."""
@@ -363,7 +391,7 @@ class LocalCore:
         return Open(
             call=job.number,
             prompt=job.prompt,
-            seed=job.call.seed % 2**64,
+            seed=job.seed,
             temperature=config.temperature if request.temperature is None else request.temperature,
             top_p=config.top_p if request.top_p is None else request.top_p,
             stop=request.stop,
@@ -375,10 +403,10 @@ class LocalCore:
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
 
-    async def _relay(self, job: _Job, emit: Emit) -> Completion:
-        """Pass on what comes for a call until it is over."""
+    async def _relay(self, job: _Job, emit: Emit) -> Choice:
+        """Pass on what comes for an answer until it is over."""
         calls = job.constraint is not None and job.constraint[0].kind in ("call", "call_or_text")
-        answer = Answer(reader=CallReader(call_id(job.call.seed, job.prompt)) if calls else None)
+        answer = Answer(job.index, CallReader(call_id(job.seed, job.prompt)) if calls else None)
         while True:
             piece = await job.wait_piece()
             delta = answer.take(piece)
@@ -386,13 +414,8 @@ class LocalCore:
                 await waiting
             job.passed += len(piece.ids)
             if piece.finish:
-                return Completion(
-                    id=job.call.id,
-                    model=job.call.model,
-                    core=self.config.name,
-                    choices=(answer.choice(),),
-                    usage=Usage(piece.prompt_tokens - piece.cached_tokens, piece.cached_tokens, job.passed),
-                )
+                job.last = piece
+                return answer.choice()
             self._acknowledge(job)
 
     def _acknowledge(self, job: _Job) -> None:
@@ -448,6 +471,8 @@ class LocalCore:
             raise ProtocolError("more tokens than may lie unread")
         suspected = job.crashes >= POISONED_AFTER - 1
         self._tokens += len(piece.ids)
+        self._prompt_tokens += piece.prompt_tokens
+        self._cached_tokens += piece.cached_tokens
         self._fruitless = 0
         job.take(piece)
         if suspected:
@@ -578,6 +603,19 @@ class LocalCore:
         pid = self._host.pid if self._host is not None else None
         event = CoreEvent(core=self.config.name, change=change, detail=detail[:1000], pid=pid)
         self._changed(event)
+
+
+async def all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them return; where one fails, the others are ended first."""
+    if len(parts) == 1:
+        return [await parts[0]]
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _prompt_of(messages: tuple[Message, ...], text: str) -> Prompt:
