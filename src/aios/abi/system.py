@@ -49,8 +49,9 @@ class RevokeToken(Request[Done], frozen=True, kw_only=True):
 
 
 class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A core and its load. `running`: calls; `os_pid`: its host. `input_tokens` and `output_tokens`: of all calls that ended well;
-    of the input, `cached_tokens` had been read for other calls.
+    """A core and its load. `running`: calls; `os_pid`: its host.
+
+    `input_tokens` and `output_tokens`: of all calls that ended well; `cached_tokens`: of the input, those read for other calls.
 
     `exact`: it was tried that a generation is the same, bit by bit, whatever runs beside it and however often it was begun again.
     """

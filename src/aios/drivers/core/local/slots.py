@@ -65,7 +65,8 @@ class Slots:
         self._public = list(public)
         self._share = share
         self._copying: set[int] = set()
-        """Slots that the engine fills when the next pass begins."""
+        self._copied: set[int] = set()
+        """The slots that the engine fills when the next pass begins, and those that it fills them from."""
 
     def __bool__(self) -> bool:
         """Whether one is free."""
@@ -83,7 +84,8 @@ class Slots:
 
     def fill(self, slot: int, content: Content, here: int = 0) -> int:
         """Let a call's slot begin with the most that is read anywhere, `here` being what is read there; how many tokens."""
-        others = [(self.common(content, left, left.read), left) for left in self._store.all() if slot not in self._copying]
+        loadable = slot not in self._copying | self._copied  # loading is done at once, copying later
+        others = [(self.common(content, left, left.read), left) for left in self._store.all() if loadable]
         most, stored = max(others, key=lambda found: found[0], default=(0, None))
         near, source = max(((count, at) for at, count in self._elsewhere(slot, content)), default=(0, -1))
         if here >= max(most, near):
@@ -92,6 +94,7 @@ class Slots:
         if near >= most:
             self._engine.copy(source, slot, near)
             self._copying.add(slot)
+            self._copied.add(source)
             return near
         assert stored is not None
         self._store.use(stored)
@@ -109,6 +112,7 @@ class Slots:
     def passed(self) -> None:
         """A pass has run."""
         self._copying.clear()
+        self._copied.clear()
 
     def common(self, content: Content, other: Content, read: int) -> int:
         """Tokens that a call need not read where so many of another's have been. Never all: the last one's logits are wanted."""
