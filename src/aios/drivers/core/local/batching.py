@@ -189,7 +189,7 @@ class Batcher:
             if sequence.follows is None:
                 continue
             leader, goal = sequence.follows
-            if leader.read >= goal:
+            if leader.read >= goal or leader.slot < 0:
                 self._begin(sequence, self._slots.fill(sequence.slot, sequence))
                 sequence.follows = None
 
