@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.rig.report import RESULTS
 
-NAMES = ("overhead", "convoy")
+NAMES = ("overhead", "convoy", "local")
 
 
 def main() -> None:

@@ -13,13 +13,17 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import convoy, overhead
+from benchmarks import convoy, local, overhead
 from benchmarks.rig.report import RESULTS, Bar, Result, shown
 
 README = Path(__file__).parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
-BARS: Mapping[str, Mapping[str, Bar]] = {"overhead": overhead.BARS, "convoy": convoy.BARS}
-MEANINGS: Mapping[str, Mapping[str, str]] = {"overhead": overhead.MEANINGS, "convoy": convoy.MEANINGS}
+BARS: Mapping[str, Mapping[str, Bar]] = {"overhead": overhead.BARS, "convoy": convoy.BARS, "local": local.BARS}
+MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "overhead": overhead.MEANINGS,
+    "convoy": convoy.MEANINGS,
+    "local": local.MEANINGS,
+}
 
 
 class Stale(Exception):

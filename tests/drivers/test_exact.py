@@ -4,13 +4,10 @@ Each table is read by a process of its own. `make test-all` (`AIOS_TEST_ALL=1`) 
 """
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
-import msgspec
 import pytest
-from exact_host import ROWS, Found, Table
+
+from benchmarks.rig.exact_rows import F16, ROWS, Found, Reading, Table
 
 pytestmark = pytest.mark.slow
 
@@ -21,12 +18,10 @@ QUICK = [
 ]
 WHOLE = [Table(tuple(ROWS), (40, 230, 600, 1000), threads=threads) for threads in (1, 2)]
 ALL = bool(os.environ.get("AIOS_TEST_ALL"))
-F16 = 1
 
 
 def read(table: Table) -> Found:
-    program = [sys.executable, str(Path(__file__).with_name("exact_host.py")), msgspec.json.encode(table).decode()]
-    return msgspec.json.decode(subprocess.run(program, capture_output=True, check=True).stdout, type=Found)
+    return Reading(table).wait()
 
 
 @pytest.mark.timeout(1800)

@@ -1,4 +1,4 @@
-"""The model as a processor: generate, count, models."""
+"""The model as a processor: generate, score, count, models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from aios.abi.request import Event, Reply, Request
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 MAX_STOPS = 16
+MAX_LABELS = 64
+MAX_LABEL_CHARACTERS = 1000
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -188,6 +190,61 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
             raise ValueError(f"`stop` must hold at most {MAX_STOPS} texts")
         if not all(self.stop):
             raise ValueError("`stop` must hold texts that are not empty")
+
+
+class LabelScore(msgspec.Struct, frozen=True):
+    """How likely a model holds one continuation.
+
+    `logprob`: the natural logarithm of its likelihood, the sum over its `tokens`; less the baseline's, where there is one.
+    `probability`: its share among all labels of the call.
+    """
+
+    label: str
+    logprob: float
+    tokens: int
+    probability: float
+
+
+class Scores(Reply, frozen=True):
+    """The labels in the order of the request. `model`: the model that did it, `core`: where; `id` is unique for ever."""
+
+    id: str
+    model: str
+    core: str
+    labels: tuple[LabelScore, ...]
+    usage: Usage
+
+    @property
+    def best(self) -> LabelScore:
+        """The likeliest label; of equals the first."""
+        return max(self.labels, key=lambda score: score.probability)
+
+
+class Score(Request[Scores], frozen=True, kw_only=True):
+    """How likely are these continuations of a conversation (`messages`) or a text (`prompt`)? Nothing is generated.
+
+    A label's tokens follow the prompt's as they are: a word that follows a word begins with its space. No end is counted: a label
+    that another one begins with is never less likely than that. `baseline`: a text without content in the place of `prompt`; what
+    the labels score there is taken off, so that a model's general taste for a word does not decide (Zhao et al. 2021).
+    """
+
+    model: str = "default"
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    labels: tuple[str, ...]
+    baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.messages) == bool(self.prompt):
+            raise ValueError("`messages` or `prompt` must be given, and not both")
+        if self.baseline is not None and not (self.baseline and self.prompt):
+            raise ValueError("`baseline` must be a text that is not empty, in the place of `prompt`")
+        if not 2 <= len(self.labels) <= MAX_LABELS:
+            raise ValueError(f"`labels` must hold 2 to {MAX_LABELS} texts")
+        if not all(self.labels) or len(set(self.labels)) < len(self.labels):
+            raise ValueError("`labels` must hold texts that are not empty, each once")
+        if max(map(len, self.labels)) > MAX_LABEL_CHARACTERS:
+            raise ValueError(f"`labels` must hold texts of at most {MAX_LABEL_CHARACTERS} characters")
 
 
 class Tokens(Reply, frozen=True):

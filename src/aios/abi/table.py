@@ -55,6 +55,8 @@ TABLE: tuple[Row, ...] = (
     #       repeat, risk, wait, deadline_s, sentence
     Row("llm.generate",      llm.Generate,          "use /llm/{model}",               "cores",
         "repeatable", "external",     "turn", 3600, "Ask a model."),
+    Row("llm.score",         llm.Score,             "use /llm/{model}",               "cores",
+        "repeatable", "external",     "turn", 600,  "Say how likely given continuations are."),
     Row("llm.count",         llm.Count,             "use /llm/{model}",               None,
         "repeatable", "read",         "no",   30,   "Count tokens."),
     Row("llm.models",        llm.Models,            "",                               None,

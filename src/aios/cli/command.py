@@ -10,6 +10,16 @@ import click
 from aios.abi.errors import AiosError
 
 PARTLY_FAILED = 7
+UNVERIFIED = 8
+
+
+class Unverified(click.ClickException):
+    """Something is not what it should be: it was damaged on its way, or is another thing."""
+
+    exit_code = UNVERIFIED
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"aios: {self.message}", err=True)
 
 
 class Ended(click.ClickException):

@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("why", "Say why an agent waits, and what would move it."),
         ("logs", "Show what an agent printed."),
         ("events", "Show what happened."),
-        ("models", "List the models that may be used."),
+        ("models", "List, add, choose and remove models."),
     ),
     "steer": (
         ("kill", "End agents."),

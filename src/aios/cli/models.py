@@ -1,48 +1,190 @@
-"""`aios models`: the models that may be used, and the cores they are on."""
+"""`aios models`: the models that may be used and the cores they are on; the model files of this machine."""
 
 from __future__ import annotations
 
-import click
+import re
+from pathlib import Path
 
-from aios.abi.llm import Models
-from aios.abi.system import ListCores
-from aios.cli.command import Command, as_json
-from aios.cli.show import put_json, say, table
+import click
+import msgspec
+
+from aios.abi.errors import Conflict, Invalid
+from aios.abi.llm import Model, Models
+from aios.abi.system import CoreState, ListCores
+from aios.cli.adding import added_from_path
+from aios.cli.command import Command, agreed, as_json, yes
+from aios.cli.running import running
+from aios.cli.show import put_json, say, size, table
+from aios.config import Config, chosen_core, open_home, read_config
 from aios.drivers.core.local.models import EMBEDDED
+from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Added, Shelf
 from aios.sdk.client import Client
 
 HEADERS = ("MODEL", "ALSO", "WINDOW", "CORE", "STATE", "RUNNING", "EXACT", "CAN")
+FILE_HEADERS = ("FILE", "SIZE", "SHA-256", "FROM", "USE")
 
 
-@click.command(cls=Command)
+class File(msgspec.Struct, frozen=True):
+    """An added model. `used`: the kernel that runs has it, or else the next one will."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    source: str
+    architecture: str
+    added_ns: int
+    used: bool
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The models that may be used, as over HTTP, and the files that were added."""
+
+    models: tuple[Model, ...]
+    added: tuple[File, ...]
+
+
+class Group(click.Group):
+    """A group whose bare call is `ls`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        bare = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        return super().parse_args(ctx, ["ls", *args] if bare else args)
+
+
+@click.group(cls=Group)
+def models() -> None:
+    """List, add, choose and remove models.
+
+    Without a command it lists them, as `ls` does.
+    """
+
+
+@models.command(cls=Command)
 @as_json
-def models(as_json: bool) -> None:
+def ls(as_json: bool) -> None:
     """List the models that may be used.
 
     With their other names, their window in tokens, the cores they are on, how busy these are, what they can do, and
-    whether they are exact: then an answer is the same, bit by bit, whatever runs beside it.
+    whether they are exact: then an answer is the same, bit by bit, whatever runs beside it. Then the model files that were
+    added here, which needs no kernel.
     """
-    with Client() as kernel:
-        found = kernel.call(Models())
-        cores = {core.name: core for core in kernel.call(ListCores()).cores}
+    found, cores = in_kernel()
+    files = tuple(file_of(added, cores) for added in Shelf(open_home()).list())
     if as_json:
-        put_json(found)
+        put_json(Listing(found, files))
         return
-    rows = []
-    for model in found.models:
+    if found:
+        table(HEADERS, rows(found, cores))
+    if files:
+        table(FILE_HEADERS, [cells(file) for file in files])
+    if any(core.driver == "local" and EMBEDDED.name in core.models for core in cores.values()):
+        say(f"{EMBEDDED.name}: {EMBEDDED.caveat}")
+    for core in cores.values():
+        if core.detail:
+            say(f"{core.name}: {core.detail}")
+    if not running():
+        say("no kernel runs here, so none of them can be used now: start it with `aios up`")
+    elif not found:
+        say("no model can be used: `aios doctor` says what is missing")
+
+
+def in_kernel() -> tuple[tuple[Model, ...], dict[str, CoreState]]:
+    """What the running kernel has: its models, and its cores by name; nothing if none runs."""
+    if not running():
+        return (), {}
+    with Client() as kernel:
+        return kernel.call(Models()).models, {core.name: core for core in kernel.call(ListCores()).cores}
+
+
+def rows(found: tuple[Model, ...], cores: dict[str, CoreState]) -> list[tuple[str, ...]]:
+    """A line for each model and core."""
+    lines = []
+    for model in found:
         for name in model.cores:
             core = cores.get(name)
             state = ("up" if core.up else "down") if core else "?"
             busy = f"{core.running}/{core.slots}" if core else ""
             exact = "yes" if core and core.exact else ""
             can = ", ".join(model.features)
-            rows.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, exact, can))
-    if rows:
-        table(HEADERS, rows)
-    if any(core.driver == "local" and EMBEDDED.name in core.models for core in cores.values()):
-        say(f"{EMBEDDED.name}: {EMBEDDED.caveat}")
-    for core in cores.values():
-        if core.detail:
-            say(f"{core.name}: {core.detail}")
-    if not rows:
-        say("no model can be used: `aios doctor` says what is missing")
+            lines.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, exact, can))
+    return lines
+
+
+def file_of(added: Added, cores: dict[str, CoreState]) -> File:
+    """An added model, and whether it is used."""
+    return File(**msgspec.structs.asdict(added), used=is_used(added.name, cores))
+
+
+def is_used(name: str, cores: dict[str, CoreState]) -> bool:
+    """Whether the kernel that runs has that file in use; if none runs, whether the next one will."""
+    if running():
+        return any(core.driver == "local" and name in core.models for core in cores.values())
+    return read_config().added == name
+
+
+def cells(file: File) -> tuple[str, ...]:
+    """An added model as a row of the table."""
+    return file.name, size(file.size_bytes), f"{file.sha256[:12]}…", file.source, "in use" if file.used else ""
+
+
+@models.command(cls=Command)
+@click.argument("source", metavar="PATH")
+@click.option("--name", metavar="NAME", help="What to call it here; not given, it is called as the file is.")
+@click.option("--sha256", metavar="HEX", help="What the SHA-256 of the file must be.")
+def add(source: str, name: str | None, sha256: str | None) -> None:
+    """Put a GGUF model file into the kernel's home.
+
+    It is copied, or linked where that is possible, and tried in a process of its own before it is kept.
+    """
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise Invalid("--sha256 takes 64 hexadecimal digits", field="sha256")
+    path = Path(source).expanduser().absolute()
+    added = added_from_path(Shelf(open_home()), path, name, sha256.lower() if sha256 else None)
+    say(f"added `{added.name}`: {size(added.size_bytes)}, SHA-256 {added.sha256}")
+    say(f"next: `aios models use {added.name}`")
+
+
+@models.command(cls=Command)
+@click.argument("name")
+@yes
+def rm(name: str, yes: bool) -> None:
+    """Delete a model file that was added.
+
+    Not the one that is in use: `aios models use` another first.
+    """
+    shelf = Shelf(open_home())
+    added = shelf.find(name)
+    _, cores = in_kernel()
+    if running() and is_used(name, cores):
+        raise Conflict(f"the kernel that runs uses `{name}`: `aios models use {EMBEDDED_CHOICE}`, `aios down`, then try again")
+    if agreed(f"Delete `{name}`, {size(added.size_bytes)}, from {added.source}?", yes):
+        shelf.remove(name)
+        say(f"`{name}` is deleted")
+
+
+@models.command(cls=Command)
+@click.argument("name")
+def use(name: str) -> None:
+    """Make a model file the local model.
+
+    `embedded` is the one that comes with AIOS. A `path` in `[local]` and a `[[core]]` of aios.toml come before it.
+    """
+    embedded = name == EMBEDDED_CHOICE
+    Shelf(open_home()).choose(None if embedded else name)
+    say(f"the local model is {'the embedded one' if embedded else f'`{name}`'}" + (next_start() if running() else ""))
+    config = read_config()
+    if overruled(config, None if embedded else name):
+        source, why = chosen_core(config)
+        say(f"but the {source} comes before it: {why}" if source != "none" else f"but no model runs: {why}")
+
+
+def next_start() -> str:
+    """When a choice takes effect while a kernel runs."""
+    return " when the kernel starts again: `aios down`, then `aios up`"
+
+
+def overruled(config: Config, chosen: str | None) -> bool:
+    """Whether something in the file comes before the choice."""
+    if config.cores or config.local is None:
+        return True
+    return config.local.path is not None and config.added is None if chosen is None else config.added != chosen

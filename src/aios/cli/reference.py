@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 import click
 
 from aios.abi.errors import ERRORS
-from aios.cli.command import PARTLY_FAILED
+from aios.cli.command import PARTLY_FAILED, UNVERIFIED
 from aios.cli.group import COMMANDS, INTERRUPTED, SENTENCES, aios
 from aios.config import Settings, keys_of, table_of
 
@@ -58,6 +58,7 @@ def exit_codes() -> str:
     for name, error in ERRORS.items():
         codes.setdefault(error.exit_code, []).append(f"`{name}`")
     codes.setdefault(PARTLY_FAILED, []).append("some of several failed")
+    codes.setdefault(UNVERIFIED, []).append("something is not what it should be")
     codes.setdefault(INTERRUPTED, []).append("Ctrl-C")
     lines = [f"| {code} | {', '.join(codes[code])} |" for code in sorted(codes)]
     return "\n".join(["## Exit codes\n", "| code | means |", "|---|---|", *lines, ""])

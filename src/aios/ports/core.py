@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from aios.abi.errors import NoCore
-from aios.abi.llm import Completion, Count, Delta, Generate, Part, Tokens
+from aios.abi.llm import Completion, Count, Delta, Generate, Part, Score, Scores, Tokens
 
 Feature = Literal[
     "chat",
@@ -27,6 +27,7 @@ Feature = Literal[
     "json",
     "grammar",
     "suspend",
+    "score",
     "vision",
     "reasoning_effort",
 ]
@@ -78,6 +79,15 @@ class CoreCall(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = ""
 
 
+class ScoreCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One question of likelihood for a core; see `CoreCall`."""
+
+    id: str
+    model: str
+    request: Score
+    tenant: str = ""
+
+
 class CoreEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a core's health: its host came up, went down, or was replaced."""
 
@@ -119,6 +129,14 @@ class Core(Protocol):
         ...
 
 
+class ScoringCore(Core, Protocol):
+    """A core that can say how likely given continuations are: the feature `score`."""
+
+    async def score(self, call: ScoreCall) -> Scores:
+        """Score the labels. Cancelling the task ends the work at the core before this returns; raises as `generate` does."""
+        ...
+
+
 class PreemptibleCore(Core, Protocol):
     """A core that can let a call wait without its slot, and go on with it as if nothing had been: the feature `suspend`."""
 
@@ -131,8 +149,10 @@ class PreemptibleCore(Core, Protocol):
         ...
 
 
-def wanted_features(request: Generate) -> frozenset[Feature]:
+def wanted_features(request: Generate | Score) -> frozenset[Feature]:
     """What a core must be able to do for this request."""
+    if isinstance(request, Score):
+        return frozenset({"score", "chat"} if request.messages else {"score"})
     wants: set[Feature] = {"chat"} if request.messages else {"completion"}
     if request.seed is not None:
         wants.add("seed")
@@ -161,7 +181,7 @@ def _has_image(parts: tuple[Part, ...]) -> bool:
     return any(part.type == "image" for part in parts)
 
 
-def refuse_what_it_cannot(info: CoreInfo, call: CoreCall) -> None:
+def refuse_what_it_cannot(info: CoreInfo, call: CoreCall | ScoreCall) -> None:
     """What every driver asks first: raises `NoCore` if the core has not the model, or cannot do what the request wants."""
     if call.model not in info.models:
         raise NoCore(f"core `{info.name}` has no model `{call.model}`: it has {', '.join(info.models)}", field="model")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from aios.abi.errors import Cancelled, Fault, Invalid, Killed, error_of
-from aios.abi.llm import Delta, Generate, Message
+from aios.abi.llm import Delta, Generate, LabelScore, Message, Score
 from aios.abi.manifest import Manifest
 from aios.abi.process import Exit, ProcessInfo, Self, Signal, SignalProcess, Spawn, WaitFor
 from aios.abi.request import NO_OPTIONS, CallOptions, Class, Request
@@ -69,6 +69,23 @@ class Kernel:
             async for event in events:
                 if isinstance(event, Delta) and event.text:
                     yield event.text
+
+    async def score(
+        self, prompt: str, labels: Sequence[str], *, model: str | None = None, baseline: str | None = None,
+        cls: Class | None = None,
+    ) -> tuple[LabelScore, ...]:  # fmt: skip
+        """How likely a model holds each of these continuations of a text, see `Score`. Raises `AiosError`."""
+        request = Score(model=model or self._model, prompt=prompt, labels=tuple(labels), baseline=baseline)
+        return (await self._gate.call(request, _options(cls, None))).labels
+
+    async def choose(
+        self, prompt: str, labels: Sequence[str], *, model: str | None = None, baseline: str | None = None, sure: float = 0.0,
+        cls: Class | None = None,
+    ) -> str | None:  # fmt: skip
+        """The likeliest label; None if it has less than the probability `sure` (0 to 1) among them. Raises `AiosError`."""
+        scores = await self.score(prompt, labels, model=model, baseline=baseline, cls=cls)
+        best = max(scores, key=lambda score: score.probability)
+        return best.label if best.probability >= sure else None
 
     async def spawn(self, agent: Agent[..., Any] | Manifest, *args: Any) -> Process:
         """Start an agent as a child of this one. `args`: what its function is called with after `k`; JSON values."""

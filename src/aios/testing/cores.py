@@ -19,8 +19,8 @@ import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, NoCore
 from aios.abi.ids import UniqueIds
-from aios.abi.llm import Completion, Count, Delta, Generate, Message
-from aios.ports.core import FEATURES, Core, CoreCall, CoreEvent, PreemptibleCore
+from aios.abi.llm import Completion, Count, Delta, Generate, Message, Score
+from aios.ports.core import FEATURES, Core, CoreCall, CoreEvent, PreemptibleCore, ScoreCall, ScoringCore
 
 LONG = 16
 """Tokens that a long answer has, so that it can be cut in the middle."""
@@ -217,6 +217,30 @@ async def a_frozen_call_goes_on_as_if_nothing_had_been(candidate: Candidate) -> 
     await candidate.settled()
 
 
+async def likely_continuations_are_told(candidate: Candidate) -> None:
+    """For a core with the feature `score`."""
+    core, info = candidate.core, candidate.core.info()
+    if "score" not in info.features:
+        return
+    scoring = cast(ScoringCore, core)
+    asked = Score(prompt="The capital of France is", labels=(" Paris", " Paris and London", " London", " a word"))
+    call = ScoreCall(id=_new_id(), model=info.models[0], request=asked)
+    busy = [asyncio.create_task(core.generate(candidate.call(f"Write about {n}."), ignore)) for n in range(info.slots)]
+    beside = await scoring.score(call)
+    await asyncio.wait(busy)
+    alone = await scoring.score(call)
+    assert beside.labels == alone.labels, "the same, whatever runs beside it"
+    assert [score.label for score in alone.labels] == list(asked.labels)
+    assert all(score.logprob < 0 and score.tokens > 0 for score in alone.labels)
+    assert abs(sum(score.probability for score in alone.labels) - 1) < 1e-9
+    assert alone.labels[1].logprob < alone.labels[0].logprob, "no end is counted"
+    chat = msgspec.structs.replace(asked, prompt=None, messages=(Message("user", "Name a city."),))
+    assert (await scoring.score(msgspec.structs.replace(call, request=chat))).usage.input_tokens > 0
+    unknown = msgspec.structs.replace(call, model="no-such-model")
+    await _raises(NoCore, scoring.score(unknown))
+    await candidate.settled()
+
+
 async def calls_run_side_by_side_up_to_the_slots(candidate: Candidate) -> None:
     core, slots = candidate.core, candidate.core.info().slots
     alone = [(await core.generate(candidate.call(f"Write about {n}."), ignore)).text for n in range(slots)]
@@ -322,6 +346,7 @@ EXAMINATION: tuple[Case, ...] = (
     what_does_not_fit_is_refused,
     an_unknown_model_is_refused,
     what_it_cannot_do_is_refused,
+    likely_continuations_are_told,
     several_answers_are_told_apart,
     a_frozen_call_goes_on_as_if_nothing_had_been,
     calls_run_side_by_side_up_to_the_slots,

@@ -7,6 +7,7 @@ tokens are words with the space before them, and its delays are the loop's, so i
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -16,9 +17,23 @@ from hashlib import blake2b
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Unavailable
-from aios.abi.llm import Choice, Completion, Count, Delta, Finish, Generate, Message, Tokens, ToolCall, ToolCallDelta, Usage
+from aios.abi.llm import (
+    Choice,
+    Completion,
+    Count,
+    Delta,
+    Finish,
+    Generate,
+    LabelScore,
+    Message,
+    Scores,
+    Tokens,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from aios.drivers.core.text import Tail
-from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
+from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, ScoreCall, refuse_what_it_cannot
 
 _TOKEN = re.compile(r"\s*\S+|\s+\Z")
 WORDS = ("the", "sea", "is", "wide", "and", "every", "ship", "that", "sails", "it", "comes", "home", "by", "its", "own", "star")
@@ -86,7 +101,7 @@ class ScriptedCore:
         *,
         name: str = "scripted",
         models: tuple[str, ...] = ("scripted-1",),
-        features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop", "n"}),
+        features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop", "n", "score"}),
         slots: int = 4,
         window: int = 4096,
         queues: bool = False,
@@ -157,6 +172,25 @@ class ScriptedCore:
     async def count(self, request: Count, model: str) -> Tokens:
         """Its own tokens: words."""
         return Tokens(tokens=_tokens_in(request.messages, request.text), exact=True)
+
+    async def score(self, call: ScoreCall) -> Scores:
+        """The same for the same question: the longer a label, the less likely, and otherwise by chance."""
+        refuse_what_it_cannot(self.info(), call)
+        self._refuse_if_down()
+        request = call.request
+        asked = msgspec.json.encode((request.messages, request.prompt, request.baseline))
+        sizes = [_tokens_in((), label) for label in request.labels]
+        chances = [blake2b(asked + label.encode(errors="replace"), digest_size=2).digest() for label in request.labels]
+        logprobs = [-size - int.from_bytes(chance, "big") / 2**16 for size, chance in zip(sizes, chances, strict=True)]
+        whole = sum(math.exp(logprob) for logprob in logprobs)
+        labels = zip(request.labels, logprobs, sizes, strict=True)
+        return Scores(
+            id=call.id,
+            model=call.model,
+            core=self.info().name,
+            labels=tuple(LabelScore(label, logprob, size, math.exp(logprob) / whole) for label, logprob, size in labels),
+            usage=Usage(input_uncached=_tokens_in(request.messages, request.prompt or "") + sum(sizes)),
+        )
 
     async def close(self) -> None:
         """Fail what runs."""

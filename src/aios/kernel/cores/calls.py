@@ -1,4 +1,4 @@
-"""The calls that use cores: generate, count, models, and the list of cores."""
+"""The calls that use cores: generate, score, count, models, and the list of cores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable
 from hashlib import blake2b
+from typing import cast
 
 import msgspec
 from msgspec.structs import replace
@@ -13,7 +14,20 @@ from msgspec.structs import replace
 from aios.abi.errors import DeadlineExceeded
 from aios.abi.ids import UniqueIds
 from aios.abi.label import FIRST_PARTY
-from aios.abi.llm import Choice, Completion, Count, Delta, Generate, ModelList, Started, Tokens
+from aios.abi.llm import (
+    Choice,
+    Completion,
+    Count,
+    Delta,
+    Generate,
+    LabelScore,
+    ModelList,
+    Score,
+    Scores,
+    Started,
+    Tokens,
+    Usage,
+)
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
@@ -21,7 +35,7 @@ from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
-from aios.ports.core import CoreCall, Emit
+from aios.ports.core import CoreCall, Emit, ScoreCall, ScoringCore
 
 _answers = msgspec.msgpack.Encoder()
 
@@ -41,6 +55,7 @@ class CoreCalls:
     def syscalls(self) -> dict[str, Syscall]:
         return {
             "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan),
+            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
             "core.list": Syscall(self._cores),
@@ -60,7 +75,7 @@ class CoreCalls:
         return tuple(model for model in models if f"/llm/{model}" in call.allowed)
 
     def _bind(self, call: Call) -> frozenset[str]:
-        assert isinstance(call.request, Generate)
+        assert isinstance(call.request, Generate | Score)
         return self._pool.feasible(call.request, self._usable(call))
 
     def _plan(self, call: Call) -> CoreCall:
@@ -75,17 +90,39 @@ class CoreCalls:
 
     async def _generate(self, call: Call) -> Completion:
         plan: CoreCall = call.plan
+        self._tell_start(call, plan)
+        completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
+        self._note(call, completion.usage, fingerprint(completion.choices))
+        return completion
+
+    def _plan_score(self, call: Call) -> ScoreCall:
+        """See `_plan`; nothing is drawn."""
+        request = call.request
+        assert isinstance(request, Score)
+        id = call.plan.id if isinstance(call.plan, ScoreCall) else self._ids()
+        model = self._pool.model_on(call.core, self._usable(call))
+        return ScoreCall(id=id, model=model, request=request, tenant=call.process.tenant)
+
+    async def _score(self, call: Call) -> Scores:
+        plan: ScoreCall = call.plan
+        self._tell_start(call, plan)
+        core = cast(ScoringCore, self._pool.core(call.core))  # it has the feature, or it would not be feasible
+        scores = await core.score(plan)
+        self._note(call, scores.usage, fingerprint(scores.labels))
+        return scores
+
+    def _tell_start(self, call: Call, plan: CoreCall | ScoreCall) -> None:
         if not call.started and call.tell is not None:
             call.tell(Started(call=call.id, id=plan.id, model=plan.model, core=call.core, wait_s=call.wait_s))
         call.started = True
-        completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
-        usage = completion.usage
+
+    def _note(self, call: Call, usage: Usage, answer: str) -> None:
+        """What a call came to, where it is counted."""
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
-        call.answer = fingerprint(completion.choices)
+        call.answer = answer
         self._pool.add_usage(call.core, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
-        return completion
 
     def _emitter(self, call: Call) -> Emit:
         """Passes deltas on, and waits for a reader whose buffer is full."""
@@ -135,13 +172,13 @@ class CoreCalls:
         return CoreList(cores=self._pool.list_cores(), waiting=self._pool.lane.waiting_by_class())
 
 
-def fingerprint(choices: tuple[Choice, ...]) -> str:
+def fingerprint(choices: tuple[Choice | LabelScore, ...]) -> str:
     """A hash of what a model answered, 16 hexadecimal digits: equal for equal answers."""
     return blake2b(_answers.encode(choices), digest_size=8).hexdigest()
 
 
 def asked_model(call: Call) -> str:
     """The model that a call asks for; `default` is what its process's manifest says."""
-    assert isinstance(call.request, Generate | Count)
+    assert isinstance(call.request, Generate | Score | Count)
     manifest = call.process.manifest
     return manifest.model if call.request.model == DEFAULT and manifest is not None else call.request.model

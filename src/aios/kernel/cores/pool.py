@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aios.abi.errors import NoCore, NotFound, Unavailable
 from aios.abi.event import CoreChanged
-from aios.abi.llm import Generate, Model, Usage
+from aios.abi.llm import Generate, Model, Score, Usage
 from aios.abi.system import CoreState
 from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
@@ -95,7 +95,7 @@ class Pool:
         """The aliases that stand for nothing that is there, with what they should stand for."""
         return {alias: models for alias, models in self._aliases.items() if not self._standing(alias)}
 
-    def feasible(self, request: Generate, models: tuple[str, ...]) -> frozenset[str]:
+    def feasible(self, request: Generate | Score, models: tuple[str, ...]) -> frozenset[str]:
         """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
         wants = wanted_features(request)
         having = [info for model in models for info in self._having[model]]
@@ -148,7 +148,7 @@ class Pool:
 
 FIELD_OF: dict[Feature, str] = {
     "chat": "messages", "completion": "prompt", "penalties": "presence_penalty", "json": "response_format",
-    "grammar": "response_format", "vision": "messages",
+    "grammar": "response_format", "vision": "messages", "score": "labels",
 }  # fmt: skip
 
 

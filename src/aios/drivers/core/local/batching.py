@@ -10,50 +10,19 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from aios.drivers.core.local.constraints import BadConstraint, Constraints, Matcher
+from aios.drivers.core.local.constraints import BadConstraint, Constraints
 from aios.drivers.core.local.engine import Engine, Feed
-from aios.drivers.core.local.protocol import Likelihood, Open, Piece, Refused, Step, TooLong
+from aios.drivers.core.local.protocol import Likelihood, Open, Piece, Prompt, Refused, Step, TooLong, Weigh, Weighed
 from aios.drivers.core.local.sampler import choose_among, likeliest, logprobs, uniform
+from aios.drivers.core.local.sequences import Generation, Scoring, Sequence
 from aios.drivers.core.local.slots import LEAST, Slots
 from aios.drivers.core.text import Tail
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """A call. `tokens`: prompt and answer; `read`: how many of them the model has seen in `slot`; `limit`: most new ones.
-
-    `cached`: tokens of the prompt that were read for others. `follows`: the call that is reading so many of its tokens just now.
-    `frozen`: it waits until the kernel thaws it.
-    """
-
-    opening: Open
-    tokens: list[int]
-    prompt_tokens: int
-    limit: int
-    tail: Tail
-    acked: int
-    matcher: Matcher | None = None
-    slot: int = -1
-    read: int = 0
-    cached: int | None = None
-    follows: tuple[Sequence, int] | None = None
-    frozen: bool = False
-
-    @property
-    def tenant(self) -> str:
-        return self.opening.tenant
-
-    @property
-    def made(self) -> int:
-        """New tokens so far."""
-        return len(self.tokens) - self.prompt_tokens
 
 
 class Batcher:
@@ -72,21 +41,20 @@ class Batcher:
 
     def open(self, opening: Open) -> TooLong | Refused | None:
         """Take a call, or say that it does not fit, or that its constraint is none."""
-        size, window = opening.prompt.size(), self._engine.window
-        if size > window * 16 and size > window * self._engine.longest_piece():
-            return TooLong(opening.call, size // self._engine.longest_piece(), window)
-        tokens = self._engine.tokenize(opening.prompt)
-        if not tokens or len(tokens) >= window:
-            return TooLong(opening.call, len(tokens), window)
+        tokens = self._fitting(opening.call, opening.prompt, room=1)
+        if isinstance(tokens, TooLong):
+            return tokens
         matcher = None
         if opening.constraint is not None:
             try:
                 matcher = self._constraints.matcher(opening.constraint, opening.delivered)
             except BadConstraint as problem:
                 return Refused(opening.call, str(problem))
-        room = window - len(tokens)
-        sequence = Sequence(
-            opening,
+        room = self._engine.window - len(tokens)
+        sequence = Generation(
+            call=opening.call,
+            tenant=opening.tenant,
+            opening=opening,
             tokens=[*tokens, *opening.delivered],
             prompt_tokens=len(tokens),
             limit=room if opening.max_tokens is None else min(opening.max_tokens, room),
@@ -100,9 +68,31 @@ class Batcher:
         self._waiting.append(sequence)
         return None
 
+    def weigh(self, asked: Weigh) -> TooLong | Refused | None:
+        """Take a scoring, or say why not."""
+        labels = tuple(self._engine.encode(label) for label in asked.labels)
+        if not all(labels):
+            return Refused(asked.call, "one of the labels has no tokens")
+        tokens = self._fitting(asked.call, asked.prompt, room=max(map(len, labels)))
+        if isinstance(tokens, TooLong):
+            return tokens
+        scoring = Scoring(call=asked.call, tenant=asked.tenant, tokens=tokens, prompt_tokens=len(tokens), labels=labels)
+        self._calls[asked.call] = scoring
+        self._waiting.append(scoring)
+        return None
+
+    def _fitting(self, call: int, prompt: Prompt, room: int) -> list[int] | TooLong:
+        """The prompt's tokens, if they leave room for so many more. What is far too long is not even looked at."""
+        size, window = prompt.size(), self._engine.window
+        if size > window * 16 and size > window * self._engine.longest_piece():
+            return TooLong(call, size // self._engine.longest_piece(), window)
+        tokens = self._engine.tokenize(prompt)
+        return tokens if tokens and len(tokens) + room <= window else TooLong(call, len(tokens), window)
+
     def acknowledge(self, call: int, tokens: int) -> None:
         """So many of the call's tokens have reached its caller."""
-        if sequence := self._calls.get(call):
+        sequence = self._calls.get(call)
+        if isinstance(sequence, Generation):
             sequence.acked = max(sequence.acked, tokens)
             self._unpark(sequence)
 
@@ -131,7 +121,7 @@ class Batcher:
         """Whether a pass would do anything."""
         if self._waiting and (self._slots or self._running):
             return True
-        return any(self._may_run(sequence) for sequence in self._running)
+        return any(sequence.may_run(self._backlog) for sequence in self._running)
 
     def step(self) -> Step:
         """One pass over the model, and what it brought."""
@@ -142,20 +132,34 @@ class Batcher:
         rows = self._engine.run(feeds) if feeds else []
         self._slots.passed()
         ready = [sequence for sequence in fed if sequence.read == len(sequence.tokens)]
-        pieces, refused = [], []
+        pieces, refused, weighed = [], [], []
         for sequence, row in zip(ready, rows, strict=True):
+            if isinstance(sequence, Scoring):
+                weighed += self._add_up(sequence, row)
+                continue
+            assert isinstance(sequence, Generation)
             try:
                 pieces.append(self._go_on(sequence, row))
             except BadConstraint as problem:
                 self._end(sequence)
-                refused.append(Refused(sequence.opening.call, str(problem)))
-        return Step(time.monotonic() - started, tuple(pieces), tuple(refused))
+                refused.append(Refused(sequence.call, str(problem)))
+        return Step(time.monotonic() - started, tuple(pieces), tuple(refused), tuple(weighed))
+
+    def _add_up(self, scoring: Scoring, row: NDArray[np.float32]) -> list[Weighed]:
+        """What the row tells of the labels; the whole, when there is no more to read."""
+        scoring.take(row)
+        self._engine.trim(scoring.slot, scoring.read)
+        if not scoring.over:
+            return []
+        self._end(scoring)
+        tokens = tuple(map(len, scoring.labels))
+        return [Weighed(scoring.call, tuple(scoring.sums), tokens, scoring.prompt_tokens, scoring.cached or 0)]
 
     def _admit(self) -> None:
         """Give slots to those that wait: free ones, and those of calls that stand still because nobody reads what they say."""
         while self._waiting:
             if not self._slots:
-                still = next((sequence for sequence in self._running if not self._may_run(sequence)), None)
+                still = next((sequence for sequence in self._running if not sequence.may_run(self._backlog)), None)
                 if still is None:
                     return
                 self._park(still)
@@ -173,10 +177,10 @@ class Batcher:
     def _leader(self, sequence: Sequence) -> tuple[Sequence, int] | None:
         """The call that is about to read the most of what this one has to read: it waits for that, rather than read it too."""
         found = [
-            (goal, other.opening.call, other)
+            (goal, other.call, other)
             for other in self._running
             if other.follows is None
-            and self._may_run(other)
+            and other.may_run(self._backlog)
             and (goal := self._slots.common(sequence, other, len(other.tokens))) >= sequence.read + LEAST
             and goal > other.read
         ]
@@ -202,16 +206,16 @@ class Batcher:
 
     def _unpark(self, sequence: Sequence) -> None:
         """Let a call that stood aside wait for a slot, in the place of its arrival, if it can go on."""
-        if sequence in self._parked and not sequence.frozen and self._may_run(sequence):
+        if sequence in self._parked and not sequence.frozen and sequence.may_run(self._backlog):
             self._parked.remove(sequence)
-            insort(self._waiting, sequence, key=lambda other: other.opening.call)
+            insort(self._waiting, sequence, key=lambda other: other.call)
 
     def _plan(self) -> tuple[list[Sequence], list[Feed]]:
         """What the next pass reads, in the order of the slots: the engine cuts a pass where slots do not follow each other."""
         fed, budget = [], self._chunk
         for sequence in self._running:
             unread = len(sequence.tokens) - sequence.read
-            if not self._may_run(sequence) or sequence.follows is not None or (unread > 1 and not budget):
+            if not sequence.may_run(self._backlog) or sequence.follows is not None or (unread > 1 and not budget):
                 continue
             size = min(unread, budget) if unread > 1 else 1
             budget -= size if unread > 1 else 0
@@ -225,10 +229,7 @@ class Batcher:
         start, end = sequence.read - size, sequence.read
         return Feed(sequence.slot, start, sequence.tokens[start:end], wants=end == len(sequence.tokens))
 
-    def _may_run(self, sequence: Sequence) -> bool:
-        return sequence.made - sequence.acked < self._backlog
-
-    def _go_on(self, sequence: Sequence, row: NDArray[np.float32]) -> Piece:
+    def _go_on(self, sequence: Generation, row: NDArray[np.float32]) -> Piece:
         """Choose the next token, take it with those that must follow it, and say how likely it was where that is wanted.
 
         Raises `BadConstraint`.
@@ -247,7 +248,7 @@ class Batcher:
         piece = self._take(sequence, [token, *forced])
         return piece if opening.logprobs is None else replace(piece, logprobs=(self._likelihood(row, token, opening.logprobs),))
 
-    def _take(self, sequence: Sequence, tokens: list[int]) -> Piece:
+    def _take(self, sequence: Generation, tokens: list[int]) -> Piece:
         """New tokens' consequences: each is part of the answer, completes it, or completes a stop text."""
         ids: list[int] = []
         texts: list[str] = []
@@ -267,7 +268,7 @@ class Batcher:
                 self._end(sequence)
                 break
         counts = (sequence.prompt_tokens, sequence.cached or 0) if finish else (0, 0)
-        return Piece(sequence.opening.call, tuple(ids), "".join(texts), finish, *counts)
+        return Piece(sequence.call, tuple(ids), "".join(texts), finish, *counts)
 
     def _likelihood(self, row: NDArray[np.float32], token: int, number: int) -> Likelihood:
         top = likeliest(row, number)
@@ -276,7 +277,7 @@ class Batcher:
         return Likelihood(self._engine.piece(token), own, tuple(zip(pieces, others, strict=True)))
 
     def _end(self, sequence: Sequence) -> None:
-        del self._calls[sequence.opening.call]
+        del self._calls[sequence.call]
         if sequence.slot >= 0:
             self._running.remove(sequence)
             self._slots.give_back(sequence.slot)

@@ -45,6 +45,7 @@ from aios.drivers.core.local.protocol import (
     Thaw,
     Turn,
     Unfit,
+    Weigh,
     frame,
     read_command,
 )
@@ -148,6 +149,9 @@ def obey(command: Command, batcher: Batcher, engine: Engine) -> list[Report]:
     match command:
         case Open():
             refusal = batcher.open(command)
+            return [refusal] if refusal else []
+        case Weigh():
+            refusal = batcher.weigh(command)
             return [refusal] if refusal else []
         case Ack(call, tokens):
             batcher.acknowledge(call, tokens)

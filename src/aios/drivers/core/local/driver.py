@@ -7,6 +7,7 @@ tokens again and continues with the next token, so no call is lost and no token 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import statistics
 from collections import deque
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
-from aios.abi.llm import Choice, Completion, Count, Generate, Message, Tokens, Usage
+from aios.abi.llm import Choice, Completion, Count, Generate, LabelScore, Message, Scores, Tokens, Usage
 from aios.drivers.core.local import models
 from aios.drivers.core.local.answers import Answer
 from aios.drivers.core.local.formats import constraint_of, functions_of, installed_version
@@ -44,9 +45,11 @@ from aios.drivers.core.local.protocol import (
     Thaw,
     TooLong,
     Turn,
+    Weigh,
+    Weighed,
 )
 from aios.drivers.core.local.tools import RESULT_ROLE, CallReader, call_id, tell_functions, told_calls, told_result
-from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
+from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, ScoreCall, refuse_what_it_cannot
 
 T = TypeVar("T")
 
@@ -160,13 +163,15 @@ class _Job:
     """An answer in flight: number `index` of its call's.
 
     `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of. `last`: the piece that
-    ended it. `constraint`: of the answer, and the request's field that it comes from.
+    ended it. `constraint`: of the answer, and the request's field that it comes from. `labels`: it is no answer that is wanted,
+    but how likely these would be, which comes as `weighed`.
     """
 
     number: int
-    call: CoreCall
+    call: CoreCall | ScoreCall
     prompt: Prompt
     index: int = 0
+    labels: tuple[str, ...] = ()
     constraint: tuple[Constraint, str] | None = None
     tokens: list[int] = field(default_factory=list)
     passed: int = 0
@@ -178,12 +183,14 @@ class _Job:
     failure: AiosError | None = None
     inbox: deque[Piece] = field(default_factory=deque)
     last: Piece = NO_PIECE
+    weighed: Weighed | None = None
     waiter: asyncio.Future[None] | None = None
     gone: asyncio.Future[None] | None = None
 
     @property
     def seed(self) -> int:
         """Each answer's own: the first one's is the call's, so that it is the same with others beside it."""
+        assert isinstance(self.call, CoreCall)
         return (self.call.seed + self.index * GOLDEN) % 2**64
 
     def take(self, piece: Piece) -> None:
@@ -192,6 +199,18 @@ class _Job:
         self.over = piece.finish is not None
         self.inbox.append(piece)
         self._wake()
+
+    def take_weights(self, weighed: Weighed) -> None:
+        self.weighed, self.over = weighed, True
+        self._wake()
+
+    async def wait_weights(self) -> Weighed:
+        while self.weighed is None:
+            if self.failure:
+                raise self.failure
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+        return self.weighed
 
     def fail(self, failure: AiosError) -> None:
         self.failure, self.over = failure, True
@@ -229,7 +248,7 @@ class LocalCore:
     def __init__(self, config: LocalCoreConfig) -> None:
         self.config = config
         self._features: frozenset[Feature] = frozenset(
-            {"chat", "completion", "seed", "stop", "n", "suspend", "logprobs", "tools", "json", "grammar"}
+            {"chat", "completion", "seed", "stop", "n", "suspend", "score", "logprobs", "tools", "json", "grammar"}
         )
         self._ready: Ready | None = None
         """The first host's: what is found out is found out then."""
@@ -307,11 +326,10 @@ class LocalCore:
         _check(call.request)
         constraint = constraint_of(call.request)
         prompt = tell_functions(prompt, *functions_of(call.request))
-        if (size := prompt.size()) > MOST_CHARACTERS:
-            raise ContextFull(f"the prompt has {size} characters, far more than the {self._window} tokens of `{call.model}`")
+        self._refuse_too_long(call.model, [prompt])
         self._refuse_if_given_up()
         self._calls += 1
-        jobs = [_Job(self._number(), call, prompt, index, constraint) for index in range(call.request.n)]
+        jobs = [_Job(self._number(), call, prompt, index, constraint=constraint) for index in range(call.request.n)]
         self._jobs.update({job.number: job for job in jobs})
         try:
             self._open_waiting()
@@ -326,6 +344,26 @@ class LocalCore:
             choices=tuple(choices),
             usage=Usage(last.prompt_tokens - last.cached_tokens, last.cached_tokens, sum(job.passed for job in jobs)),
         )
+
+    async def score(self, call: ScoreCall) -> Scores:
+        """See the port. The prompt and its baseline are read side by side."""
+        refuse_what_it_cannot(self.info(), call)
+        request = call.request
+        prompts = [_prompt_of(request.messages, request.prompt or "")]
+        if request.baseline is not None:
+            prompts.append(Prompt(_whole(request.baseline, "baseline")))
+        labels = tuple(_whole(label, f"labels[{at}]") for at, label in enumerate(request.labels))
+        self._refuse_too_long(call.model, prompts)
+        self._refuse_if_given_up()
+        self._calls += 1
+        jobs = [_Job(self._number(), call, prompt, labels=labels) for prompt in prompts]
+        self._jobs.update({job.number: job for job in jobs})
+        try:
+            self._open_waiting()
+            weighed = await all_of([job.wait_weights() for job in jobs])
+        finally:
+            await all_of([self._leave(job) for job in jobs])
+        return scores_of(call, self.config.name, weighed)
 
     def freeze(self, call: str) -> None:
         """See the port."""
@@ -386,7 +424,9 @@ class LocalCore:
                     self._host.say(Freeze(job.number))
         self._watch()
 
-    def _opening(self, job: _Job) -> Open:
+    def _opening(self, job: _Job) -> Open | Weigh:
+        if isinstance(job.call, ScoreCall):
+            return Weigh(job.number, job.prompt, job.labels, job.call.tenant)
         request, config = job.call.request, self.config
         return Open(
             call=job.number,
@@ -432,6 +472,11 @@ class LocalCore:
         self._jobs.pop(job.number, None)
         self._open_waiting()
 
+    def _refuse_too_long(self, model: str, prompts: list[Prompt]) -> None:
+        for prompt in prompts:
+            if (size := prompt.size()) > MOST_CHARACTERS:
+                raise ContextFull(f"the prompt has {size} characters, far more than the {self._window} tokens of `{model}`")
+
     def _refuse_if_given_up(self) -> None:
         if self._given_up:
             raise Unavailable(f"core `{self.config.name}` is down: {self._detail}")
@@ -450,6 +495,8 @@ class LocalCore:
                     self._take(piece)
                 for refused in report.refused:
                     self._refuse(refused)
+                for weighed in report.weighed:
+                    self._take_weights(weighed)
             case TooLong(number, tokens, window):
                 if job := self._jobs.get(number):
                     room = f"`{job.call.model}` has room for {window} of question and answer"
@@ -478,8 +525,23 @@ class LocalCore:
         if suspected:
             self._open_waiting()
 
+    def _take_weights(self, weighed: Weighed) -> None:
+        job = self._jobs.get(weighed.call)
+        if job is None or job.over:
+            return
+        if not len(weighed.logprobs) == len(weighed.tokens) == len(job.labels) > 0:
+            raise ProtocolError("other labels than were asked for")
+        self._fruitless = 0
+        self._prompt_tokens += weighed.prompt_tokens
+        self._cached_tokens += weighed.cached_tokens
+        job.take_weights(weighed)
+        self._open_waiting()
+
     def _refuse(self, refused: Refused) -> None:
-        if (job := self._jobs.get(refused.call)) and job.constraint:
+        job = self._jobs.get(refused.call)
+        if job is not None and job.labels:
+            job.fail(Invalid(refused.message, field="labels"))
+        elif job is not None and job.constraint:
             field = job.constraint[1]
             job.fail(Invalid(f"no answer can be made to this `{field}`: {refused.message}", field=field))
 
@@ -603,6 +665,24 @@ class LocalCore:
         pid = self._host.pid if self._host is not None else None
         event = CoreEvent(core=self.config.name, change=change, detail=detail[:1000], pid=pid)
         self._changed(event)
+
+
+def scores_of(call: ScoreCall, core: str, weighed: list[Weighed]) -> Scores:
+    """The labels' scores: those behind the prompt, less those behind the baseline, if there is one."""
+    prompt, *baseline = weighed
+    taken_off = baseline[0].logprobs if baseline else (0.0,) * len(prompt.logprobs)
+    logprobs = [own - other for own, other in zip(prompt.logprobs, taken_off, strict=True)]
+    weights = [math.exp(logprob - max(logprobs)) for logprob in logprobs]
+    found = zip(call.request.labels, logprobs, prompt.tokens, weights, strict=True)
+    read = sum(each.prompt_tokens for each in weighed) + sum(sum(each.tokens) for each in weighed)
+    cached = sum(each.cached_tokens for each in weighed)
+    return Scores(
+        id=call.id,
+        model=call.model,
+        core=core,
+        labels=tuple(LabelScore(label, logprob, tokens, weight / sum(weights)) for label, logprob, tokens, weight in found),
+        usage=Usage(input_uncached=read - cached, cache_read=cached),
+    )
 
 
 async def all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,7 @@ from pathlib import Path
 import msgspec
 
 from aios.abi.errors import Unavailable
-
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-_HEADER = struct.Struct("<4sIQQ")
-MOST_TENSORS, MOST_KEYS = 100_000, 100_000
+from aios.drivers.core.local.gguf import START_BYTES, Flawed, check_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +82,11 @@ def check(path: Path, sha256: str | None, cache: Path) -> str:
 def check_header(path: Path) -> None:
     """Raises `Unavailable` if the file does not begin like a GGUF file that the engine can read, `OSError` if it is not there."""
     with path.open("rb") as file:
-        start = file.read(_HEADER.size)
-    if len(start) < _HEADER.size or not start.startswith(MAGIC):
-        raise Unavailable(f"`{path}` is not a GGUF model file: name another")
-    _, version, tensors, keys = _HEADER.unpack(start)
-    if version not in VERSIONS:
-        raise Unavailable(f"`{path}` is GGUF version {version} or of another byte order: convert it, or name another")
-    if not 0 < tensors <= MOST_TENSORS or not 0 < keys <= MOST_KEYS:
-        raise Unavailable(f"`{path}` has a damaged GGUF header: get the file again")
+        start = file.read(START_BYTES)
+    try:
+        check_start(start)
+    except Flawed as flawed:
+        raise Unavailable(f"`{path}` {flawed.said}") from None
 
 
 def _read_cache(cache: Path) -> dict[str, Seen]:

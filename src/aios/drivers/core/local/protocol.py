@@ -103,6 +103,15 @@ class Open(ToHost, frozen=True):
     tenant: str = ""
 
 
+class Weigh(ToHost, frozen=True):
+    """How likely are these continuations? Answered by `Weighed`, or refused like an `Open`."""
+
+    call: int
+    prompt: Prompt
+    labels: tuple[str, ...]
+    tenant: str = ""
+
+
 class Ack(ToHost, frozen=True):
     """So many tokens of this call have reached the caller, in all."""
 
@@ -194,6 +203,7 @@ class Step(FromHost, frozen=True):
     seconds: float
     pieces: tuple[Piece, ...] = ()
     refused: tuple[Refused, ...] = ()
+    weighed: tuple[Weighed, ...] = ()
 
 
 class TooLong(FromHost, frozen=True):
@@ -209,6 +219,16 @@ class Refused(FromHost, frozen=True):
 
     call: int
     message: str
+
+
+class Weighed(FromHost, frozen=True):
+    """For each label the natural logarithm of its likelihood, and its tokens. The rest as in a `Piece`."""
+
+    call: int
+    logprobs: tuple[float, ...]
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int
 
 
 class Gone(FromHost, frozen=True):
@@ -228,7 +248,7 @@ class Pong(FromHost, frozen=True):
     """The answer to `Ping`."""
 
 
-Command = Hello | Open | Ack | Abort | Freeze | Thaw | Measure | Ping
+Command = Hello | Open | Weigh | Ack | Abort | Freeze | Thaw | Measure | Ping
 Report = Ready | Unfit | Step | TooLong | Refused | Gone | Measured | Pong
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,10 +1,14 @@
-"""What `test_exact` runs in a process of its own: reads scripts under other circumstances, prints which logits were the same.
+"""The exactness suite, in a process of its own: reads scripts under other circumstances, prints which logits were the same.
 
-Its argument is a `Table` as JSON, its answer a `Found`.
+`python -m benchmarks.rig.exact_rows TABLE`: its argument is a `Table` as JSON, its answer a `Found`. The tests run the same.
 """
 
+from __future__ import annotations
+
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -15,6 +19,9 @@ from aios.drivers.core.local.llama import Llama
 from aios.drivers.core.local.protocol import Prompt
 
 SLOTS, CHUNK = 5, 64
+F16 = 1
+PLACE = Path(__file__).parents[2]
+"""Where the package of the benchmarks is found."""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -37,6 +44,21 @@ class Found(msgspec.Struct, frozen=True):
 
 
 Hashes = list[list[str]]
+
+
+class Reading:
+    """A table that is being read by another process."""
+
+    def __init__(self, table: Table) -> None:
+        program = [sys.executable, "-m", __name__, msgspec.json.encode(table).decode()]
+        self._process = subprocess.Popen(program, cwd=PLACE, stdout=subprocess.PIPE)
+
+    def wait(self) -> Found:
+        """What it found. Raises `CalledProcessError` where it could not."""
+        said, _ = self._process.communicate()
+        if self._process.returncode:
+            raise subprocess.CalledProcessError(self._process.returncode, self._process.args)
+        return msgspec.json.decode(said, type=Found)
 
 
 def scripts(engine: Engine, table: Table) -> list[Script]:

@@ -1,0 +1,111 @@
+"""How a model file comes into the kernel's home: put together under another name, hashed, tried, and only then kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from aios.abi.errors import AiosError, Invalid, NoCore, NotFound, TooLarge, Unavailable
+from aios.cli.command import Unverified
+from aios.cli.progress import Progress
+from aios.cli.show import one_line, size
+from aios.drivers.core.local.examine import examine
+from aios.drivers.core.local.gguf import Flaw
+from aios.drivers.core.local.shelf import Added, Shelf, check_name, name_of
+
+MOST_BYTES = 1 << 40
+SPARE_BYTES = 500_000_000
+"""What must be left on the disk."""
+
+PIECE_BYTES = 1 << 20
+
+KINDS: dict[Flaw, type[AiosError]] = {
+    "no model": Invalid,
+    "byte order": Invalid,
+    "version": Invalid,
+    "unknown": NoCore,
+    "unfit": NoCore,
+    "engine": Unavailable,
+}
+"""Which error a flaw is; where it is none of these, the file is damaged."""
+
+
+def added_from_path(shelf: Shelf, path: Path, name: str | None, sha256: str | None) -> Added:
+    """Add a file of this machine. Raises an `AiosError` or `Unverified`, and then nothing of it is left in the home."""
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}: name a GGUF file")
+    name = check_name(name or name_of(path.name))
+    try:
+        with shelf.adding(name) as part:
+            part.unlink(missing_ok=True)
+            try:
+                architecture = examined(path, str(path))
+                found = linked_or_copied(path.resolve(), part)
+                refuse_other(found, sha256, str(path))
+                added = Added(name, part.stat().st_size, found, str(path), architecture, time.time_ns())
+                shelf.keep(added, part)
+                return added
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be added: {error.strerror}") from None
+
+
+def examined(path: Path, called: str) -> str:
+    """The architecture of a model file. Raises what its flaw is, if it has one."""
+    verdict = examine(path)
+    if verdict.flaw is None:
+        return verdict.architecture
+    if verdict.flaw == "engine":
+        raise Unavailable(f"{called} cannot be tried: {one_line(verdict.said)}")
+    said = one_line(f"{called} {verdict.said}")
+    raise KINDS[verdict.flaw](said) if verdict.flaw in KINDS else Unverified(said)
+
+
+def linked_or_copied(path: Path, part: Path) -> str:
+    """Let `part` be the same file, or else a copy of it; its SHA-256. Raises `TooLarge`, `Unavailable`."""
+    total = path.stat().st_size
+    try:
+        os.link(path, part)
+    except OSError:  # another disk, or another's file
+        check_room(total, part.parent)
+        return read(path, total, part)
+    return read(path, total, None)
+
+
+def read(path: Path, total: int, copy: Path | None) -> str:
+    """Read a file, and with `copy` write it there; its SHA-256."""
+    digest = hashlib.sha256()
+    opened = open(copy, "xb", opener=private) if copy else None
+    with path.open("rb") as file, opened or open(os.devnull, "wb") as output:
+        with Progress(f"{'copying' if copy else 'reading'} {path.name}", total) as progress:
+            while piece := file.read(PIECE_BYTES):
+                digest.update(piece)
+                output.write(piece)
+                progress.advance(len(piece))
+    return digest.hexdigest()
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that only its owner may read."""
+    return os.open(path, flags, 0o600)
+
+
+def check_room(wanted: int, folder: Path) -> None:
+    """Raises `TooLarge` for what is no model any more, `Unavailable` where the disk has no room for it."""
+    if wanted > MOST_BYTES:
+        raise TooLarge(f"a model of {size(wanted)} is more than the {size(MOST_BYTES)} that one may have: name a smaller one")
+    free = shutil.disk_usage(folder).free
+    if free < wanted + SPARE_BYTES:
+        needed = f"{size(wanted)} are to come and {size(free)} are free"
+        raise Unavailable(f"{needed} at {folder}: make room (and leave {size(SPARE_BYTES)}), or set AIOS_HOME to another disk")
+
+
+def refuse_other(found: str, wanted: str | None, called: str) -> None:
+    """Raises `Unverified` if a SHA-256 was named and this is another."""
+    if wanted not in (None, found):
+        raise Unverified(f"{called} is not what it should be: its SHA-256 is {found}, not {wanted}")
+
