@@ -111,8 +111,8 @@ def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, st
     chosen = shelf.chosen() if local.path is None else None
     if chosen is None:
         return local, None
-    names = {key: chosen.name for key in ("name", "model") if getattr(local, key) == EMBEDDED.name}
-    return dataclasses.replace(local, path=shelf.path(chosen.name), **names), chosen.name
+    name, model = (chosen.name if given == EMBEDDED.name else given for given in (local.name, local.model))
+    return dataclasses.replace(local, path=shelf.path(chosen.name), name=name, model=model), chosen.name
 
 
 def find_file(named: Path | None = None) -> Path | None:

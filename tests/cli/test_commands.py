@@ -82,7 +82,7 @@ def test_a_misspelled_command_is_wrong_usage_and_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("call", "clock.now"), ("models",),
+        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("call", "clock.now"),
         ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
     ],
 )  # fmt: skip

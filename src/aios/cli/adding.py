@@ -108,4 +108,3 @@ def refuse_other(found: str, wanted: str | None, called: str) -> None:
     """Raises `Unverified` if a SHA-256 was named and this is another."""
     if wanted not in (None, found):
         raise Unverified(f"{called} is not what it should be: its SHA-256 is {found}, not {wanted}")
-

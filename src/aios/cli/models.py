@@ -17,7 +17,7 @@ from aios.cli.running import running
 from aios.cli.show import put_json, say, size, table
 from aios.config import Config, chosen_core, open_home, read_config
 from aios.drivers.core.local.models import EMBEDDED
-from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Added, Shelf
+from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Shelf
 from aios.sdk.client import Client
 
 HEADERS = ("MODEL", "ALSO", "WINDOW", "CORE", "STATE", "RUNNING", "EXACT", "CAN")
@@ -69,7 +69,8 @@ def ls(as_json: bool) -> None:
     added here, which needs no kernel.
     """
     found, cores = in_kernel()
-    files = tuple(file_of(added, cores) for added in Shelf(open_home()).list())
+    shelf = Shelf(open_home())
+    files = tuple(File(**msgspec.structs.asdict(added), used=is_used(shelf, added.name, cores)) for added in shelf.list())
     if as_json:
         put_json(Listing(found, files))
         return
@@ -98,7 +99,7 @@ def in_kernel() -> tuple[tuple[Model, ...], dict[str, CoreState]]:
 
 def rows(found: tuple[Model, ...], cores: dict[str, CoreState]) -> list[tuple[str, ...]]:
     """A line for each model and core."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for model in found:
         for name in model.cores:
             core = cores.get(name)
@@ -110,16 +111,17 @@ def rows(found: tuple[Model, ...], cores: dict[str, CoreState]) -> list[tuple[st
     return lines
 
 
-def file_of(added: Added, cores: dict[str, CoreState]) -> File:
-    """An added model, and whether it is used."""
-    return File(**msgspec.structs.asdict(added), used=is_used(added.name, cores))
-
-
-def is_used(name: str, cores: dict[str, CoreState]) -> bool:
+def is_used(shelf: Shelf, name: str, cores: dict[str, CoreState]) -> bool:
     """Whether the kernel that runs has that file in use; if none runs, whether the next one will."""
     if running():
         return any(core.driver == "local" and name in core.models for core in cores.values())
-    return read_config().added == name
+    return is_next(shelf, name)
+
+
+def is_next(shelf: Shelf, name: str) -> bool:
+    """Whether the next kernel will use that file."""
+    local = read_config().local
+    return local is not None and local.path == shelf.path(name)
 
 
 def cells(file: File) -> tuple[str, ...]:
@@ -153,10 +155,10 @@ def rm(name: str, yes: bool) -> None:
     Not the one that is in use: `aios models use` another first.
     """
     shelf = Shelf(open_home())
-    added = shelf.find(name)
+    added = shelf.removable(name)
     _, cores = in_kernel()
-    if running() and is_used(name, cores):
-        raise Conflict(f"the kernel that runs uses `{name}`: `aios models use {EMBEDDED_CHOICE}`, `aios down`, then try again")
+    if is_used(shelf, name, cores) or is_next(shelf, name):
+        raise Conflict(f"`{name}` is in use: name another in aios.toml, `aios down`, then try again")
     if agreed(f"Delete `{name}`, {size(added.size_bytes)}, from {added.source}?", yes):
         shelf.remove(name)
         say(f"`{name}` is deleted")

@@ -23,7 +23,7 @@ SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 WHOLE_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 
 Flaw = Literal["no model", "byte order", "version", "truncated", "damaged", "unknown", "unfit", "engine"]
-"""What may be wrong with a model file; `unknown` and `unfit` (of an architecture) and `engine` (none here) are found by trying."""
+"""What may be wrong with a model file. By trying are found `unknown` and `unfit` (architectures) and `engine` (none is here)."""
 
 
 class Flawed(Exception):

@@ -52,10 +52,6 @@ class Shelf:
         """All of them, by name."""
         return tuple(sorted(self._record().models.values(), key=lambda added: added.name))
 
-    def find(self, name: str) -> Added:
-        """The one with that name. Raises `NotFound`."""
-        return self._found(self._record(), name)
-
     def chosen(self) -> Added | None:
         """The one that is to be the local model; None: the embedded one."""
         record = self._record()
@@ -98,12 +94,14 @@ class Shelf:
                 self._found(record, name)
             self._save(_Record(record.models, name))
 
+    def removable(self, name: str) -> Added:
+        """The one with that name. Raises `NotFound`, and `Conflict` for the one that is chosen."""
+        return self._removable(self._record(), name)
+
     def remove(self, name: str) -> None:
-        """Delete a model and its record. Raises `NotFound`, and `Conflict` for the one that is chosen."""
+        """Delete a model and its record. Raises as `removable` does."""
         with self._changing() as record:
-            self._found(record, name)
-            if record.chosen == name:
-                raise Conflict(f"`{name}` is the local model: `aios models use` another first, such as `{EMBEDDED_CHOICE}`")
+            self._removable(record, name)
             self._save(_Record({key: added for key, added in record.models.items() if key != name}, record.chosen))
             self.path(name).unlink(missing_ok=True)
 
@@ -117,6 +115,11 @@ class Shelf:
 
     def _save(self, record: _Record) -> None:
         self._document.save(msgspec.json.format(msgspec.json.encode(record)))
+
+    def _removable(self, record: _Record, name: str) -> Added:
+        if record.chosen == name:
+            raise Conflict(f"`{name}` is the local model: `aios models use {EMBEDDED_CHOICE}`, or another, first")
+        return self._found(record, name)
 
     @staticmethod
     def _found(record: _Record, name: str) -> Added:
@@ -141,13 +144,14 @@ class Shelf:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             while True:
                 lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(lock)
+                    return None
                 if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
                     return lock
                 os.close(lock)  # its holder removed it between our two steps
-        except BlockingIOError:
-            os.close(lock)
-            return None
         except OSError as error:
             raise Unavailable(f"{path} cannot be used: {error.strerror}") from None
 
