@@ -131,7 +131,8 @@ async def life(home: Path, scale: Scale, found: Findings) -> None:
 
 async def beside_the_server(home: Path, scale: Scale, costs: Costs, found: Findings) -> None:
     """The workload at the server and at ours, each in a new process, in turns."""
-    servers, warm, unshared, shared, over_kv = [], [], [], [], []
+    servers, warm, unshared, shared = [], [], [], []
+    over_kv: list[float] = []
     for _ in range(scale.rounds):
         cold, again = await at_the_server()
         servers.append(cold)

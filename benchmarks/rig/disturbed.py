@@ -159,7 +159,7 @@ async def answers(core: LocalCore, striker: Striker) -> list[tuple[str, int]]:
     except TimeoutError:
         raise Failed(f"answers did not come back within {PATIENCE_S:g} s: {core.health()}") from None
     striker.rest()
-    texts = [each.choices[0].message.text for each in done]
+    texts = [each.text for each in done]
     return [(text if text == one else f"{text} but told {one}", size) for text, one, size in zip(texts, told, sizes, strict=True)]
 
 

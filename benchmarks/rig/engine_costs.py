@@ -24,8 +24,8 @@ TRIES = 15
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """Tokens per CPU-second, read and made, alone and eight at once; CPU milliseconds of saving and loading 1,000 tokens, warm and
-    the first time; bytes that a token takes in the cache.
+    """Tokens per CPU-second, read and made, alone and eight at once; CPU milliseconds of saving and loading 1,000 tokens, warm,
+    and of both the first time; bytes that a token takes in the cache.
     """
 
     prefill_per_s: float

@@ -68,17 +68,20 @@ async def run(ask: Ask, pid: int) -> Ran:
     pieces = dict.fromkeys(PROMPTS, 0)
     arrived = asyncio.Event()
 
-    async def agent(number: int, prompt: str) -> Asked:
-        def heard() -> None:
-            pieces[prompt] += 1
-            if min(pieces.values()) >= ARRIVES_AFTER:
-                arrived.set()
+    def count(prompt: str, number: int) -> None:
+        pieces[prompt] += number
+        if min(pieces.values()) >= ARRIVES_AFTER:
+            arrived.set()
 
-        return await ask(prompt, ANSWER_TOKENS, number, heard)
+    async def agent(number: int, prompt: str) -> Asked:
+        try:
+            return await ask(prompt, ANSWER_TOKENS, number, lambda: count(prompt, 1))
+        finally:
+            count(prompt, ARRIVES_AFTER)
 
     begun = cpu_s(pid)
     agents = [asyncio.ensure_future(agent(number, prompt)) for number, prompt in enumerate(PROMPTS)]
-    await asyncio.wait([asyncio.ensure_future(arrived.wait()), asyncio.gather(*agents)], return_when=asyncio.FIRST_COMPLETED)
+    await arrived.wait()
     came = cpu_s(pid)
     first: list[float] = []
     reply = await ask(QUESTION, REPLY_TOKENS, len(PROMPTS), lambda: first.append(cpu_s(pid)))

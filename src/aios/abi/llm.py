@@ -195,14 +195,15 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
 class LabelScore(msgspec.Struct, frozen=True):
     """How likely a model holds one continuation.
 
-    `logprob`: the natural logarithm of its likelihood, the sum over its `tokens`; less the baseline's, where there is one.
-    `probability`: its share among all labels of the call.
+    `logprob`: the natural logarithm of its likelihood, the sum over its `tokens`; `baseline`: the same behind the baseline.
+    `probability`: its share among all labels of the call, by `logprob` less `baseline`.
     """
 
     label: str
     logprob: float
     tokens: int
     probability: float
+    baseline: float = 0.0
 
 
 class Scores(Reply, frozen=True):
@@ -224,8 +225,8 @@ class Score(Request[Scores], frozen=True, kw_only=True):
     """How likely are these continuations of a conversation (`messages`) or a text (`prompt`)? Nothing is generated.
 
     A label's tokens follow the prompt's as they are: a word that follows a word begins with its space. No end is counted: a label
-    that another one begins with is never less likely than that. `baseline`: a text without content in the place of `prompt`; what
-    the labels score there is taken off, so that a model's general taste for a word does not decide (Zhao et al. 2021).
+    that another one begins with is never less likely than that. `baseline`: a text without content in the place of `prompt`: how
+    likely the labels are there is taken off, so that a model's general taste for a word does not decide (Zhao et al. 2021).
     """
 
     model: str = "default"

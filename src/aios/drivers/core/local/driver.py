@@ -346,7 +346,7 @@ class LocalCore:
         )
 
     async def score(self, call: ScoreCall) -> Scores:
-        """See the port. The prompt and its baseline are read side by side."""
+        """See the port. The prompt and its baseline are read one after the other, in the one slot that the call has."""
         refuse_what_it_cannot(self.info(), call)
         request = call.request
         prompts = [_prompt_of(request.messages, request.prompt or "")]
@@ -356,14 +356,16 @@ class LocalCore:
         self._refuse_too_long(call.model, prompts)
         self._refuse_if_given_up()
         self._calls += 1
-        jobs = [_Job(self._number(), call, prompt, labels=labels) for prompt in prompts]
-        self._jobs.update({job.number: job for job in jobs})
+        return scores_of(call, self.config.name, [await self._weigh(call, prompt, labels) for prompt in prompts])
+
+    async def _weigh(self, call: ScoreCall, prompt: Prompt, labels: tuple[str, ...]) -> Weighed:
+        job = _Job(self._number(), call, prompt, labels=labels)
+        self._jobs[job.number] = job
         try:
             self._open_waiting()
-            weighed = await all_of([job.wait_weights() for job in jobs])
+            return await job.wait_weights()
         finally:
-            await all_of([self._leave(job) for job in jobs])
-        return scores_of(call, self.config.name, weighed)
+            await self._leave(job)
 
     def freeze(self, call: str) -> None:
         """See the port."""
@@ -668,19 +670,20 @@ class LocalCore:
 
 
 def scores_of(call: ScoreCall, core: str, weighed: list[Weighed]) -> Scores:
-    """The labels' scores: those behind the prompt, less those behind the baseline, if there is one."""
-    prompt, *baseline = weighed
-    taken_off = baseline[0].logprobs if baseline else (0.0,) * len(prompt.logprobs)
-    logprobs = [own - other for own, other in zip(prompt.logprobs, taken_off, strict=True)]
-    weights = [math.exp(logprob - max(logprobs)) for logprob in logprobs]
-    found = zip(call.request.labels, logprobs, prompt.tokens, weights, strict=True)
+    """The labels' scores from what was weighed behind the prompt and, if there is one, behind the baseline."""
+    prompt, *others = weighed
+    baseline = others[0].logprobs if others else (0.0,) * len(prompt.logprobs)
+    differences = [own - other for own, other in zip(prompt.logprobs, baseline, strict=True)]
+    weights = [math.exp(difference - max(differences)) for difference in differences]
+    shares = [weight / sum(weights) for weight in weights]
+    found = zip(call.request.labels, prompt.logprobs, prompt.tokens, shares, baseline, strict=True)
     read = sum(each.prompt_tokens for each in weighed) + sum(sum(each.tokens) for each in weighed)
     cached = sum(each.cached_tokens for each in weighed)
     return Scores(
         id=call.id,
         model=call.model,
         core=core,
-        labels=tuple(LabelScore(label, logprob, tokens, weight / sum(weights)) for label, logprob, tokens, weight in found),
+        labels=tuple(LabelScore(*each) for each in found),
         usage=Usage(input_uncached=read - cached, cache_read=cached),
     )
 

@@ -64,6 +64,8 @@ def tried(path: Path) -> Verdict:
         architecture = header.architecture
         if header.parts > 1:
             raise Flawed("unfit", f"is one of {header.parts} parts of a model: join them, or name a model in one file")
+        if not header.causal:
+            raise Flawed("unfit", f"is a model for embeddings (`{architecture}`), not one that goes on with a text: name another")
         _load(path, architecture)
     except Flawed as flawed:
         return Verdict(architecture, flawed.flaw, flawed.said)

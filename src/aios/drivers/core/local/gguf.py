@@ -20,7 +20,7 @@ TEXT, ARRAY = 8, 9
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type; texts and arrays have none."""
 
-WHOLE_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
+WHOLE_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 7: "<?", 10: "<Q", 11: "<q"}
 
 Flaw = Literal["no model", "byte order", "version", "truncated", "damaged", "unknown", "unfit", "engine"]
 """What may be wrong with a model file. By trying are found `unknown` and `unfit` (architectures) and `engine` (none is here)."""
@@ -37,10 +37,11 @@ class Flawed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself. `parts`: files that the model is spread over."""
+    """What a file says of itself. `parts`: files that the model is spread over. `causal`: a token depends on those before it."""
 
     architecture: str
     parts: int
+    causal: bool
 
 
 def read_header(path: Path) -> Header:
@@ -87,7 +88,8 @@ class _Reader:
         architecture, parts = found.get(b"general.architecture"), found.get(b"split.count")
         if not isinstance(architecture, bytes) or not architecture:
             raise Flawed("damaged", "does not say of which architecture it is: get the file again")
-        return Header(_shown(architecture), parts if isinstance(parts, int) else 1)
+        causal = found.get(architecture + b".attention.causal") != 0
+        return Header(_shown(architecture), parts if isinstance(parts, int) else 1, causal)
 
     def _value(self) -> bytes | int | None:
         """A value, if it is a text or a whole number; others are passed over."""
