@@ -14,7 +14,7 @@ NAMES = ("overhead", "convoy", "local")
 def main() -> None:
     """Each benchmark in a process of its own, one after the other. Exit 1 if one could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="each in under a minute, with more noise")
+    parser.add_argument("--quick", action="store_true", help="each much sooner, with more noise")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     quick = ["--quick"] if options.quick else []

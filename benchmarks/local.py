@@ -13,14 +13,16 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
 from aios.drivers.core.local.driver import LocalCore, LocalCoreConfig
 from benchmarks.rig import workload
 from benchmarks.rig.child import Child
 from benchmarks.rig.disturbed import aborts, empty_home, local, slow_readers, strike
 from benchmarks.rig.engine_costs import Costs
-from benchmarks.rig.exact_rows import F16, ROWS, Found, Reading, Table, count
+from benchmarks.rig.exact_rows import F16, ROWS, Reading, Table, count
 from benchmarks.rig.report import Bar, Findings, Row, main, median
+from benchmarks.rig.scoring import topic_and_routing
 from benchmarks.rig.usage import cpu_s, rss_bytes
 from benchmarks.rig.workload import Ran
 
@@ -41,6 +43,8 @@ BARS = {
     "idle_cpu_percent": Bar("at most", 0.5),
     "abort_steps": Bar("at most", 1),
     "slow_readers_cost": Bar("at most", 0.10),
+    "topic": Bar("at least", 0.9),
+    "routing": Bar("at least", 0.75),
 }
 MEANINGS = {
     "exact_rows": "rows of raw logits that are the same bit by bit in other slots, batches, chunks, processes, forked, thawed, "
@@ -60,16 +64,17 @@ MEANINGS = {
     "idle_cpu_percent": "its CPU with nothing to do, %",
     "abort_steps": "passes after a call was aborted that may still work for it, at most",
     "slow_readers_cost": "share of its time that 100 callers who do not read cost one who does",
+    "topic": "share of texts whose topic, of four, is found by likelihood",
+    "routing": "share of requests whose tool, of four, is found by likelihood",
 }
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much of everything. `lengths` and `decoded` are those of the exactness suite."""
+    """How much of everything. `lengths`: of the exactness suite's prompts with one thread, `lengths_2` with two."""
 
     rounds: int
     lengths: tuple[int, ...]
     lengths_2: tuple[int, ...]
-    decoded: int
     kills: int
     stops: int
     starts: int
@@ -78,12 +83,9 @@ class Scale(msgspec.Struct, frozen=True):
     readers_rounds: int
 
 
-QUICK = Scale(1, (40, 110), (40, 70), 8, 8, 4, 2, 3.0, 5, 3)
-FULL = Scale(5, (40, 230, 600), (40, 230), 24, 80, 24, 5, 10.0, 25, 7)
-CONTROLS = [
-    Table(("batch",), (40, 70), decoded=8, kv_type=F16, unified=True),
-    Table(("recompute 5",), (40, 70), decoded=8, kv_type=F16, flash=0),
-]
+QUICK = Scale(1, (40, 110), (40,), 8, 4, 2, 3.0, 5, 3)
+FULL = Scale(5, (40, 230, 600), (40, 230), 88, 14, 3, 5.0, 15, 5)
+DECODED = 24
 READERS = 100
 SEED = 4
 
@@ -91,14 +93,19 @@ SEED = 4
 def measure(quick: bool) -> tuple[dict[str, float], list[Row]]:
     """All figures of the local core."""
     scale, found = QUICK if quick else FULL, Findings()
-    with empty_home() as home, Child("benchmarks.rig.engine_costs") as engine:
+    with Child("benchmarks.rig.engine_costs") as engine:
         costs = engine.ask(None, Costs)
+    with empty_home() as home:
         asyncio.run(life(home, scale, found))
         asyncio.run(beside_the_server(home, scale, costs, found))
+        asyncio.run(readers(home, scale, found))
+        reading = begin_reading(scale)
         asyncio.run(prefix(home, found))
-        asyncio.run(disturbed(home, scale, found))
+        asyncio.run(labelled(home, found))
+        asyncio.run(aborted(home, scale, found))
+        asyncio.run(killed(home, scale, found))
+    exact_rows(scale, reading, found)
     engine_costs(costs, found)
-    exact_rows(scale, found)
     return {name: found.figures[name] for name in [*BARS, *found.figures]}, found.rows
 
 
@@ -133,10 +140,10 @@ async def beside_the_server(home: Path, scale: Scale, costs: Costs, found: Findi
     """The workload at the server and at ours, each in a new process, in turns."""
     servers, warm, unshared, shared = [], [], [], []
     over_kv: list[float] = []
-    for _ in range(scale.rounds):
-        cold, again = await at_the_server()
+    for turn in range(scale.rounds):
+        cold, *again = await at_the_server(times=1 if turn else 2)
         servers.append(cold)
-        warm.append(again)
+        warm += again
         unshared.append(await at_ours(home, costs, over_kv, share=False))
         shared.append(await at_ours(home, costs, over_kv, share=True))
     base_s = median(ran.cpu_s for ran in servers)
@@ -152,12 +159,12 @@ async def beside_the_server(home: Path, scale: Scale, costs: Costs, found: Findi
         )  # fmt: skip
 
 
-async def at_the_server() -> tuple[Ran, Ran]:
-    """The workload at a new server, twice: then it finds all prompts in its slots."""
+async def at_the_server(times: int) -> list[Ran]:
+    """The workload at a new server; the second time it finds all prompts in its slots."""
     with Child("benchmarks.rig.engine_server", str(workload.SLOTS), str(workload.WINDOW)) as server:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
             ask = workload.of_server(session, server.port)
-            return await workload.run(ask, server.pid), await workload.run(ask, server.pid)
+            return [await workload.run(ask, server.pid) for _ in range(times)]
 
 
 async def at_ours(home: Path, costs: Costs, over_kv: list[float], *, share: bool) -> Ran:
@@ -191,8 +198,22 @@ def pid_of(core: LocalCore) -> int:
     return pid
 
 
-async def disturbed(home: Path, scale: Scale, found: Findings) -> None:
-    """Hosts that are killed and stopped, calls that are aborted, callers who do not read."""
+async def readers(home: Path, scale: Scale, found: Findings) -> None:
+    """A caller beside many who do not read."""
+    alone_s, beside_s = await slow_readers(home, READERS, scale.readers_rounds)
+    found.figures["slow_readers_cost"] = beside_s / alone_s - 1
+    found.row("an answer of 48 tokens, s", f"{READERS} callers who do not read", alone=alone_s, beside=beside_s)
+
+
+async def aborted(home: Path, scale: Scale, found: Findings) -> None:
+    """Calls that are aborted beside others."""
+    passes = await aborts(home, scale.aborts, SEED)
+    found.figures["abort_steps"] = max(passes)
+    found.row("passes after an abort", "two calls beside it", aborts=len(passes), median=median(passes), most=max(passes))
+
+
+async def killed(home: Path, scale: Scale, found: Findings) -> None:
+    """Hosts that are killed and stopped in the midst of answers."""
     config = LocalCoreConfig(home=home, slots=4, window=256, threads=1, probe_s=0, freeze_s=0.3)
     struck = await strike(config, scale.kills, scale.stops, SEED)
     found.figures["kill_points"] = struck.points
@@ -200,36 +221,41 @@ async def disturbed(home: Path, scale: Scale, found: Findings) -> None:
     found.figures["kill_back_s"] = max(struck.killed_back_s)
     for case, back in {"killed": struck.killed_back_s, "stopped, silence of 0.3 s": struck.stopped_back_s}.items():
         found.row("until answers go on, s", case, points=len(back), median=median(back), worst=max(back))
-    passes = await aborts(home, scale.aborts, SEED)
-    found.figures["abort_steps"] = max(passes)
-    found.row("passes after an abort", "two calls beside it", aborts=len(passes), median=median(passes), most=max(passes))
-    alone_s, beside_s = await slow_readers(home, READERS, scale.readers_rounds)
-    found.figures["slow_readers_cost"] = beside_s / alone_s - 1
-    found.row("an answer of 48 tokens, s", f"{READERS} callers who do not read", alone=alone_s, beside=beside_s)
 
 
-def exact_rows(scale: Scale, found: Findings) -> None:
-    """The exactness suite with one thread and with two, each half of it in a process of its own, and its controls."""
-    same = of = 0
-    names = tuple(ROWS)
-    for threads, lengths in ((1, scale.lengths), (2, scale.lengths_2)):
-        halves = [Table(part, lengths, threads=threads, decoded=scale.decoded) for part in (names[::2], names[1::2])]
-        one, other = at_once(halves)
-        rows = {**one.same, **other.same, "another process": count(one.alone, other.alone)}
-        same += sum(equal for equal, _ in rows.values())
-        of += sum(tried for _, tried in rows.values())
-        found.row(
-            "rows of raw logits that are the same, %", f"{threads} threads", **{name: percent(*row) for name, row in rows.items()}
-        )
-    found.figures["exact_rows"] = percent(same, of)
-    unified, f16 = at_once(CONTROLS)
+async def labelled(home: Path, found: Findings) -> None:
+    """The committed items, labelled by likelihood."""
+    async with local(LocalCoreConfig(home=home, threads=1, probe_s=0)) as core:
+        for name, accuracy in (await topic_and_routing(core)).items():
+            found.figures[name] = accuracy.calibrated
+            found.row(
+                "items labelled rightly", name, raw=accuracy.raw, calibrated=accuracy.calibrated, raw_cpu_s=accuracy.raw_cpu_s,
+                calibrated_cpu_s=accuracy.calibrated_cpu_s,
+            )  # fmt: skip
+
+
+def begin_reading(scale: Scale) -> Reading:
+    """The exactness suite with one thread, in a process of its own: only CPU time is measured beside it, and what takes none."""
+    return Reading(Table(tuple(ROWS), scale.lengths, decoded=DECODED))
+
+
+def exact_rows(scale: Scale, reading: Reading, found: Findings) -> None:
+    """What the suite has found, the same with two threads, which need both cores, and the controls."""
+    wide = Table(tuple(ROWS), scale.lengths_2, threads=2, decoded=DECODED)
+    one, two = reading.wait(), Reading(wide).wait()
+    again, again_2 = Reading(Table((), scale.lengths, decoded=DECODED)).wait(), Reading(replace(wide, rows=())).wait()
+    threads = {
+        "1 thread": {**one.same, "another process": count(one.alone, again.alone)},
+        "2 threads": {**two.same, "another process": count(two.alone, again_2.alone)},
+    }
+    for case, rows in threads.items():
+        found.row("rows of raw logits that are the same, %", case, **{name: percent(*row) for name, row in sorted(rows.items())})
+    counts = [row for rows in threads.values() for row in rows.values()]
+    found.figures["exact_rows"] = percent(sum(same for same, _ in counts), sum(of for _, of in counts))
+    unified = Reading(Table(("batch",), (40, 70), decoded=8, kv_type=F16, unified=True)).wait()
+    f16 = Reading(Table(("recompute 5",), (40, 70), decoded=8, kv_type=F16, flash=0)).wait()
     found.figures["control_unified_rows"] = percent(*unified.same["batch"])
     found.figures["control_f16_recompute_rows"] = percent(*f16.same["recompute 5"])
-
-
-def at_once(tables: list[Table]) -> list[Found]:
-    """Read tables, each in a process of its own."""
-    return [reading.wait() for reading in [Reading(table) for table in tables]]
 
 
 def percent(same: int, of: int) -> float:

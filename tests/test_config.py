@@ -6,6 +6,7 @@ import pytest
 
 from aios.abi.errors import Invalid, NotFound, Unavailable
 from aios.config import chosen_core, find_file, open_home, project_folder, read_config, with_options
+from aios.drivers.core.local.shelf import Added, Shelf
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +115,28 @@ def test_an_endpoint_comes_before_a_model_file_and_that_before_the_embedded_mode
     assert read_config().local is None, "an endpoint is enough: the embedded model does not run beside it unless asked for"
     write("local = false")
     assert chosen_core(read_config())[0] == "none"
+
+
+def test_an_added_model_that_was_chosen_comes_before_the_embedded_one_and_after_a_named_file(tmp_path: Path) -> None:
+    shelf = Shelf(open_home())
+    with shelf.adding("mine") as part:
+        part.write_bytes(b"x")
+        shelf.keep(Added("mine", 1, "0" * 64, "here", "llama", 0), part)
+    assert read_config().added is None
+    shelf.choose("mine")
+    write("[local]\nslots = 3\n")
+    config = read_config()
+    assert config.local is not None and config.local.path == shelf.path("mine") and config.local.slots == 3
+    assert (config.local.name, config.local.model, chosen_core(config)[0]) == ("mine", "mine", "added model")
+    write("[local]\nname = 'core-0'\n")
+    config = read_config()
+    assert config.local is not None and (config.local.name, config.local.model) == ("core-0", "mine")
+    write("[local]\npath = '/models/m.gguf'\n")
+    config = read_config()
+    assert config.local is not None and config.local.path == Path("/models/m.gguf") and config.added is None
+    assert chosen_core(config)[0] == "model file"
+    write("[[core]]\nname = 'c'\nbase_url = 'http://127.0.0.1:1/v1'\nmodels = ['m']\n")
+    assert chosen_core(read_config())[0] == "endpoint"
 
 
 def test_the_command_line_has_the_last_word() -> None:

@@ -21,7 +21,7 @@ from aios.drivers.core.local.protocol import VERSION, Abort, Gone, Hello, Open, 
 from aios.ports.core import CoreCall, CoreEvent, Emit
 from benchmarks.rig.child import Failed
 
-AT_ONCE, TOKENS = 4, 12
+AT_ONCE, TOKENS = 4, 10
 LATEST_S = 0.03
 """After the piece that a strike waits for, at most: so it falls anywhere in a pass."""
 
@@ -207,7 +207,7 @@ async def aborts(home: Path, attempts: int, seed: int) -> list[int]:
             first = 3 * attempt
             hears.plan(first, chance.randrange(1, 12))
             for call in (first, first + 1, first + 2):
-                host.say(Open(call, Prompt("The sea was calm, and the ships lay still. " * 20), call, 0.8, 0.9))
+                host.say(Open(call, Prompt("The sea was calm, and the ships lay still. " * 8), call, 0.8, 0.9))
             async with asyncio.timeout(PATIENCE_S):
                 found.append(await hears.gone)
             host.say(Abort(first + 1))
@@ -219,7 +219,7 @@ async def aborts(home: Path, attempts: int, seed: int) -> list[int]:
 
 async def slow_readers(home: Path, readers: int, rounds: int) -> tuple[float, float]:
     """Seconds that an answer takes its caller, alone, and beside so many callers who have stopped reading theirs."""
-    config = LocalCoreConfig(home=home, slots=8, window=256, threads=1, probe_s=0, backlog=16)
+    config = LocalCoreConfig(home=home, slots=8, window=256, threads=1, probe_s=0, backlog=8)
     never = asyncio.Event()
 
     async def deaf(_delta: Delta) -> None:

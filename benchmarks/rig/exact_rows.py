@@ -17,6 +17,7 @@ from aios.drivers.core.local.engine import Engine, Profile
 from aios.drivers.core.local.exactness import Part, Script, forked, moved, play
 from aios.drivers.core.local.llama import Llama
 from aios.drivers.core.local.protocol import Prompt
+from benchmarks.rig.child import Failed
 
 SLOTS, CHUNK = 5, 64
 F16 = 1
@@ -54,10 +55,10 @@ class Reading:
         self._process = subprocess.Popen(program, cwd=PLACE, stdout=subprocess.PIPE)
 
     def wait(self) -> Found:
-        """What it found. Raises `CalledProcessError` where it could not."""
+        """What it found. Raises `Failed` where it could not."""
         said, _ = self._process.communicate()
         if self._process.returncode:
-            raise subprocess.CalledProcessError(self._process.returncode, self._process.args)
+            raise Failed(f"the exactness suite ended with exit {self._process.returncode}: what it said stands above")
         return msgspec.json.decode(said, type=Found)
 
 

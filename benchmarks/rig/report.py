@@ -157,7 +157,7 @@ Measure = Callable[[bool], tuple[Mapping[str, float], Sequence[Row]]]
 def main(name: str, description: str, measure: Measure, bars: Mapping[str, Bar]) -> None:
     """A benchmark's command line. Exit 1 if it could not be measured; a bar that is missed is said, and is no failure."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    parser.add_argument("--quick", action="store_true", help="in under a minute, with more noise")
+    parser.add_argument("--quick", action="store_true", help="much sooner, with more noise")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     options = parser.parse_args()
     raise_open_files()

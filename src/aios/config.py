@@ -53,8 +53,8 @@ class Settings:
     """What `aios.toml` may hold.
 
     `server`: the doors over HTTP. `lanes`: who is next. `local`: the model on this machine, or `false` for none; not given,
-    it runs unless a `core` is. `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key.
-    `aliases`: further names of models.
+    it runs unless a `core` is; without a `path` it is the model that `aios models use` chose, else the embedded one.
+    `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key. `aliases`: further names of models.
     """
 
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from aios.drivers.core.local import models
+
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 AGENTS = """\
@@ -350,6 +352,30 @@ def test_the_embedded_model_answers(place: Place) -> None:
         assert "ok    core in use   smollm2-135m-instruct: `default` stands for its model smollm2-135m-instruct\n" in said
     finally:
         place.aios("down")
+
+
+def test_a_model_file_that_was_added_and_chosen_answers(place: Place) -> None:
+    file = str(models.find(models.EMBEDDED))
+    place.aios("models", "add", file, "--name", "mine", "--sha256", models.EMBEDDED.sha256)
+    assert "ok    core in use   embedded model" in place.aios("doctor").stdout
+    place.aios("models", "use", "mine")
+    assert "ok    core in use   added model, because `aios models use mine` chose it" in place.aios("doctor").stdout
+    place.aios("up", "--detach", "--port", "0")
+    try:
+        reply = place.json("call", "llm.generate", "prompt=Once upon a time", "max_tokens=5", "seed=1")
+        said = place.aios("doctor").stdout
+        assert "ok    core          mine: local, " in said and "ok    core in use   mine: `default` stands for" in said
+        assert "profile: cache q8_0 split by sequence, flash attention automatic; exact" in said
+        assert "ok    core to come  added model, because `aios models use mine` chose it" in said
+        assert reply["model"] == "mine" and reply["choices"][0]["text"]
+        listed = place.json("models", "--json")
+        assert [model["name"] for model in listed["models"]] == ["mine"] and listed["added"][0]["used"]
+        assert "starts again" in place.aios("models", "use", "embedded").stderr
+        assert "`mine` is in use" in place.aios("models", "rm", "mine", "--yes", expect=1).stderr
+    finally:
+        place.aios("down")
+    place.aios("models", "rm", "mine", "--yes")
+    assert place.json("models", "--json") == {"models": [], "added": []}
 
 
 def test_500_silent_connections_do_not_shut_the_operator_out(place: Place) -> None:

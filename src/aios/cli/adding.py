@@ -8,10 +8,12 @@ import shutil
 import time
 from pathlib import Path
 
-from aios.abi.errors import AiosError, Invalid, NoCore, NotFound, TooLarge, Unavailable
-from aios.cli.command import Unverified
+from aios.abi.errors import NotFound, Unavailable
+from aios.cli.command import FAILED, UNVERIFIED, WRONG_USAGE, Said
+from aios.cli.download import Download, Told, private
+from aios.cli.hub import remote
 from aios.cli.progress import Progress
-from aios.cli.show import one_line, size
+from aios.cli.show import one_line, say, size
 from aios.drivers.core.local.examine import examine
 from aios.drivers.core.local.gguf import Flaw
 from aios.drivers.core.local.shelf import Added, Shelf, check_name, name_of
@@ -22,19 +24,20 @@ SPARE_BYTES = 500_000_000
 
 PIECE_BYTES = 1 << 20
 
-KINDS: dict[Flaw, type[AiosError]] = {
-    "no model": Invalid,
-    "byte order": Invalid,
-    "version": Invalid,
-    "unknown": NoCore,
-    "unfit": NoCore,
-    "engine": Unavailable,
+EXIT_CODES: dict[Flaw, int] = {
+    "no model": WRONG_USAGE,
+    "byte order": WRONG_USAGE,
+    "version": WRONG_USAGE,
+    "truncated": UNVERIFIED,
+    "damaged": UNVERIFIED,
+    "unknown": FAILED,
+    "unfit": FAILED,
+    "engine": Unavailable.exit_code,
 }
-"""Which error a flaw is; where it is none of these, the file is damaged."""
 
 
 def added_from_path(shelf: Shelf, path: Path, name: str | None, sha256: str | None) -> Added:
-    """Add a file of this machine. Raises an `AiosError` or `Unverified`, and then nothing of it is left in the home."""
+    """Add a file of this machine. Raises `Said` or an `AiosError`, and then nothing of it is left in the home."""
     if not path.is_file():
         raise NotFound(f"there is no file {path}: name a GGUF file")
     name = check_name(name or name_of(path.name))
@@ -54,19 +57,50 @@ def added_from_path(shelf: Shelf, path: Path, name: str | None, sha256: str | No
         raise Unavailable(f"{path} cannot be added: {error.strerror}") from None
 
 
+def added_from_hub(shelf: Shelf, source: str, name: str | None, sha256: str | None) -> Added:
+    """Add a file from elsewhere. Raises as `added_from_path` does.
+
+    What came before a connection broke off, or a person did, is kept for the next try.
+    """
+    file = remote(source)
+    name = check_name(name or name_of(file.file))
+
+    def check(told: Told, missing: int) -> None:
+        check_room(missing, shelf.folder)
+        if told.sha256 is not None:
+            refuse_other(told.sha256, sha256, file.called)
+
+    try:
+        with shelf.adding(name) as part:
+            download = Download(file.url, part)
+            told = download.run(file.called, check)
+            try:
+                found = read(part, told.size_bytes, None)
+                refuse_other(found, sha256 or told.sha256, file.called)
+                added = Added(name, told.size_bytes, found, file.called, examined(part, file.called), time.time_ns())
+            except Said as said:
+                if said.exit_code != EXIT_CODES["engine"]:
+                    download.discard()
+                raise
+            shelf.keep(added, part)
+            download.discard()
+    except OSError as error:
+        raise Unavailable(f"{file.called} cannot be added: {error.strerror}") from None
+    if sha256 is None and told.sha256 is None:
+        say("nobody states a SHA-256 for it: compare the one below with one that you trust")
+    return added
+
+
 def examined(path: Path, called: str) -> str:
-    """The architecture of a model file. Raises what its flaw is, if it has one."""
+    """The architecture of a model file. Raises `Said` if it has a flaw."""
     verdict = examine(path)
     if verdict.flaw is None:
         return verdict.architecture
-    if verdict.flaw == "engine":
-        raise Unavailable(f"{called} cannot be tried: {one_line(verdict.said)}")
-    said = one_line(f"{called} {verdict.said}")
-    raise KINDS[verdict.flaw](said) if verdict.flaw in KINDS else Unverified(said)
+    raise Said(one_line(f"{called} {verdict.said}"), EXIT_CODES[verdict.flaw])
 
 
 def linked_or_copied(path: Path, part: Path) -> str:
-    """Let `part` be the same file, or else a copy of it; its SHA-256. Raises `TooLarge`, `Unavailable`."""
+    """Let `part` be the same file, or else a copy of it; its SHA-256. Raises `Said`, `Unavailable`."""
     total = path.stat().st_size
     try:
         os.link(path, part)
@@ -89,15 +123,11 @@ def read(path: Path, total: int, copy: Path | None) -> str:
     return digest.hexdigest()
 
 
-def private(path: str, flags: int) -> int:
-    """Opens a file that only its owner may read."""
-    return os.open(path, flags, 0o600)
-
-
 def check_room(wanted: int, folder: Path) -> None:
-    """Raises `TooLarge` for what is no model any more, `Unavailable` where the disk has no room for it."""
+    """Raises `Said` for what is no model any more, `Unavailable` where the disk has no room for it."""
     if wanted > MOST_BYTES:
-        raise TooLarge(f"a model of {size(wanted)} is more than the {size(MOST_BYTES)} that one may have: name a smaller one")
+        said = f"a model of {size(wanted)} is more than the {size(MOST_BYTES)} that one may have: name a smaller one"
+        raise Said(said, WRONG_USAGE)
     free = shutil.disk_usage(folder).free
     if free < wanted + SPARE_BYTES:
         needed = f"{size(wanted)} are to come and {size(free)} are free"
@@ -105,6 +135,6 @@ def check_room(wanted: int, folder: Path) -> None:
 
 
 def refuse_other(found: str, wanted: str | None, called: str) -> None:
-    """Raises `Unverified` if a SHA-256 was named and this is another."""
+    """Raises `Said` if a SHA-256 was named and this is another."""
     if wanted not in (None, found):
-        raise Unverified(f"{called} is not what it should be: its SHA-256 is {found}, not {wanted}")
+        raise Said(f"{called} is not what it should be: its SHA-256 is {found}, not {wanted}", UNVERIFIED)

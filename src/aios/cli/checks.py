@@ -22,6 +22,9 @@ from aios.cli.running import running
 from aios.cli.show import size
 from aios.config import Config, chosen_core, open_home, read_config
 from aios.drivers.core.local import formats, llama, models
+from aios.drivers.core.local.engine import EXACT
+from aios.drivers.core.local.examine import examine
+from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Shelf
 from aios.drivers.sandbox.landlock import LandlockSandbox
 from aios.sdk.client import Client
 
@@ -55,7 +58,7 @@ def checks() -> Iterator[Check]:
     yield from doors(config)
     yield isolation()
     yield from cores()
-    yield core_in_use(config)
+    yield from core_in_use(config)
     yield from aliases(config)
     yield from offers()
 
@@ -92,9 +95,11 @@ def local_core(config: Config) -> Iterator[Check]:
     yield attempt("forms", lambda: f"{formats.PACKAGE} {formats.installed_version()}", f"`{formats.INSTALL}`")
     if sys.platform == "linux":
         yield attempt("libgomp", openmp, "`apt-get install libgomp1`, or your system's package of it")
-    named = config.local.path
-    yield attempt("model file", lambda: model_file(named), "run the set-up again, or name a model file: `path` in `[local]`")
-    if named is None:
+    local, fix = config.local, "run the set-up again, or name a model file: `path` in `[local]`"
+    if config.added is not None:
+        fix = f"`aios models use {EMBEDDED_CHOICE}`, or `aios models rm {config.added}` after it and add the file again"
+    yield attempt("model file", lambda: model_file(local.path, wanted_sha256(config)), fix)
+    if local.path is None:
         yield Check("ok", "model", f"{models.EMBEDDED.name}: {models.EMBEDDED.caveat}")
 
 
@@ -114,15 +119,25 @@ def openmp() -> str:
     return "loads"
 
 
-def model_file(named: Path | None) -> str:
-    """The model file, seen to be one, and the embedded one to be the right one."""
+def wanted_sha256(config: Config) -> str | None:
+    """What the model file must be: the embedded one as it was released, an added one as it was then."""
+    if config.added is not None:
+        chosen = Shelf(config.home).chosen()
+        return chosen.sha256 if chosen else None
+    return models.EMBEDDED.sha256 if config.local is not None and config.local.path is None else None
+
+
+def model_file(named: Path | None, sha256: str | None) -> str:
+    """The model file: one that the engine takes, which is tried in a child, and where `sha256` says so, the right one."""
     path = named or models.find(models.EMBEDDED)
-    models.check_header(path)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if named is None and found != models.EMBEDDED.sha256:
-        raise OSError(f"{path} is damaged: its SHA-256 is {found[:12]}…, not {models.EMBEDDED.sha256[:12]}…")
-    return f"{path}, {size(path.stat().st_size)}, SHA-256 {found[:12]}…"
+    if sha256 not in (None, found):
+        raise OSError(f"{path} is damaged: its SHA-256 is {found[:12]}…, not {sha256[:12]}…")
+    verdict = examine(path)
+    if verdict.flaw is not None:
+        raise OSError(f"{path} {verdict.said}")
+    return f"{path}, {size(path.stat().st_size)}, SHA-256 {found[:12]}…, architecture {verdict.architecture}"
 
 
 def doors(config: Config) -> Iterator[Check]:
@@ -166,20 +181,31 @@ def cores() -> Iterator[Check]:
     for core in found:
         busy = f"{core.name}: {core.driver}, {core.running} of {core.slots} slots busy, {', '.join(core.models)}"
         if core.up:
-            yield Check("ok", "core", f"{busy}; {'exact' if core.exact else core.detail or 'not exact'}")
+            how = f"; {engine_and_profile()}" if core.driver == "local" else ""
+            yield Check("ok", "core", f"{busy}{how}; {'exact' if core.exact else core.detail or 'not exact'}")
         else:
             why = f"{core.name} is down: {core.detail or 'no reason known'}"
             yield Check("fail", "core", why, "`aios events --kind core` tells more")
 
 
-def core_in_use(config: Config) -> Check:
-    """Which core answers, and why that one: asked of the running kernel, else what the next one will do."""
+def engine_and_profile() -> str:
+    """The engine of a local core and how it is run."""
+    cache = "q8_0" if EXACT.kv_type == llama.Q8_0 else str(EXACT.kv_type)
+    kept = "shared" if EXACT.unified else "split by sequence"
+    flash = {-1: "automatic", 0: "off", 1: "on"}[EXACT.flash]
+    return f"{llama.PACKAGE} {llama.installed_version()}, profile: cache {cache} {kept}, flash attention {flash}"
+
+
+def core_in_use(config: Config) -> Iterator[Check]:
+    """Which core answers, asked of the running kernel; and which one the next kernel will take, and why."""
     source, why = chosen_core(config)
     if running():
-        return default_model()
+        yield default_model()
+    what = "core to come" if running() else "core in use"
     if source == "none":
-        return Check("warn", "core in use", f"none: {why}", "name a `[[core]]` in aios.toml, or take out `local = false`")
-    return Check("ok", "core in use", f"{source}, because {why}")
+        yield Check("warn", what, f"none: {why}", "name a `[[core]]` in aios.toml, or take out `local = false`")
+    else:
+        yield Check("ok", what, f"{source}, because {why}")
 
 
 def aliases(config: Config) -> Iterator[Check]:

@@ -9,14 +9,18 @@ import click
 
 from aios.abi.errors import AiosError
 
+FAILED = 1
+WRONG_USAGE = 2
 PARTLY_FAILED = 7
 UNVERIFIED = 8
 
 
-class Unverified(click.ClickException):
-    """Something is not what it should be: it was damaged on its way, or is another thing."""
+class Said(click.ClickException):
+    """What went wrong, as one sentence that says what to do, and the exit code of its kind."""
 
-    exit_code = UNVERIFIED
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click takes the instance's
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"aios: {self.message}", err=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
+
+from aios.kernel.access.tokens import PREFIX
 
 TIMEOUT_S = 0.3
 MAX_BYTES = 1 << 20
@@ -34,6 +37,9 @@ KEYS = (
     "TOGETHER",
     "XAI",
 )
+
+OWN_TOKEN = re.compile(rf"{PREFIX}[\w-]{{43}}", re.ASCII)
+"""As `aios token add` makes them: the prefix and 256 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,5 +84,6 @@ def probe(port: int, product: str, name: str) -> Detected | None:
 
 
 def keys(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The names of variables that hold keys of providers."""
-    return [name for name in (f"{provider}_API_KEY" for provider in KEYS) if environment.get(name)]
+    """The names of variables that hold keys of providers. A kernel's own token is none, and goes by the name of one."""
+    names = (f"{provider}_API_KEY" for provider in KEYS)
+    return [name for name in names if environment.get(name) and not OWN_TOKEN.fullmatch(environment[name])]

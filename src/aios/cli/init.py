@@ -25,7 +25,7 @@ CONFIG = """\
 # queue = 2048           # calls that may wait, per tenant and class
 
 # [local]                # the model on this machine; `local = false`, before the first table, for none
-# path = "/models/some-model.gguf"
+# path = "/models/some-model.gguf"   # comes before what `aios models use` chose
 # slots = 8
 
 # [aliases]

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from aios.abi.errors import Conflict, Invalid
+from aios.abi.errors import Conflict
 from aios.abi.llm import Model, Models
 from aios.abi.system import CoreState, ListCores
-from aios.cli.adding import added_from_path
+from aios.cli.adding import added_from_hub, added_from_path
 from aios.cli.command import Command, agreed, as_json, yes
 from aios.cli.running import running
 from aios.cli.show import put_json, say, size, table
@@ -130,20 +130,30 @@ def cells(file: File) -> tuple[str, ...]:
 
 
 @models.command(cls=Command)
-@click.argument("source", metavar="PATH")
+@click.argument("source", metavar="PATH|REPO[:FILE]|ADDRESS")
 @click.option("--name", metavar="NAME", help="What to call it here; not given, it is called as the file is.")
 @click.option("--sha256", metavar="HEX", help="What the SHA-256 of the file must be.")
 def add(source: str, name: str | None, sha256: str | None) -> None:
     """Put a GGUF model file into the kernel's home.
 
-    It is copied, or linked where that is possible, and tried in a process of its own before it is kept.
+    A PATH is copied, or linked where that is possible. REPO is `owner/name` on the model hub whose address is in $HF_ENDPOINT;
+    FILE is needed where it has several. ADDRESS begins with https. What comes from elsewhere goes on where it broke off when the
+    command is given again. The file is tried in a process of its own before it is kept.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise Invalid("--sha256 takes 64 hexadecimal digits", field="sha256")
-    path = Path(source).expanduser().absolute()
-    added = added_from_path(Shelf(open_home()), path, name, sha256.lower() if sha256 else None)
+        raise click.UsageError("--sha256 takes 64 hexadecimal digits")
+    shelf, path, wanted = Shelf(open_home()), Path(source).expanduser().absolute(), sha256.lower() if sha256 else None
+    if path.exists() or looks_like_path(source):
+        added = added_from_path(shelf, path, name, wanted)
+    else:
+        added = added_from_hub(shelf, source, name, wanted)
     say(f"added `{added.name}`: {size(added.size_bytes)}, SHA-256 {added.sha256}")
     say(f"next: `aios models use {added.name}`")
+
+
+def looks_like_path(source: str) -> bool:
+    """Whether it can only be meant as a path, also where nothing is there."""
+    return source.startswith((".", "/", "~")) or (source.endswith(".gguf") and ":" not in source)
 
 
 @models.command(cls=Command)

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 from aios.cli.show import duration, one_line, say, size
 
 LINE_S = 3.0
+BAR_CHARACTERS = 32
 
 
 class Progress:
@@ -24,9 +25,10 @@ class Progress:
         self._told_s = self._began_s
         self._bars = None
         if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            name = TextColumn("{task.description}", markup=False)
+            columns = (name, BarColumn(bar_width=12), DownloadColumn(), TransferSpeedColumn())
             self._bars = Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-            self._bar = self._bars.add_task(self._what, total=total, completed=done)
+            self._bar = self._bars.add_task(self._what[:BAR_CHARACTERS], total=total, completed=done)
 
     def __enter__(self) -> Progress:
         if self._bars:

@@ -70,7 +70,7 @@ def tried(path: Path) -> Verdict:
     except Flawed as flawed:
         return Verdict(architecture, flawed.flaw, flawed.said)
     except EngineUnavailable as problem:
-        return Verdict(architecture, "engine", str(problem))
+        return Verdict(architecture, "engine", f"cannot be tried: {problem}")
     return Verdict(architecture)
 
 

@@ -149,4 +149,4 @@ def _cut() -> Flawed:
 
 
 def _shown(text: bytes) -> str:
-    return text[:80].decode(errors="replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:80].decode(errors="replace"))
