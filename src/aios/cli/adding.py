@@ -115,7 +115,7 @@ def read(path: Path, total: int, copy: Path | None) -> str:
     digest = hashlib.sha256()
     opened = open(copy, "xb", opener=private) if copy else None
     with path.open("rb") as file, opened or open(os.devnull, "wb") as output:
-        with Progress(f"{'copying' if copy else 'reading'} {path.name}", total) as progress:
+        with Progress(f"{'copying' if copy else 'reading'} {path.name.removesuffix('.part')}", total) as progress:
             while piece := file.read(PIECE_BYTES):
                 digest.update(piece)
                 output.write(piece)

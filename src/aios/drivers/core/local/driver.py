@@ -96,7 +96,8 @@ def _half_of_the_cores() -> int:
 class LocalCoreConfig:
     """Settings of a local core.
 
-    `home`: folder for what it remembers about model files. `path`: the model file; None is the embedded model. `window`: tokens
+    `home`: folder for what it remembers about model files. `path`: the model file; None is the one that `aios models use`
+    chose, or the embedded model. `window`: tokens
     per slot; each slot's memory is reserved. `temperature` and `top_p` are for calls that set none (the embedded model's
     authors advise these). `chunk`: prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
     silence after which a busy host is replaced, or ten passes if that is longer. `start_s`: most
