@@ -61,6 +61,7 @@ async def _answered(file: Path, own: str) -> bytes:
                 raise Failed(f"{file} does not load: it was not done within {LOAD_LIMIT_S:g} s") from None
             finally:
                 child.kill()
+                await child.wait_ended()
     finally:
         sandbox.close()
     if how != "exit 0":
