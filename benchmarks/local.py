@@ -83,8 +83,8 @@ class Scale(msgspec.Struct, frozen=True):
     readers_rounds: int
 
 
-QUICK = Scale(1, (40, 110), (40,), 8, 4, 2, 3.0, 5, 3)
-FULL = Scale(5, (40, 230, 600), (40, 230), 88, 14, 3, 5.0, 15, 5)
+QUICK = Scale(1, (40, 110), (40,), 8, 4, 2, 3.0, 5, 5)
+FULL = Scale(5, (40, 230, 600), (40, 230), 88, 14, 3, 5.0, 15, 9)
 DECODED = 24
 READERS = 100
 SEED = 4
