@@ -11,10 +11,10 @@ import math
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
@@ -50,8 +50,6 @@ from aios.drivers.core.local.protocol import (
 )
 from aios.drivers.core.local.tools import RESULT_ROLE, CallReader, call_id, tell_functions, told_calls, told_result
 from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, ScoreCall, refuse_what_it_cannot
-
-T = TypeVar("T")
 
 POISONED_AFTER = 3
 """Crashes in a row, without a new token in between, after which a call is given up. From the one before, it runs alone."""
@@ -331,12 +329,7 @@ class LocalCore:
         self._refuse_if_given_up()
         self._calls += 1
         jobs = [_Job(self._number(), call, prompt, index, constraint=constraint) for index in range(call.request.n)]
-        self._jobs.update({job.number: job for job in jobs})
-        try:
-            self._open_waiting()
-            choices = await all_of([self._relay(job, emit) for job in jobs])
-        finally:
-            await all_of([self._leave(job) for job in jobs])
+        choices = [await self._answer(job, emit) for job in jobs]
         last = jobs[0].last
         return Completion(
             id=call.id,
@@ -345,6 +338,15 @@ class LocalCore:
             choices=tuple(choices),
             usage=Usage(last.prompt_tokens - last.cached_tokens, last.cached_tokens, sum(job.passed for job in jobs)),
         )
+
+    async def _answer(self, job: _Job, emit: Emit) -> Choice:
+        """One answer. A call's answers come one after the other: it has one turn, so it takes one slot."""
+        self._jobs[job.number] = job
+        try:
+            self._open_waiting()
+            return await self._relay(job, emit)
+        finally:
+            await self._leave(job)
 
     async def score(self, call: ScoreCall) -> Scores:
         """See the port. The prompt and its baseline are read one after the other, in the one slot that the call has."""
@@ -687,19 +689,6 @@ def scores_of(call: ScoreCall, core: str, weighed: list[Weighed]) -> Scores:
         labels=tuple(LabelScore(*each) for each in found),
         usage=Usage(input_uncached=read - cached, cache_read=cached),
     )
-
-
-async def all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them return; where one fails, the others are ended first."""
-    if len(parts) == 1:
-        return [await parts[0]]
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 def _prompt_of(messages: tuple[Message, ...], text: str) -> Prompt:
