@@ -12,7 +12,7 @@ import pytest
 
 from aios.abi import frames
 from aios.abi.errors import AiosError, Conflict, Denied, Invalid, Killed, NotFound, Unauthenticated
-from aios.abi.event import ReadEvents
+from aios.abi.event import CallEnded, ReadEvents
 from aios.abi.llm import Generate
 from aios.abi.manifest import Grant
 from aios.abi.process import Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
@@ -455,6 +455,56 @@ async def test_a_client_that_asks_for_a_pid_in_its_body_is_itself_nevertheless()
     async with listening() as at:
         status, body = await at.send("POST /v1/call/process.self", b'{"pid": "1"}')
         assert status == 400 and json.loads(body)["error"]["field"] == "pid"
+
+
+# A stranger's claims: whatever a header or a body says, a call is the token's own, in the class that it was granted.
+
+CLAIMED = ("operator", "aios", "interactive", "aios_root", "../../root", "1", "true", "é", "x" * 3000)
+CARRIERS = [
+    *({name: value} for name in ("x_session_id", "session_id", "x_claude_code_session_id") for value in CLAIMED),
+    *({name: "OPERATOR"} for name in ("x_api_key", "x_goog_api_key", "proxy_authorization", "cookie", "x_auth_token")),
+    *({name: "PID"} for name in ("x_aios_pid", "x_aios_process", "x_aios_parent", "x_aios_ticket", "x_request_id")),
+    *({name: "operator"} for name in ("x_aios_tenant", "x_aios_agent", "x_aios_token", "x_aios_operator", "x_aios_name")),
+    *({name: "interactive"} for name in ("x_aios_class", "x_aios_priority", "x_priority", "priority", "x_service_tier")),
+    *({name: "127.0.0.1"} for name in ("x_forwarded_for", "x_real_ip", "forwarded", "x_forwarded_user", "x_remote_user")),
+    *({name: "operator"} for name in ("openai_organization", "openai_project", "anthropic_workspace", "user_agent", "from")),
+    *({"baggage": f"aios.{name}=operator"} for name in ("tenant", "token", "pid", "class", "task")),
+    {"traceparent": "00-ffffffffffffffffffffffffffffffff-ffffffffffffffff-ff"},
+]  # fmt: skip
+SAID: list[dict[str, Any]] = [
+    *({name: value} for name in ("user", "safety_identifier", "prompt_cache_key") for value in ("operator", "PID", {"a": 1})),
+    *({"service_tier": tier} for tier in ("priority", "fast", "scale", "interactive", "", 5, ["priority"])),
+    *({name: "operator"} for name in ("tenant", "pid", "process", "token", "operator", "agent", "cls", "grants", "account")),
+    *({"aios": {name: "interactive"}} for name in ("class", "tenant", "pid", "token", "operator", "session", "grants")),
+    {"metadata": {"user_id": "operator", "tenant": "other", "class": "interactive"}},
+    {"extra_headers": {"authorization": "Bearer OPERATOR"}},
+    {"extra_body": {"aios": {"class": "interactive"}}},
+]
+
+
+async def test_no_claim_in_a_header_or_a_body_raises_anything() -> None:
+    """Effective = min(granted, asked). The control: the same road lowers the class."""
+    assert len(CARRIERS) >= 50 and len(SAID) >= 30
+    chat = {"model": "default", "messages": [{"role": "user", "content": "x"}]}
+    async with listening() as at:
+        operator, victim = await at.k.operator.call(Self()), await at.k.session("victim")
+        pid = (await victim.call(Self())).pid
+        known = {"PID": pid, "OPERATOR": at.k.kernel.tokens.new_operator()}
+        claims = [({name: known.get(value, value) for name, value in one.items()}, chat) for one in CARRIERS]
+        claims += [({}, {**chat, **json.loads(json.dumps(one).replace("PID", pid))}) for one in SAID]
+        for headers, body in claims:
+            status, told = await at.send("POST /v1/chat/completions", json.dumps(body).encode(), **headers)
+            assert status == 200, (headers, body, told)
+            status, told = await at.send("POST /v1/call/process.self", b"{}", **headers)
+            me = json.loads(told)
+            assert (status, me["agent"], me["cls"], me["tenant"], me["kind"]) == (200, "client", "standard", "local", "session")
+            assert me["pid"] not in (pid, operator.pid)
+            status, _ = await at.send("POST /v1/call/token.list", b"{}", **headers)
+            assert status == 403
+        ended = at.k.kernel.events.after(0, 10_000, lambda e: isinstance(e, CallEnded))[0]
+        assert len(ended) >= len(claims) and {event.cls for event in ended} == {"standard"}
+        await at.send("POST /v1/chat/completions", json.dumps({**chat, "service_tier": "flex"}).encode())
+        assert at.k.kernel.events.after(0, 10_000, lambda e: isinstance(e, CallEnded))[0][-1].cls == "batch"
 
 
 # --- what people read -------------------------------------------------------------------------------------------------

@@ -316,3 +316,51 @@ async def test_hints_lower_the_class_and_never_raise_it(fields: Any, headers: An
             assert answer.status == 200
         events, _, _ = s.kernel.events.after(0, 100, lambda event: isinstance(event, CallEnded))
         assert [event.cls for event in events] == [cls]
+
+
+# whose call it is
+
+
+async def sessions(s: Served) -> int:
+    """How many processes its clients' calls are of."""
+    return len({event.pid for event in s.kernel.events.after(0, 1000, lambda event: isinstance(event, CallEnded))[0]})
+
+
+@pytest.mark.real
+async def test_a_client_names_its_session_in_a_header_or_with_its_cache_key_and_the_first_name_counts() -> None:
+    carriers: list[tuple[dict[str, Any], dict[str, str]]] = [
+        ({}, {"x-claude-code-session-id": "one"}),
+        ({}, {"session-id": "one"}),
+        ({}, {"x-session-id": "one"}),
+        ({"prompt_cache_key": "one"}, {}),
+        ({"prompt_cache_key": "two"}, {"x-session-id": "one", "session-id": ""}),
+        ({"prompt_cache_key": "two"}, {"x-session-id": "two", "x-claude-code-session-id": "one"}),
+    ]
+    async with served() as s:
+        for fields, headers in carriers:
+            async with s.post("/v1/chat/completions", {**CHAT, **fields}, **headers) as answer:
+                assert answer.status == 200
+        assert await sessions(s) == 1
+        for fields, headers in [({"prompt_cache_key": "two"}, {}), ({}, {}), ({"prompt_cache_key": 5}, {}), ({"user": "x"}, {})]:
+            async with s.post("/v1/chat/completions", {**CHAT, **fields}, **headers) as answer:
+                assert answer.status == 200
+        assert await sessions(s) == 3
+
+
+@pytest.mark.real
+async def test_many_conversations_without_a_name_are_of_one_process() -> None:
+    async with served() as s:
+        for number in range(20):
+            messages = [{"role": "system", "content": str(number)}, {"role": "user", "content": f"question {number}"}]
+            async with s.post("/v1/chat/completions", {**CHAT, "messages": messages}) as answer:
+                assert answer.status == 200
+        assert await sessions(s) == 1
+
+
+@pytest.mark.real
+async def test_a_name_of_any_length_is_taken_and_tells_sessions_apart() -> None:
+    async with served() as s:
+        for name in ("n" * 5000, "n" * 5000, "n" * 4999 + "m"):
+            async with s.post("/v1/chat/completions", CHAT, x_session_id=name) as answer:
+                assert answer.status == 200
+        assert await sessions(s) == 2

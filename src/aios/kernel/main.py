@@ -137,6 +137,10 @@ class Kernel:
         assert isinstance(process, Process)
         return self._path.call(process, request, options, tell)
 
+    def check(self, token: str) -> str:
+        """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`."""
+        return self.tokens.find(token)[0].id
+
     def attach(self, token: str, session: str = "") -> Process:
         """The process of a token's session; made when the session is new. Raises `Unauthenticated`."""
         info, operator = self.tokens.find(token)

@@ -49,6 +49,10 @@ class Kernel(Protocol):
         """
         ...
 
+    def check(self, token: str) -> str:
+        """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`."""
+        ...
+
     def attach(self, token: str, session: str = "") -> Caller:
         """The process that a token speaks for, in a session of the client's naming. Raises `Unauthenticated`."""
         ...

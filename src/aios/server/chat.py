@@ -13,8 +13,8 @@ import msgspec
 
 from aios.abi.errors import Invalid, NoCore
 from aios.abi.llm import Generate, Message, Part, ToolCall, ToolSpec
-from aios.abi.request import Class
 from aios.abi.wire import check_json, refuse
+from aios.server.hints import Hints
 
 
 class ImageUrl(msgspec.Struct):
@@ -65,11 +65,6 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Hints(msgspec.Struct):
-    cls: Class | None = msgspec.field(name="class", default=None)
-    deadline_s: float | None = None
-
-
 class ChatBody(msgspec.Struct):
     """The body of a chat completion. Unknown fields are left to `ignored`."""
 
@@ -96,14 +91,15 @@ class ChatBody(msgspec.Struct):
     function_call: Any = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    service_tier: str | None = None
+    service_tier: Any = None
+    prompt_cache_key: Any = None
     modalities: tuple[str, ...] | None = None
     web_search_options: dict[str, Any] | None = None
     aios: Hints | None = None
 
 
 MEANINGLESS = frozenset(
-    ("audio", "metadata", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
+    ("audio", "metadata", "prediction", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
      "store", "user", "verbosity")
 )  # fmt: skip
 """Fields of OpenAI's that change nothing about an answer here: taken in silence, whatever they hold."""

@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from aios.abi.errors import AiosError
-from aios.ports.kernel import Caller
 from aios.server import eager
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,11 +34,18 @@ COMMENT = b": still here\n\n"
 
 
 class HttpRequest(msgspec.Struct):
-    """A request as a door sees it. Names of headers are in lower case; `rest`: what follows the route's path."""
+    """A request as a door sees it. Names of headers are in lower case; `rest`: what follows the route's path.
+
+    `token` was checked before the body was read. Whose call it is the door says (`Kernel.attach`) when it has the body, for
+    that may name the session.
+    """
 
     id: str
+    path: str
     headers: Mapping[bytes, bytes]
     rest: str = ""
+    token: str = ""
+    token_id: str = ""
     body: bytes = b""
 
     def header(self, name: bytes) -> str:
@@ -56,8 +62,8 @@ class Writer:
     """
 
     __slots__ = (
-        "_beat", "_beat_due_s", "_buffer", "_drained", "_flushing", "_head", "_hold", "_loop", "_request_id", "_rest", "_send",
-        "due_s", "state",
+        "_beat", "_beat_due_s", "_buffer", "_comment", "_drained", "_flushing", "_head", "_hold", "_loop", "_request_id", "_rest",
+        "_send", "due_s", "state",
     )  # fmt: skip
 
     def __init__(self, send: Send, hold: Callable[[], None], request_id: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -68,6 +74,7 @@ class Writer:
         self._buffer = bytearray()
         self._head: dict[str, Any] | None = None
         self._beat = b""
+        self._comment = COMMENT
         self._beat_due_s = 0.0
         self._flushing = False
         self._rest: asyncio.Task[None] | None = None
@@ -92,15 +99,15 @@ class Writer:
         await self._send(self._start(status, headers))
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    def open(self, headers: Headers, beat: bytes = b"", after_s: float = 0.0) -> None:
+    def open(self, headers: Headers, beat: bytes = b"", after_s: float = 0.0, comment: bytes = COMMENT) -> None:
         """Begin a stream: its headers leave with its first piece, or after so many seconds, whichever is first.
 
-        Until they leave, an error still has its status. `beat`: what the stream says, instead of a comment, each minute in
-        which there was nothing else to say.
+        Until they leave, an error still has its status. `comment`: what the stream says every 10 s in which there was nothing
+        else to say; `beat`: what it says instead each minute.
         """
         now_s = self._loop.time()
         self._head = self._start(200, [EVENTS, (b"cache-control", b"no-store"), *headers])
-        self._beat, self._beat_due_s = beat, now_s + BEAT_S
+        self._beat, self._beat_due_s, self._comment = beat, now_s + BEAT_S, comment
         self.due_s = now_s + after_s
         if after_s == 0.0:
             self.state = "stream"
@@ -144,7 +151,7 @@ class Writer:
         elif self._beat and self._loop.time() >= self._beat_due_s:
             self.write(self._beat)
         else:
-            self.write(COMMENT)
+            self.write(self._comment)
 
     def _start(self, status: int, headers: Headers) -> dict[str, Any]:
         headers.append((b"x-request-id", self._request_id))
@@ -173,7 +180,7 @@ class Writer:
                 self._say_drained()
             now_s = self._loop.time()
             self.due_s = now_s + COMMENT_S
-            if data != COMMENT:
+            if data != self._comment:
                 self._beat_due_s = now_s + BEAT_S
         self._flushing = False
 
@@ -228,7 +235,7 @@ class Refusal(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Handler = Callable[[Caller, HttpRequest, Writer], Coroutine[Any, Any, None]]
+Handler = Callable[[HttpRequest, Writer], Coroutine[Any, Any, None]]
 
 
 class Door(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import msgspec
@@ -18,6 +19,17 @@ LONGEST_RETRY_S: dict[type[AiosError], float] = {QueueFull: 60.0, Draining: 20.0
 
 
 OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s")
+SESSIONS = (b"x-claude-code-session-id", b"session-id", b"x-session-id")
+"""Headers in which clients name their session; the first that is there counts, then what the body names."""
+TIERS: dict[object, Class] = {"flex": "batch", "standard_only": "standard", "priority": "interactive", "fast": "interactive"}
+"""What `service_tier` asks for; like every hint it lowers what was granted, and never raises it. Others say nothing."""
+
+
+class Hints(msgspec.Struct):
+    """The body's field `aios`, at any model door."""
+
+    cls: Class | None = msgspec.field(name="class", default=None)
+    deadline_s: float | None = None
 
 
 def token_of(request: HttpRequest) -> str:
@@ -31,12 +43,25 @@ def token_of(request: HttpRequest) -> str:
     return token
 
 
-def session_of(request: HttpRequest) -> str:
-    """The client's name for its session, "" without one."""
-    session = request.header(b"x-session-id")
-    if len(session) > MAX_SESSION_CHARACTERS:
-        raise Invalid(f"`x-session-id` must have at most {MAX_SESSION_CHARACTERS} characters", field="x-session-id")
-    return session
+def session_of(request: HttpRequest, *named: object) -> str:
+    """The client's name for its session, "" without one. `named`: names that the body has for it; what is no text is none.
+
+    Only what a client says on purpose makes a process. What its words are is not its name (docs/adr/0005).
+    """
+    for carrier in SESSIONS:
+        if session := request.header(carrier):
+            return _bounded(session)
+    for name in named:
+        if name and isinstance(name, str):
+            return _bounded(name)
+    return ""
+
+
+def _bounded(session: str) -> str:
+    """A name that is too long is known by its hash: clients that choose such names know nothing of our bounds."""
+    if len(session) <= MAX_SESSION_CHARACTERS:
+        return session
+    return hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def patience_of(request: HttpRequest) -> float:
@@ -49,11 +74,18 @@ def patience_of(request: HttpRequest) -> float:
     return min(patience_s, LONGEST_PATIENCE_S) if patience_s > 0 else LONGEST_PATIENCE_S
 
 
-def options_of(request: HttpRequest, cls: Class | None = None, deadline_s: float | None = None) -> CallOptions:
-    """The options of a call: headers first, then what the body's `aios` said. Raises `Invalid` with the name that was sent."""
+def options_of(request: HttpRequest, hints: Hints | None = None, tier: object = None) -> CallOptions:
+    """The options of a call: headers first, then what the body's `aios` said, then its `service_tier`.
+
+    Raises `Invalid` with the name that was sent, for what is ours; a tier that nobody knows says nothing.
+    """
     headers = request.headers
-    if cls is None and deadline_s is None and headers.keys().isdisjoint(OPTIONS):
+    if hints is None and tier is None and headers.keys().isdisjoint(OPTIONS):
         return NO_OPTIONS
+    cls = hints.cls if hints else None
+    if cls is None and isinstance(tier, str):
+        cls = TIERS.get(tier)
+    deadline_s = hints.deadline_s if hints else None
     key = request.header(b"x-aios-key") or None
     if b"x-aios-class" in headers:
         cls = _class(request.header(b"x-aios-class"))

@@ -29,7 +29,7 @@ from aios.abi.ids import UniqueIds
 from aios.ports.kernel import Kernel
 from aios.server import eager
 from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer
-from aios.server.hints import refusal_headers, session_of, token_of
+from aios.server.hints import refusal_headers, token_of
 from aios.server.listener import Connection, Listener, Peer, descriptors, do_nothing
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -168,7 +168,7 @@ class HttpServer:
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI application: one HTTP request."""
-        request = HttpRequest(self._ids(), dict(scope["headers"]))
+        request = HttpRequest(self._ids(), scope["path"], dict(scope["headers"]))
         peer: Peer = scope["state"]["peer"]
         hold = peer.hold if scope["method"] != "HEAD" else do_nothing  # its head leaves alone
         writer = Writer(send, hold, request.id, asyncio.get_running_loop())
@@ -179,11 +179,12 @@ class HttpServer:
                 _check_method(scope["method"], {"GET", "HEAD"})
                 return await writer.whole(200, b'{"status":"ok"}', [JSON])
             door, handler, request.rest = self._route(scope["method"], scope["path"])
-            caller = self._kernel.attach(token_of(request), session_of(request))
+            request.token = token_of(request)
+            request.token_id = self._kernel.check(request.token)
             peer.known = True
             _check_type(scope["method"], request)
             request.body, whole = await self._body(request, receive), True
-            await self._attend(handler(caller, request, writer), writer, peer)
+            await self._attend(handler(request, writer), writer, peer)
         except _Gone:
             return
         except asyncio.CancelledError:

@@ -11,9 +11,9 @@ from aios.abi.llm import Queued, Started
 from aios.abi.request import Event
 from aios.abi.schema import schemas
 from aios.abi.wire import decode_request, row_named
-from aios.ports.kernel import Caller, Kernel
+from aios.ports.kernel import Kernel
 from aios.server.exchange import JSON, Handler, Headers, HttpRequest, Refusal, Writer
-from aios.server.hints import answer_headers, label_header, options_of, patience_of
+from aios.server.hints import answer_headers, label_header, options_of, patience_of, session_of
 
 _encoder = msgspec.json.Encoder()
 
@@ -39,14 +39,15 @@ class NativeDoor:
     def broken(self, error: AiosError) -> bytes:
         return b"event: error\ndata: " + _encoder.encode(_Error(error.fault())) + b"\n\n"
 
-    async def _schemas(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
+    async def _schemas(self, request: HttpRequest, writer: Writer) -> None:
         self._schema = self._schema or _encoder.encode(schemas())
         await writer.whole(200, self._schema, [JSON])
 
-    async def _call(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
+    async def _call(self, request: HttpRequest, writer: Writer) -> None:
         row = row_named(request.rest)
         wanted = decode_request(row, request.body or b"{}", "json")
         options = options_of(request)
+        caller = self._kernel.attach(request.token, session_of(request))
         if row.streams and "text/event-stream" in request.header(b"accept"):
             stream = _Events(writer)
             answer = await self._kernel.call(caller, wanted, options, stream.tell)

@@ -16,11 +16,11 @@ import msgspec
 from aios.abi.errors import AiosError, ContextFull, Denied, NeedsApproval, NotFound, QueueFull, RateLimited, Unauthenticated
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Choice, Completion, Delta, Models, Queued, Started, TokenLogprob, ToolCall, ToolCallDelta
-from aios.abi.request import Class, Event
-from aios.ports.kernel import Caller, Kernel
-from aios.server.chat import ChatBody, generate_of, read_chat
+from aios.abi.request import Event
+from aios.ports.kernel import Kernel
+from aios.server.chat import generate_of, read_chat
 from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
-from aios.server.hints import answer_headers, options_of, patience_of
+from aios.server.hints import answer_headers, options_of, patience_of, session_of
 
 CODES: dict[type[AiosError], str] = {
     Unauthenticated: "invalid_api_key",
@@ -62,10 +62,11 @@ class OpenAIDoor:
     def broken(self, error: AiosError) -> bytes:
         return b"data: " + _encode({"error": _error(error, error.http)}) + b"\n\n"
 
-    async def _chat(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
+    async def _chat(self, request: HttpRequest, writer: Writer) -> None:
         body, unknown = read_chat(request.body)
         wanted = generate_of(body)
-        options = options_of(request, *_hints(body))
+        options = options_of(request, body.aios, body.service_tier)
+        caller = self._kernel.attach(request.token, session_of(request, body.prompt_cache_key))
         more: Headers = [_ignored(unknown)] if unknown else []
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -77,32 +78,24 @@ class OpenAIDoor:
             answer = await self._kernel.call(caller, wanted, options)
             await writer.whole(200, _completion(answer.value, self._ids()), [*answer_headers(answer), *more])
 
-    async def _models(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
-        listed = await self._listed(caller)
+    async def _models(self, request: HttpRequest, writer: Writer) -> None:
+        listed = await self._listed(request)
         await writer.whole(200, _encode({"object": "list", "data": list(listed.values())}), [JSON])
 
-    async def _model(self, caller: Caller, request: HttpRequest, writer: Writer) -> None:
-        listed = await self._listed(caller)
+    async def _model(self, request: HttpRequest, writer: Writer) -> None:
+        listed = await self._listed(request)
         if request.rest not in listed:
             raise NotFound(f"there is no model `{request.rest[:100]}`; there are {', '.join(listed) or 'none'}", field="model")
         await writer.whole(200, _encode(listed[request.rest]), [JSON])
 
-    async def _listed(self, caller: Caller) -> dict[str, dict[str, Any]]:
+    async def _listed(self, request: HttpRequest) -> dict[str, dict[str, Any]]:
+        caller = self._kernel.attach(request.token, session_of(request))
         models = (await self._kernel.call(caller, Models())).value.models
         names = [(name, model) for model in models for name in (model.name, *model.aliases)]
         return {
             name: {"id": name, "object": "model", "created": 0, "owned_by": "aios", "context_window": model.window}
             for name, model in names
         }
-
-
-def _hints(body: ChatBody) -> tuple[Class | None, float | None]:
-    """What the body says of the call: its own `aios` first; OpenAI's slow tier is our lowest class."""
-    hints = body.aios
-    cls: Class | None = hints.cls if hints else None
-    if cls is None and body.service_tier == "flex":
-        cls = "batch"
-    return cls, hints.deadline_s if hints else None
 
 
 def _ignored(names: list[str]) -> tuple[bytes, bytes]:
