@@ -105,8 +105,17 @@ async def test_a_frozen_host_is_replaced_and_answers_go_on_unchanged(home: Path)
         undisturbed = await four_answers(candidate)
         answers = await four_answers(candidate, strike_after(candidate, 30, signal.SIGSTOP))
         assert texts(answers) == texts(undisturbed)
-        assert "silent" in candidate.events[1].detail
+        assert "silent" in candidate.events[1].detail and "run_module" in candidate.events[1].detail, "where it stood is told"
         assert [event.change for event in candidate.events] == ["up", "down", "up"]
+
+
+async def test_a_host_that_is_stopped_ends_by_itself_when_its_core_is_closed(home: Path) -> None:
+    async with local(home) as candidate:
+        core = candidate.core
+        assert isinstance(core, LocalCore) and core._host is not None
+        host = core._host
+        os.kill(host.pid, signal.SIGSTOP)
+    assert host._process.returncode == 0, "nobody had to kill it"
 
 
 async def test_a_host_that_talks_nonsense_is_replaced(home: Path) -> None:

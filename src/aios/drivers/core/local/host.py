@@ -98,16 +98,18 @@ class Host(asyncio.Protocol):
             self._wait_a_tick(limit_s, busy)
 
     def dismiss(self, fault: str) -> None:
-        """End it because of a fault: ask for a trace of where it is, then kill it."""
+        """End it because of a fault: ask for a trace of where it is, also where it was stopped, then kill it."""
         if self._fault or self.ended.done():
             return
         self._fault = fault
         self._signal(signal.SIGABRT)
+        self._signal(signal.SIGCONT)
         self._killing = asyncio.get_running_loop().call_later(ABORT_GRACE_S, self._signal, signal.SIGKILL)
 
     async def end(self, *, grace_s: float) -> None:
         """Close the socket, by which it ends; kill it after `grace_s` and wait until it is gone."""
         self._transport.close()
+        self._signal(signal.SIGCONT)  # one that is stopped does not see that
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
