@@ -227,6 +227,19 @@ async def test_damage_in_a_header_is_one_error_or_harmless(home: Path, tmp_path:
     await core.close()
 
 
+async def test_a_file_that_is_not_the_one_that_was_added_is_refused(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    shutil.copyfile(models.find(models.EMBEDDED), path)
+    added = models.EMBEDDED.sha256
+    with path.open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(b"changed")
+    core = LocalCore(config(home, path=path, sha256=added))
+    with pytest.raises(Unavailable, match="damaged"):
+        await core.start(lambda _: None)
+    await core.close()
+
+
 async def test_a_new_host_does_not_go_on_with_another_model(home: Path, tmp_path: Path) -> None:
     path, other = tmp_path / "mine.gguf", tmp_path / "other.gguf"
     shutil.copyfile(models.find(models.EMBEDDED), path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -59,6 +60,7 @@ GIVE_UP_AFTER = 3
 
 BACK_OFF_S = (0.1, 5.0)
 ABORT_S = 5.0
+SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_SLOTS = 256
 """Sequences that the engine can tell apart."""
 
@@ -95,7 +97,7 @@ class LocalCoreConfig:
     """Settings of a local core.
 
     `home`: folder for what it remembers about model files. `path`: the model file; None is the one that `aios models use`
-    chose, or the embedded model. `window`: tokens
+    chose, or the embedded model. `sha256`: what that file must have; None: whatever it has. `window`: tokens
     per slot; each slot's memory is reserved. `temperature` and `top_p` are for calls that set none (the embedded model's
     authors advise these). `chunk`: prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
     silence after which a busy host is replaced, or ten passes if that is longer. `start_s`: most
@@ -109,6 +111,7 @@ class LocalCoreConfig:
     name: str = models.EMBEDDED.name
     model: str = models.EMBEDDED.name
     path: Path | None = None
+    sha256: str | None = None
     slots: int = 8
     window: int = 2048
     threads: int = field(default_factory=_half_of_the_cores)
@@ -124,6 +127,8 @@ class LocalCoreConfig:
     share: bool = True
 
     def __post_init__(self) -> None:
+        if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
+            raise ValueError("`sha256` must be 64 hexadecimal digits in small letters")
         within("slots", self.slots, 1, MOST_SLOTS)
         within("window", self.window, LEAST_WINDOW, 1 << 20)
         within("threads", self.threads, 1, 1024)
@@ -586,7 +591,7 @@ class LocalCore:
         """What the model file must have: a new host goes on with answers of the old one, so it must not find another model."""
         if self._ready is not None:
             return self._ready.sha256
-        return models.EMBEDDED.sha256 if self.config.path is None else None
+        return models.EMBEDDED.sha256 if self.config.path is None else self.config.sha256
 
     def _patience_s(self) -> float:
         """How long a host may take to come up; a big file is given the time to read it."""
