@@ -8,6 +8,7 @@ import openai
 import pytest
 from served import CHAT, Served, served, until
 
+from aios.abi.errors import Invalid
 from aios.abi.event import CallEnded
 from aios.abi.llm import Generate, ToolCall
 from aios.kernel.lanes.lane import LaneConfig
@@ -242,6 +243,15 @@ async def test_unknown_fields_are_ignored_and_told_back() -> None:
             async with s.post("/v1/chat/completions", {**odd, "stream": stream}) as answer:
                 assert answer.status == 200
                 assert answer.headers["x-aios-ignored"] == "top_k, wei??rd???"
+
+
+@pytest.mark.real
+async def test_a_core_that_refuses_a_tool_names_the_place_in_the_clients_words() -> None:
+    for field, param in (("tools[0].name", "tools[0].function.name"), ("tools[1].parameters", "tools[1].function.parameters"),
+                         ("tools", "tools"), ("messages[0].name", "messages[0].name")):  # fmt: skip
+        script = Script(fail_after=0, failure=Invalid("it is wrong", field=field))
+        async with served(ScriptedCore(script)) as s, s.post("/v1/chat/completions", CHAT) as answer:
+            assert (await answer.json())["error"]["param"] == param
 
 
 @pytest.mark.real

@@ -30,6 +30,8 @@ CODES: dict[type[AiosError], str] = {
     QueueFull: "rate_limit_exceeded",
 }
 """Codes that clients look for; every other error has its own name."""
+TOOL_FIELD = re.compile(r"^(tools\[\d+\])\.(name|description|parameters|strict)\b")
+"""A field of a tool in our requests, which these clients write below `function`."""
 DENIED_STATUS = 400
 """Not 403: some clients try that again."""
 
@@ -111,7 +113,8 @@ def _error(error: AiosError, status: int) -> _ErrorBody:
     else:
         kind = "invalid_request_error"
     own = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.code).lower()
-    return _ErrorBody(error.message, kind, error.field, CODES.get(type(error), own))
+    param = TOOL_FIELD.sub(r"\1.function.\2", error.field) if error.field else None
+    return _ErrorBody(error.message, kind, param, CODES.get(type(error), own))
 
 
 # whole answers
