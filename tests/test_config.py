@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aios.abi.errors import Invalid, NotFound, Unavailable
+from aios.boot import cores
 from aios.config import chosen_core, find_file, open_home, project_folder, read_config, with_options
 from aios.drivers.core.local.shelf import Added, Shelf
 
@@ -104,13 +105,16 @@ def test_a_file_that_was_named_and_does_not_exist_is_an_error() -> None:
         read_config(Path("nowhere.toml"))
 
 
-def test_an_endpoint_comes_before_a_model_file_and_that_before_the_embedded_model() -> None:
+def test_a_named_model_file_comes_before_an_endpoint_and_that_before_the_embedded_model() -> None:
     endpoint = '[[core]]\nname = "here"\nbase_url = "http://127.0.0.1:8080/v1"\n'
     write("[local]\npath = '/models/m.gguf'\n")
     assert chosen_core(read_config())[0] == "model file"
     write("[local]\npath = '/models/m.gguf'\n" + endpoint)
     config = read_config()
-    assert chosen_core(config)[0] == "endpoint" and config.local is not None
+    assert chosen_core(config)[0] == "model file" and [core.info().name for core in cores(config)][1:] == ["here"]
+    write("[local]\nslots = 3\n" + endpoint)
+    config = read_config()
+    assert chosen_core(config)[0] == "endpoint" and next(cores(config)).info().name == "here"
     write(endpoint)
     assert read_config().local is None, "an endpoint is enough: the embedded model does not run beside it unless asked for"
     write("local = false")
@@ -127,6 +131,7 @@ def test_an_added_model_that_was_chosen_comes_before_the_embedded_one_and_after_
     write("[local]\nslots = 3\n")
     config = read_config()
     assert config.local is not None and config.local.path == shelf.path("mine") and config.local.slots == 3
+    assert config.local.sha256 == "0" * 64, "a file that was changed later is not what was added"
     assert (config.local.name, config.local.model, chosen_core(config)[0]) == ("mine", "mine", "added model")
     write("[local]\nname = 'core-0'\n")
     config = read_config()

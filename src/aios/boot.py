@@ -100,10 +100,12 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
 
 
 def cores(config: Config) -> Iterator[Core]:
-    """The configured cores: endpoints first, then the model on this machine."""
+    """The configured cores, the one that `default` means first: see `config.chosen_core`."""
+    if config.local is not None and config.names_model_file:
+        yield LocalCore(config.local)
     for endpoint in config.cores:
         yield OpenAIChat(endpoint)
-    if config.local is not None:
+    if config.local is not None and not config.names_model_file:
         yield LocalCore(config.local)
 
 

@@ -69,8 +69,8 @@ class Config:
     """All that a kernel is started with.
 
     `home`: its folder. `file`: where the settings come from, None if there is no file. `cores`: endpoints, which come
-    before `local`, the model on this machine (None: none); the first core is what `default` means. `added`: the name of
-    `local`, if it is one that was added and chosen by `aios models`.
+    before `local`, the model on this machine (None: none), unless the file names that model's own file; the first core is what
+    `default` means. `added`: the name of `local`, if it is one that was added and chosen by `aios models`.
     """
 
     home: Path
@@ -81,6 +81,11 @@ class Config:
     local: LocalCoreConfig | None
     aliases: Mapping[str, str]
     added: str | None = None
+
+    @property
+    def names_model_file(self) -> bool:
+        """Whether the file of `local` stands in the configuration, and is not one that was found or chosen."""
+        return self.local is not None and self.local.path is not None and self.added is None
 
 
 def read_config(path: Path | None = None) -> Config:
@@ -112,7 +117,7 @@ def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, st
     if chosen is None:
         return local, None
     name, model = (chosen.name if given == EMBEDDED.name else given for given in (local.name, local.model))
-    return dataclasses.replace(local, path=shelf.path(chosen.name), name=name, model=model), chosen.name
+    return dataclasses.replace(local, path=shelf.path(chosen.name), sha256=chosen.sha256, name=name, model=model), chosen.name
 
 
 def find_file(named: Path | None = None) -> Path | None:
@@ -230,14 +235,14 @@ Source = Literal["endpoint", "model file", "added model", "embedded model", "non
 def chosen_core(config: Config) -> tuple[Source, str]:
     """Where `default` is answered and why.
 
-    By a named endpoint, else a named model file, else an added model that was chosen, else the model that AIOS installs.
+    By a named model file, else a named endpoint, else an added model that was chosen, else the model that AIOS installs.
     """
+    if config.local is not None and config.names_model_file:
+        return "model file", f"{config.local.path} is named in {config.file}"
     if config.cores:
         return "endpoint", f"`{config.cores[0].name}` stands in {config.file}"
     if config.local is None:
         return "none", "`local` is off and no `[[core]]` is named"
     if config.added is not None:
         return "added model", f"`aios models use {config.added}` chose it, and no endpoint and no model file is named"
-    if config.local.path is not None:
-        return "model file", f"{config.local.path} is named in {config.file}"
     return "embedded model", "no endpoint and no model file is named, and no added model is chosen"

@@ -179,7 +179,7 @@ def rm(name: str, yes: bool) -> None:
 def use(name: str) -> None:
     """Make a model file the local model.
 
-    `embedded` is the one that comes with AIOS. A `path` in `[local]` and a `[[core]]` of aios.toml come before it.
+    `embedded` is the one that comes with AIOS. A `path` in `[local]` and a `[[core]]` of aios.toml come before it, in this order.
     """
     embedded = name == EMBEDDED_CHOICE
     Shelf(open_home()).choose(None if embedded else name)
