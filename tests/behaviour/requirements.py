@@ -75,6 +75,7 @@ REQUIREMENTS = (
     Requirement("slow reader", "A reader that does not read holds no slot.", f"{PATH}: a slow reader fills 1 MB and then waits"),
     Requirement("crash", "An agent whose host dies begins again as the same process.", f"{SPINE}: same pid and arguments"),
     Requirement("kill", "A killed agent's slot is free at once.", f"{SPINE}: its slot is free at once"),
+    Requirement("suspend", "A suspended agent makes no call until it is resumed.", "chapter 30: signals suspend, resume"),
     Requirement("restart", "An agent is started again at most three times.", f"{SPINE}: at most 3 times"),
 )  # fmt: skip
 

@@ -110,6 +110,20 @@ async def test_signal(transport: str, signal: str) -> None:
         assert (exit.outcome, exit.error) == ("killed", "Killed") and time() == 1
 
 
+@proves("suspend")
+async def test_suspend_and_resume(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        agent = await gate.call(napping(w, 10))
+        await asyncio.sleep(1)
+        assert await gate.call(SignalProcess(pid=agent.pid, signal="suspend")) == Done()
+        await asyncio.sleep(99)
+        *_, seen = (await gate.call(List())).processes
+        assert (seen.state, seen.word, seen.wait and seen.wait.code) == ("suspended", "suspended", "X")
+        assert await gate.call(SignalProcess(pid=agent.pid, signal="resume")) == Done()
+        assert (await gate.call(WaitFor(pid=agent.pid))).result == "slept" and time() == pytest.approx(100)
+
+
 @proves("row process.list", "row process.self")
 async def test_list_and_self(transport: str) -> None:
     async with world(transport, agents=AGENTS) as w:

@@ -82,8 +82,8 @@ def test_a_misspelled_command_is_wrong_usage_and_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("call", "clock.now"),
-        ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
+        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("suspend", "x"), ("resume", "x"), ("tree",),
+        ("call", "clock.now"), ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
     ],
 )  # fmt: skip
 def test_without_a_kernel_one_sentence_says_how_to_start_one(arguments: tuple[str, ...], home: Path) -> None:
@@ -107,6 +107,8 @@ def test_down_without_a_kernel_has_nothing_to_do(home: Path) -> None:
         (("call", "clock.sleep", "--json", "[1]", "seconds=1"), "--json takes one JSON object"),
         (("call", "clock.sleep", "--json", '{"seconds": 1, "seconds": 2}'), "`seconds` is given twice"),
         (("kill",), "say which"),
+        (("suspend",), "say which"),
+        (("resume",), "say which"),
         (("events", "-f", "--json"), "--jsonl"),
         (("token", "add", "--agent", "x", "--grant", "everything"), "is no grant"),
     ],

@@ -206,6 +206,31 @@ def test_ps_and_why_and_kill_take_a_name_or_its_beginning(fleet: Place) -> None:
     assert [process["outcome"] for process in fleet.json("ps", "-a", "-q", f"name:{name}", "--json")["processes"]] == ["killed"]
 
 
+def test_an_agent_is_suspended_and_resumed(fleet: Place) -> None:
+    name = fleet.aios("run", "agents.py:sleeps", "-y", "-d").stdout.strip()
+    assert name in fleet.aios("suspend", name, "--dry-run").stdout
+    fleet.aios("suspend", name, expect=2)
+    assert f"{name}: suspended" in fleet.aios("suspend", name, "-y").stderr
+    assert "‖ suspended" in fleet.aios("ps", "-q", f"name:{name}").stdout
+    why = fleet.aios("why", name).stdout
+    assert "it is suspended by operator-1" in why and f"would move it: `aios resume {name}`" in why
+    assert "nothing that is suspended" in fleet.aios("resume", "-q", "agent:hello", "-y").stderr
+    fleet.aios("kill", name, "--stop", "-y", expect=1)
+    assert f"{name}: resumed" in fleet.aios("resume", "-q", "agent:sleeps state:suspended", "-y").stderr
+    assert "suspended" not in fleet.aios("ps", "-q", f"name:{name}").stdout
+    fleet.aios("kill", name, "-y")
+
+
+def test_the_tree_shows_who_started_whom(fleet: Place) -> None:
+    name = fleet.aios("run", "agents.py:sleeps", "-y", "-d").stdout.strip()
+    lines = fleet.aios("tree").stdout.splitlines()
+    assert lines[0].startswith("NAME") and any(line.startswith(name) for line in lines)
+    lines = fleet.aios("tree", "--all").stdout.splitlines()
+    assert lines[1].startswith("operator-1 ") and any(line.startswith(("├─ " + name, "└─ " + name)) for line in lines[2:])
+    assert name in [process["name"] for process in fleet.json("tree", "--json")["processes"]]
+    fleet.aios("kill", name, "-y")
+
+
 def test_kill_takes_a_selector(fleet: Place) -> None:
     names = [started(fleet), started(fleet)]
     done = fleet.aios("kill", "-q", "agent:sleeps class:standard", "-y")

@@ -46,4 +46,4 @@ async def test_ten_thousand_deadlines_that_never_come_leave_nothing() -> None:
         for _ in range(10_000):
             await k.operator.call(Sleep(seconds=0), CallOptions(deadline_s=3000))
         assert len(k.kernel._path._deadlines._heap) <= 65
-        assert not k.kernel._path._deadlines._live
+        assert not k.kernel._path._deadlines._due

@@ -11,7 +11,7 @@ from aios.abi.request import Class, Done, Reply, Request
 from aios.abi.waits import Outcome, State, Wait
 
 ProcessKind = Literal["agent", "session"]
-Signal = Literal["stop", "kill"]
+Signal = Literal["stop", "kill", "suspend", "resume"]
 
 
 class ProcessInfo(Reply, frozen=True, omit_defaults=True):
@@ -72,6 +72,11 @@ class SignalProcess(Request[Done], frozen=True, kw_only=True):
     """`stop` asks a process to end (its code sees a cancellation and may clean up); `kill` ends it.
 
     A kill ends the process's calls at once. Code that has not ended 5 s later loses its host.
+
+    `suspend` holds a process and its descendants until `resume`: no call of theirs begins, those that wait for a turn give up
+    their place and queue again afterwards, what a model is saying is said to its end, and replies are held back. Deadlines
+    stand still meanwhile. What an operator holds, operators resume; what a process holds, it and its ancestors. A held process
+    can be killed; it is to be resumed before it can be asked to stop.
     """
 
     pid: str

@@ -66,7 +66,7 @@ TABLE: tuple[Row, ...] = (
     Row("process.wait",      process.WaitFor,       "own /process/{pid}",             None,
         "repeatable", "read",         "long", None, "Wait for a process to end."),
     Row("process.signal",    process.SignalProcess, "own /process/{pid}",             None,
-        "internal",   "private",      "no",   30,   "Stop or kill a process."),
+        "internal",   "private",      "no",   30,   "Stop, kill, suspend or resume a process."),
     Row("process.list",      process.List,          "",                               None,
         "repeatable", "read",         "no",   10,   "List processes."),
     Row("process.self",      process.Self,          "",                               None,

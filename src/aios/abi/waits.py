@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-State = Literal["declared", "ready", "running", "waiting", "ended"]
+State = Literal["declared", "ready", "running", "waiting", "suspended", "ended"]
 Outcome = Literal["result", "error", "killed"]
 Code = Literal["S", "M", "T", "W", "C", "X"]
 
@@ -58,6 +58,6 @@ def word_of(state: State, code: str | None = None, outcome: Outcome | None = Non
         return {"result": "done", "error": "failed", "killed": "killed"}[outcome or "result"]
     if state in ("declared", "ready"):
         return "queued"
-    if state == "running":
-        return "running"
+    if state in ("running", "suspended"):
+        return state
     return WAITS[code].word if code else "idle"

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "see": (
         ("ps", "List the agents."),
+        ("tree", "Show the agents as a tree: who started whom."),
         ("why", "Say why an agent waits, and what would move it."),
         ("logs", "Show what an agent printed."),
         ("events", "Show what happened."),
@@ -40,6 +41,8 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "steer": (
         ("kill", "End agents."),
+        ("suspend", "Hold agents."),
+        ("resume", "Let agents go on that are held."),
         ("token", "Make, list and revoke tokens."),
     ),
 }

@@ -23,6 +23,7 @@ GLYPHS = {
     "running": "●",
     "blocked": "◐",
     "sleeping": "·",
+    "suspended": "‖",
     "idle": "·",
     "done": "✓",
     "failed": "✕",

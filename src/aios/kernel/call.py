@@ -9,22 +9,21 @@ given back.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from aios.abi.digest import digest
-from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, DeadlineExceeded, Draining, Internal, Killed, UnknownCall
+from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, Draining, Internal, Killed, UnknownCall
 from aios.abi.event import CallEnded, Dispatched
 from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
 from aios.abi.table import ROW_OF, ROWS
 from aios.kernel.access.grants import Grants
+from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
-from aios.kernel.lanes.lane import Lane, Ticket, Turn
+from aios.kernel.lanes.lane import Lane, Ticket, Turn, Withdrawn
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall, resource_of
@@ -42,7 +41,7 @@ class CallPath:
 
     def __init__(
         self, clock: Clock, processes: ProcessTable, grants: Grants, lanes: Mapping[str, Lane], journal: Journal,
-        events: EventLog, syscalls: Mapping[str, Syscall],
+        events: EventLog, syscalls: Mapping[str, Syscall], deadlines: Deadlines,
     ) -> None:  # fmt: skip
         self._clock = clock
         self._processes = processes
@@ -53,7 +52,7 @@ class CallPath:
         self._syscalls = syscalls
         self._prepare = {name: call.prepare or resource_of(ROWS[name]) for name, call in syscalls.items()}
         self._verbs = {name: ROWS[name].needs.partition(" ")[0] for name in syscalls}
-        self._deadlines = Deadlines(clock)
+        self._deadlines = deadlines
         self.draining = False
         self._in_lanes = 0
         self._no_more = asyncio.Event()
@@ -131,10 +130,12 @@ class CallPath:
         process.last_call = call.asked
         self.running += 1
         self._in_lanes += row.lane is not None
-        self._deadlines.add(call, min(filter(None, (options.deadline_s, row.deadline_s)), default=None))
+        self._deadlines.add(call)
         return call
 
     async def _walk(self, call: Call) -> Any:
+        if call.process.held is not None:
+            await self._resumed(call)
         keyed = call.options.key is not None
         recorded = keyed or call.process.kind == "agent" or call.row.risk != "read"
         asked = digest(call.row.name, call.row.version, call.request) if recorded else b""
@@ -150,7 +151,18 @@ class CallPath:
         call.process.label = call.process.label.join(call.label)
         if recorded:
             await self._journal.commit(self._journal.result(call, value, call.label))
+        if call.process.held is not None:
+            await self._resumed(call)
         return value
+
+    async def _resumed(self, call: Call) -> None:
+        """Return when nobody holds the call's process any more. What is done by then is done, and told when it goes on."""
+        self._deadlines.pause(call)
+        call.waits = call.process.why_held
+        try:
+            await call.process.resumed()
+        finally:
+            call.waits = None
 
     def _allow(self, call: Call) -> None:
         """Default deny: what the row needs must be granted, or owned."""
@@ -196,21 +208,33 @@ class CallPath:
         )  # fmt: skip
 
     async def _turn(self, call: Call, lane: Lane) -> Turn:
-        process = call.process
-        ticket = Ticket(process.tenant, call.cls, process.pid, process.name, call.asked, call.asked_ns, call.feasible)
-        turn = lane.try_turn(ticket)
-        if turn is not None:
-            return turn
-        lane.enter(ticket)
+        """A turn. A call whose process is held gives up its place meanwhile, and queues again."""
+        process, asked, again = call.process, call.asked, False
+        while True:
+            ticket = Ticket(process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible)
+            turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
+            if process.held is None and turn is not None:
+                return turn
+            if turn is not None:
+                turn.release()
+            await self._resumed(call)
+            asked, again = self._clock.monotonic(), True
+
+    async def _queue(self, call: Call, lane: Lane, ticket: Ticket, again: bool) -> Turn | None:
+        """Wait for a turn; None if the place was given up."""
+        lane.enter(ticket, again)
         call.waits = lambda: lane.why(ticket)
         call.ticket = ticket
+        call.withdraw = lambda: lane.withdraw(ticket)
         try:
-            if call.tell is not None:
+            if call.tell is not None and not again:
                 call.tell(Queued(call=call.id))
             return await lane.wait(ticket)
+        except Withdrawn:
+            return None
         finally:
             lane.leave(ticket)
-            call.waits = call.ticket = None
+            call.waits = call.ticket = call.withdraw = None
 
     def _fail(self, call: Call, error: AiosError) -> None:
         self.failed += 1
@@ -244,50 +268,3 @@ class CallPath:
         if call.process.calls.get(call.path) is call:
             del call.process.calls[call.path]
         self._deadlines.done(call)
-
-
-class Deadlines:
-    """All deadlines in one heap with one timer: a deadline costs a push, not a timer or a context of its own."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._heap: list[tuple[float, int, Call]] = []
-        self._order = itertools.count()
-        self._live: set[Call] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, call: Call, deadline_s: float | None) -> None:
-        if deadline_s is None:
-            return
-        self._live.add(call)
-        heapq.heappush(self._heap, (call.asked + deadline_s, next(self._order), call))
-        if self._heap[0][2] is call:
-            self._arm()
-
-    def done(self, call: Call) -> None:
-        self._live.discard(call)
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._live):
-            self._heap = [entry for entry in self._heap if entry[2] in self._live]
-            heapq.heapify(self._heap)
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._expire) if self._heap else None
-
-    def _expire(self) -> None:
-        now = self._clock.monotonic()
-        while self._heap and (self._heap[0][2] not in self._live or self._heap[0][0] <= now):
-            when, _, call = heapq.heappop(self._heap)
-            if call in self._live:
-                self._live.discard(call)
-                call.stop(DeadlineExceeded(f"the deadline of {when - call.asked:g} s passed while it {doing(call)}"))
-        self._arm()
-
-
-def doing(call: Call) -> str:
-    """What a call is at, for a sentence that goes on after "while it"."""
-    wait = call.wait
-    if wait is None:
-        return f"ran on `{call.core}`" if call.core else "acted"
-    return f"waited for {wait.on}"

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from aios.abi.process import Ahead, CallInfo, Explanation
 from aios.kernel.lanes.lane import Lane, Ticket
-from aios.kernel.process import Call, Process
+from aios.kernel.process import Call, Hold, Process
 
 AHEAD_SHOWN = 10
 HOLDERS_SHOWN = 4
@@ -48,6 +48,8 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
             "killed": f"it was {process.exit.message}",
         }
         return ends[process.exit.outcome]
+    if process.held is not None:
+        return _why_held(process, process.held)
     if not process.begun:
         return "its host is starting"
     for call in calls:
@@ -66,7 +68,13 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
     return f"`{first.row}` waits for {first.wait.on}"
 
 
+def _why_held(process: Process, held: Hold) -> str:
+    return f"it is {held.why}" if held.of == process.name else f"it is held with `{held.of}`, which is {held.why}"
+
+
 def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
+    if process.held is not None and process.exit is None:
+        return (f"`aios resume {process.held.of}`",)
     codes = {call.wait.code for call in calls if call.wait is not None}
     moves = []
     if "S" in codes and process.cls != "interactive":

@@ -26,7 +26,9 @@ from aios.kernel.access.tokens import Tokens
 from aios.kernel.call import CallPath
 from aios.kernel.cores.calls import CoreCalls
 from aios.kernel.cores.pool import Pool
+from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
+from aios.kernel.holding import Holds
 from aios.kernel.lanes.lane import Lane, LaneConfig
 from aios.kernel.lanes.policies import POLICIES
 from aios.kernel.logs import Logs
@@ -92,9 +94,18 @@ class Kernel:
 
     async def __aenter__(self) -> Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
-        self._supervisor = Supervisor(self._hosts, self.processes, self.events, self._tasks, self._forget)
+        deadlines = Deadlines(self.clock)
+        holds = Holds(self.clock, deadlines)
+        self._supervisor = Supervisor(self._hosts, self.processes, self.events, holds, self._tasks, self._forget)
         self._path = CallPath(
-            self.clock, self.processes, self._grants, {"cores": self._lane}, self._journal, self.events, self._syscalls()
+            self.clock,
+            self.processes,
+            self._grants,
+            {"cores": self._lane},
+            self._journal,
+            self.events,
+            self._syscalls(),
+            deadlines,
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -216,7 +227,7 @@ class Kernel:
                 for call in list(process.calls.values()):
                     call.stop(Unauthenticated("the token was revoked"))
                 for child in process.children:
-                    self._supervisor.signal(child, "kill", by=process.name)
+                    self._supervisor.signal(child, "kill", by=process)
                 self._end_session(key, process, "its token was revoked")
 
     def _end_session(self, key: tuple[str, str], process: Process, why: str) -> None:

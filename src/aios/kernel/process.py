@@ -41,7 +41,7 @@ class Call:
     __slots__ = (
         "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
         "first_ns", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request", "row",
-        "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "waits",
+        "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +59,8 @@ class Call:
         self.asked_ns = 0
         self.task: asyncio.Task[Any] | None = None
         self.cancels = 0
-        self.waits: Callable[[], Wait] | None = None
+        self.waits: Callable[[], Wait | None] | None = None
+        self.withdraw: Callable[[], None] | None = None
         self.turn: Held | None = None
         self.ticket: object | None = None
         self.allowed: tuple[str, ...] = ()
@@ -94,6 +95,27 @@ class Call:
         if self.task is not None and self.stopped is None and self.task is not asyncio.current_task():
             self.stopped = error
             self.task.cancel()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Hold:
+    """Why a process and its descendants do not go on. `of`: the name of the one that is held; `by`: whose word it is, the
+    kernel's own if nobody's; `since_ns`: UTC."""
+
+    of: str
+    by: Process | None
+    why: str
+    since_ns: int
+    over: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, by name."""
+        return self.by.name if self.by is not None else "the kernel"
+
+    def may_be_lifted_by(self, caller: Process) -> bool:
+        """Whoever said it, their ancestors, and operators; what the kernel holds, whoever the process belongs to."""
+        return caller.operator or self.by is None or self.by.descends_from(caller)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -131,6 +153,9 @@ class Process:
     host_pid: int | None = None
     last_call: float = 0.0
     paths: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))
+    hold: Hold | None = None
+    held: Hold | None = None
+    """The hold that counts: its own, or that of its nearest ancestor that has one."""
 
     def next_path(self) -> str:
         """The place of the next call in this process; lives after the first say which they are."""
@@ -147,6 +172,8 @@ class Process:
         """Running while one of its calls acts or its own code runs, ready while one waits for a slot, else waiting."""
         if self.exit is not None:
             return "ended", None
+        if self.held is not None:
+            return "suspended", self.why_held()
         if not self.begun:
             return "declared", None
         waits = [call.wait for call in self.calls.values()]
@@ -156,6 +183,17 @@ class Process:
             if wait is not None and wait.code == "S":
                 return "ready", wait
         return "waiting", next(iter(waits), None)
+
+    def why_held(self) -> Wait | None:
+        """What a process that is held waits for."""
+        if self.held is None:
+            return None
+        return Wait(code="X", on=f"`aios resume {self.held.of}`", since_ns=self.held.since_ns, holder=self.held.holder)
+
+    async def resumed(self) -> None:
+        """Return when it is not held."""
+        while self.held is not None:
+            await self.held.over.wait()
 
     def info(self) -> ProcessInfo:
         """The process as others see it."""

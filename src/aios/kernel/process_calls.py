@@ -114,7 +114,7 @@ class ProcessCalls:
         process = self._processes.find(call.process, call.request.pid)
         if process.kind != "agent":
             raise Invalid(f"`{process.name}` is a {process.kind}: revoke its token instead", field="pid")
-        self._supervisor.signal(process, call.request.signal, by=call.process.name)
+        self._supervisor.signal(process, call.request.signal, by=call.process)
         return Done()
 
     async def _list(self, call: Call) -> ProcessList:

@@ -8,11 +8,12 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 
-from aios.abi.errors import AiosError, ChildFailed, Killed
+from aios.abi.errors import AiosError, ChildFailed, Conflict, Invalid, Killed
 from aios.abi.event import HostChanged, ProcessChanged, Signalled
 from aios.abi.lines import visible
 from aios.abi.process import Exit, Signal
 from aios.kernel.events import EventLog
+from aios.kernel.holding import Holds
 from aios.kernel.process import Process, ProcessTable
 from aios.ports.host import Host, HostGone, Hosts
 
@@ -57,11 +58,13 @@ class Supervisor:
     """Runs agents. `tasks`: the group that its tasks live in; when that ends, nothing of it is left."""
 
     def __init__(
-        self, hosts: Hosts, processes: ProcessTable, events: EventLog, tasks: asyncio.TaskGroup, ended: Callable[[Process], None]
-    ) -> None:
+        self, hosts: Hosts, processes: ProcessTable, events: EventLog, holds: Holds, tasks: asyncio.TaskGroup,
+        ended: Callable[[Process], None],
+    ) -> None:  # fmt: skip
         self._hosts = hosts
         self._processes = processes
         self._events = events
+        self._holds = holds
         self._tasks = tasks
         self._ended = ended
         self._wards: list[Ward] = []
@@ -93,6 +96,7 @@ class Supervisor:
         """One life after the other, until the agent's function ends by itself or has lost its host too often."""
         assert process.manifest is not None
         while True:
+            await process.resumed()
             ward = await self._place(process)
             try:
                 process.begun = True
@@ -159,20 +163,42 @@ class Supervisor:
         if not ward.agents and not ward.closed:
             ward.idle = asyncio.get_running_loop().call_later(IDLE_HOST_S, ward.kill)
 
-    def signal(self, process: Process, signal: Signal, by: str) -> None:
-        """Pass a signal on to an agent. `kill` ends it with all its descendants: their calls now, their code within 5 s."""
+    def signal(self, process: Process, signal: Signal, by: Process) -> None:
+        """Do to an agent what a signal says, see `SignalProcess`. What has ended hears nothing.
+
+        `kill` ends it with all its descendants: their calls now, their code within 5 s. Raises `Conflict`, `Denied`, `Invalid`.
+        """
         if process.exit is not None:
             return
-        if signal == "kill":
-            self._kill(self._processes.family(process), by)
-            return
-        self._tell_signal(process, signal, by)
+        match signal:
+            case "kill":
+                self._kill(self._processes.family(process), by.name)
+            case "stop":
+                self._stop(process, by.name)
+            case "suspend":
+                if process is by:
+                    raise Invalid("a process cannot suspend itself: nobody would be left to let it go on", field="pid")
+                self._tell_held(self._holds.hold(process, by, f"suspended by {by.name}"), signal, by.name)
+            case "resume":
+                self._tell_held(self._holds.lift(process, by), signal, by.name)
+
+    def _stop(self, process: Process, by: str) -> None:
+        if process.held is not None:
+            of = process.held.of
+            raise Conflict(f"`{process.name}` is held and cannot end in order: `aios resume {of}` first, or kill it")
+        self._tell_signal(process, "stop", by)
         process.killed_by = by
         ward = self._of.get(process)
         if ward is not None:
-            ward.host.signal(process.pid, signal)
+            ward.host.signal(process.pid, "stop")
         else:
             self._runs[process].cancel()
+
+    def _tell_held(self, processes: Iterable[Process], signal: Signal, by: str) -> None:
+        """Say of processes that they are held from now on, or go on."""
+        for process in processes:
+            self._tell_signal(process, signal, by)
+            self._changed(process, process.held.why if process.held is not None else "")
 
     def _kill(self, processes: Iterable[Process], by: str) -> None:
         """Kill agents that are not yet being killed."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aios.abi.errors import NeedsApproval, Unavailable
+from aios.abi.errors import Conflict, NeedsApproval, Unavailable
 from aios.abi.lines import clean_line
 from aios.abi.manifest import Manifest
 from aios.abi.process import Logs, ProcessInfo, Signal, SignalProcess, Spawn, WaitFor
@@ -90,5 +90,8 @@ def attended(client: Client, process: ProcessInfo) -> Any:
         except KeyboardInterrupt:
             if not signals:
                 raise
-            client.call(SignalProcess(pid=process.pid, signal=signals.pop()))
+            try:
+                client.call(SignalProcess(pid=process.pid, signal=signals.pop()))
+            except Conflict as error:  # it is suspended: the next Ctrl-C kills it
+                print(clean_line(error.message), file=sys.stderr, flush=True)
     return result_of(client.call(WaitFor(pid=process.pid)))

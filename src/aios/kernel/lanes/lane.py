@@ -78,6 +78,10 @@ class Dispatch(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Withdrawn(Exception):
+    """A ticket was taken out of its queue, to come in again later."""
+
+
 class Policy(Protocol):
     """Decides who is next. It sees tickets, never how long a call will take."""
 
@@ -169,10 +173,13 @@ class Lane:
         rate = self._rate.per_s
         return (ahead + 1) / rate if rate > 0 else None
 
-    def enter(self, ticket: Ticket) -> None:
-        """Queue a ticket; `wait` for it next. Raises `QueueFull`, or `Unavailable` if all that can do it are down."""
+    def enter(self, ticket: Ticket, again: bool = False) -> None:
+        """Queue a ticket; `wait` for it next. Raises `QueueFull`, or `Unavailable` if all that can do it are down.
+
+        `again`: it was let in before and had to leave; it is not turned away because others have come meanwhile.
+        """
         self._check_up(ticket)
-        if self._waiting[ticket.tenant, ticket.cls] >= self._queue:
+        if self._waiting[ticket.tenant, ticket.cls] >= self._queue and not again:
             retry = min(60.0, max(1.0, self.eta_s(self._queue) or 10.0))
             raise QueueFull(
                 f"{self._queue} {ticket.cls} calls of this tenant wait already; try again in {retry:.0f} s", retry_after_s=retry
@@ -184,7 +191,7 @@ class Lane:
         self._waiting[ticket.tenant, ticket.cls] += 1
 
     async def wait(self, ticket: Ticket) -> Turn:
-        """Wait for the turn of a queued ticket. Giving up (a cancel) gives it back. Raises `Unavailable`."""
+        """Wait for the turn of a queued ticket. Giving up (a cancel) gives it back. Raises `Unavailable`, `Withdrawn`."""
         given = ticket.given
         assert given is not None, "enter it first"
         try:
@@ -203,6 +210,12 @@ class Lane:
         if ticket.queued:
             self.policy.remove(ticket)
             self._uncount(ticket)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take a ticket out of the queue, if it is still there, and tell who waits for it."""
+        if ticket.queued and ticket.given is not None and not ticket.given.done():
+            self.leave(ticket)
+            ticket.given.set_exception(Withdrawn())
 
     def why(self, ticket: Ticket) -> Wait:
         """Why a queued ticket waits: for a slot (`S`), or for a core that is down (`C`)."""
