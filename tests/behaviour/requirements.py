@@ -76,6 +76,7 @@ REQUIREMENTS = (
     Requirement("crash", "An agent whose host dies begins again as the same process.", f"{SPINE}: same pid and arguments"),
     Requirement("kill", "A killed agent's slot is free at once.", f"{SPINE}: its slot is free at once"),
     Requirement("suspend", "A suspended agent makes no call until it is resumed.", "chapter 30: signals suspend, resume"),
+    Requirement("after", "A process begins after others, with the results of those that ended well.", "chapter 80: `after=`"),
     Requirement("restart", "An agent is started again at most three times.", f"{SPINE}: at most 3 times"),
 )  # fmt: skip
 

@@ -352,3 +352,39 @@ async def test_an_agent_is_started_again_three_times_at_most(transport: str) -> 
         agent = await w.k.spawn("work", 100)
         exit = await w.k.operator.call(WaitFor(pid=agent.pid))
         assert (exit.outcome, exit.error, len(lives)) == ("error", "ChildFailed", 1 + RESTARTS)
+
+
+@proves("after")
+async def test_a_process_begins_after_others_with_their_results(transport: str) -> None:
+    async def work(gate: Gate, seconds: float) -> float:
+        await gate.call(Sleep(seconds=seconds))
+        if seconds > 5:
+            raise ValueError("too long")
+        return seconds
+
+    async def merge(gate: Gate, *results: Any) -> list[Any]:
+        return list(results)
+
+    async with world(transport, agents={"work": work, "merge": merge}) as w:
+        gate, other = await w.process(ALL), await w.process(ALL)
+        first, second, fails = [(await gate.call(Spawn(manifest=manifest_of("work"), arguments=(s,)))).pid for s in (2, 5, 9)]
+
+        def begin(*after: str, results: Any = "none") -> Any:
+            return gate.call(Spawn(manifest=manifest_of("merge"), arguments=("x",), after=after, results=results))
+
+        all, one, none, never = [
+            (await made).pid
+            for made in (begin(first, fails, second, results="all"), begin(second, results="one"), begin(first), begin(fails))
+        ]
+        waiting = await gate.call(Explain(pid=one))
+        assert waiting.process.state == "declared" and waiting.reason.startswith("it begins after work-")
+        assert (await gate.call(WaitFor(pid=none))).result == ["x"] and time() == pytest.approx(2)
+        assert (await gate.call(WaitFor(pid=one))).result == ["x", 5] and time() == pytest.approx(5)
+        assert (await gate.call(WaitFor(pid=all))).result == ["x", [2, 5]] and time() == pytest.approx(9)
+        failed = await gate.call(WaitFor(pid=never))
+        assert failed.error == "ChildFailed" and "it did not begin: `work-" in failed.message
+        for wrong, field in (((first, second), "results"), ((), "results")):
+            with pytest.raises((Invalid, ValueError), match=field):
+                await begin(*wrong, results="one")
+        with pytest.raises(NotFound, match="there is no process"):
+            await other.call(Spawn(manifest=manifest_of("merge"), after=(first,)))

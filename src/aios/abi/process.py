@@ -12,6 +12,7 @@ from aios.abi.waits import Outcome, State, Wait
 
 ProcessKind = Literal["agent", "session"]
 Signal = Literal["stop", "kill", "suspend", "resume"]
+MAX_AFTER = 1000
 
 
 class ProcessInfo(Reply, frozen=True, omit_defaults=True):
@@ -45,11 +46,23 @@ class Spawn(Request[ProcessInfo], frozen=True, kw_only=True):
     `arguments`: what its function is called with, JSON values. `accepted`: hash of the manifest that the caller, a
     person, has read and accepts; needed once per manifest, and not for children of agents (theirs is a part of their
     parent's).
+
+    `after`: processes that must have ended before it begins; of these at least one must have ended well, or it ends in
+    `ChildFailed` without having begun. `results`: what it is then called with behind its arguments: `one`, the result of the one
+    process in `after`; `all`, a list of the results of those that ended well.
     """
 
     manifest: Manifest
     arguments: tuple[Any, ...] = ()
     accepted: str | None = None
+    after: tuple[str, ...] = ()
+    results: Literal["none", "one", "all"] = "none"
+
+    def __post_init__(self) -> None:
+        if len(self.after) > MAX_AFTER:
+            raise ValueError(f"`after` must name at most {MAX_AFTER} processes")
+        if self.results == "one" and len(self.after) != 1 or self.results == "all" and not self.after:
+            raise ValueError("`results` must be `one` of one process in `after`, `all` of at least one, or `none`")
 
 
 class Exit(Reply, frozen=True, omit_defaults=True):

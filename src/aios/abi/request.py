@@ -39,17 +39,22 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `cls`: the scheduling class of this one call, at most that of its process.
     `key`: the caller's own name for the call, unique in its process: asked again with the same key, the recorded result is
     returned and nothing is done twice.
+    `scope`: the part of its process's work that the call is of (a child of a group, say). The calls of a scope are numbered by
+    themselves, so that their ids do not depend on what else runs at the time.
     """
 
     deadline_s: float | None = None
     cls: Class | None = None
     key: str | None = None
+    scope: str = ""
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:
             raise ValueError("`deadline_s` must be a number of seconds above 0")
         if self.key is not None and not 0 < len(self.key) <= 200:
             raise ValueError("`key` must have 1 to 200 characters")
+        if len(self.scope) > 200:
+            raise ValueError("`scope` must have at most 200 characters")
 
 
 NO_OPTIONS = CallOptions()

@@ -117,7 +117,7 @@ class CallPath:
             raise Killed(f"`{process.name}` was killed by {process.killed_by} and makes no calls")
         if self.draining and (row.lane is not None or row.name == "process.spawn"):
             raise Draining("the kernel is going down: try again when it is up", retry_after_s=10.0)
-        path = process.next_path() if options.key is None else f"k.{options.key}"
+        path = process.next_path(options.scope) if options.key is None else f"k.{options.key}"
         if path in process.calls:
             raise Conflict("a call with this `key` is under way: wait for it", field="key")
         call = Call(process, row, request, options, tell, lower(process.cls, options.cls), path)

@@ -51,7 +51,8 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
     if process.held is not None:
         return _why_held(process, process.held)
     if not process.begun:
-        return "its host is starting"
+        wait = process.after.wait if process.after is not None else None
+        return f"it begins after {wait.on}" if wait is not None else "its host is starting"
     for call in calls:
         if call.wait is None:
             return f"`{call.row}` runs" + (f" on `{call.core}`" if call.core else "")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aios.abi.errors import AiosError, NotFound
+from aios.abi.errors import AiosError, NotFound, TooLarge
 from aios.abi.ids import call_id, new_pid
 from aios.abi.label import KERNEL, USER, Label
 from aios.abi.manifest import Grant, Manifest
@@ -27,12 +27,25 @@ KEPT_ENDED = 10_000
 """Ended processes that can still be asked about; the oldest are forgotten first."""
 KEPT_BYTES = 64 * 1024 * 1024
 """Of arguments and results of ended processes, about."""
+MOST_SCOPES = 100_000
+"""Of one process, in which its calls are numbered."""
 
 
 class Held(Protocol):
     """What a call holds while it acts: a turn in a lane."""
 
     def release(self) -> None: ...
+
+
+class Predecessors(Protocol):
+    """Those that must have ended before a process begins. `wait`: for whom it waits now, None when all have ended."""
+
+    @property
+    def wait(self) -> Wait | None: ...
+
+    async def hand_over(self, process: Process) -> None:
+        """When they have ended, give the process what it begins with. Raises `ChildFailed` if none of them ended well."""
+        ...
 
 
 class Call:
@@ -135,6 +148,7 @@ class Process:
     manifest: Manifest | None = None
     arguments: tuple[Any, ...] = ()
     token: str = ""
+    after: Predecessors | None = None
     label: Label = USER
     children: dict[Process, None] = dataclasses.field(default_factory=dict)
     children_alive: int = 0
@@ -156,16 +170,25 @@ class Process:
     hold: Hold | None = None
     held: Hold | None = None
     """The hold that counts: its own, or that of its nearest ancestor that has one."""
+    scopes: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def next_path(self) -> str:
-        """The place of the next call in this process; lives after the first say which they are."""
-        return f"{self.life}.{next(self.paths)}" if self.life else str(next(self.paths))
+    def next_path(self, scope: str) -> str:
+        """The place of the next call in this process; lives after the first say which they are. Raises `TooLarge`."""
+        path = self._next_in(scope) if scope else str(next(self.paths))
+        return f"{self.life}.{path}" if self.life else path
+
+    def _next_in(self, scope: str) -> str:
+        if scope not in self.scopes and len(self.scopes) >= MOST_SCOPES:
+            raise TooLarge(f"`{self.name}` has {MOST_SCOPES} scopes: make further calls in one of them", field="scope")
+        number = self.scopes[scope] = self.scopes.get(scope, 0) + 1
+        return f"s.{scope}.{number}"
 
     def begin_again(self) -> None:
         """Start another life: from the beginning, with the same pid and arguments. What the last one had open is not its own."""
         self.life += 1
         self.calls = {}
         self.paths = itertools.count(1)
+        self.scopes = {}
         self.begun = False
 
     def state(self) -> tuple[State, Wait | None]:
@@ -175,7 +198,7 @@ class Process:
         if self.held is not None:
             return "suspended", self.why_held()
         if not self.begun:
-            return "declared", None
+            return "declared", self.after.wait if self.after is not None else None
         waits = [call.wait for call in self.calls.values()]
         if any(wait is None for wait in waits) or (not waits and self.kind == "agent"):
             return "running", None
@@ -232,12 +255,13 @@ class ProcessTable:
     def add(
         self, *, kind: ProcessKind, agent: str, tenant: str, cls: Class, grants: Iterable[Grant], parent: Process | None = None,
         operator: bool = False, manifest: Manifest | None = None, arguments: tuple[Any, ...] = (), token: str = "",
+        after: Predecessors | None = None,
     ) -> Process:  # fmt: skip
         """A new process, declared; its name is the agent's and a number that counts per tenant."""
         self._numbers[tenant] += 1
         process = Process(
             new_pid(), f"{agent}-{self._numbers[tenant]}", kind, agent, tenant, cls, tuple(grants), self._clock.now_ns(),
-            operator, parent, manifest, arguments, token,
+            operator, parent, manifest, arguments, token, after,
         )  # fmt: skip
         self._by_pid[process.pid] = self._by_name[tenant, process.name] = process
         self._living[process] = None

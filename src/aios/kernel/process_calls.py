@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from aios.abi.answers import handed_on
-from aios.abi.errors import Denied, Invalid, QueueFull, TooLarge
+from aios.abi.errors import Denied, Invalid, QueueFull
 from aios.abi.process import (
     Exit,
     Explain,
@@ -23,6 +20,7 @@ from aios.abi.request import Done, lower
 from aios.abi.waits import Wait
 from aios.kernel.access.consent import Consents
 from aios.kernel.access.grants import Grants, parse_grants
+from aios.kernel.arguments import After, check_arguments
 from aios.kernel.explain import explain
 from aios.kernel.lanes.lane import Lane
 from aios.kernel.logs import Logs as LogBook
@@ -36,7 +34,6 @@ MOST_DEPTH = 32
 MOST_LINES = 10_000
 MOST_CURSOR = 2**63 - 1
 MOST_WAIT_S = 3600.0
-MOST_ARGUMENT_BYTES = 256 * 1024
 
 
 class ProcessCalls:
@@ -72,6 +69,7 @@ class ProcessCalls:
             raise Invalid("`manifest.program` must be an absolute path", field="manifest.program")
         check_arguments(request.arguments)
         self._grants.check_subset(parent, manifest.agent, grants)
+        after = self._predecessors(call) if request.after else None
         if self._processes.living_count() >= MOST_PROCESSES:
             raise QueueFull(f"{MOST_PROCESSES} processes live already: wait for some of them", retry_after_s=5.0)
         if parent.kind == "agent":
@@ -80,10 +78,18 @@ class ProcessCalls:
             self._consents.check(manifest, request.accepted if parent.operator else None)
         process = self._processes.add(
             kind="agent", agent=manifest.agent, tenant=parent.tenant, cls=lower(parent.cls, manifest.cls), grants=grants,
-            parent=parent, manifest=manifest, arguments=request.arguments,
+            parent=parent, manifest=manifest, arguments=request.arguments, after=after,
         )  # fmt: skip
         self._supervisor.start(process)
         return process.info()
+
+    def _predecessors(self, call: Call) -> After:
+        request = call.request
+        assert isinstance(request, Spawn)
+        processes = tuple(self._processes.find(call.process, pid) for pid in request.after)
+        if any(not process.descends_from(call.process) or process is call.process for process in processes):
+            raise Invalid("a process begins after others that its parent has started", field="after")
+        return After(processes, request.results, call.asked_ns)
 
     def _check_child(self, parent: Process, program: str) -> None:
         """An agent starts agents of its own program, so many at once."""
@@ -145,17 +151,3 @@ class ProcessCalls:
             call.waits = lambda: wait
             await self._logs.wait_for_more(process, request.after, request.wait_s)
         return self._logs.read(process, request.after, request.limit)
-
-
-def check_arguments(arguments: tuple[Any, ...]) -> None:
-    """Raise `Invalid` for what cannot be handed over to an agent: whole numbers above 64 bits, halves of characters,
-    nesting that leaves those no room who hand it on.
-
-    And `TooLarge` for more than an agent needs to begin with: they are kept as long as it is known.
-    """
-    try:
-        size = len(handed_on(arguments))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Invalid(f"`arguments` cannot be handed over: {error}", field="arguments") from None
-    if size > MOST_ARGUMENT_BYTES:
-        raise TooLarge(f"`arguments` have {size} bytes, the most is {MOST_ARGUMENT_BYTES}", field="arguments")

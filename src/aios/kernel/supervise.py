@@ -95,6 +95,9 @@ class Supervisor:
     async def _lives(self, process: Process) -> Exit:
         """One life after the other, until the agent's function ends by itself or has lost its host too often."""
         assert process.manifest is not None
+        if process.after is not None:
+            await process.after.hand_over(process)
+            process.after = None
         while True:
             await process.resumed()
             ward = await self._place(process)
