@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from aios.abi.request import CallOptions
     from aios.sdk.agent import Agent, agent
     from aios.sdk.client import Client
-    from aios.sdk.kernel import Kernel, Process
+    from aios.sdk.group import Child, Group
+    from aios.sdk.kernel import Kernel
+    from aios.sdk.process import Process
     from aios.sdk.run import run
 
 __version__ = "0.1.0"
@@ -50,6 +52,7 @@ __all__ = [
     "BadRequest",
     "CallOptions",
     "Cancelled",
+    "Child",
     "ChildFailed",
     "Client",
     "Completion",
@@ -61,6 +64,7 @@ __all__ = [
     "Draining",
     "Failed",
     "Generate",
+    "Group",
     "Internal",
     "Invalid",
     "Kernel",
@@ -90,7 +94,9 @@ _places = {
     "aios.abi.request": ("CallOptions",),
     "aios.sdk.agent": ("Agent", "agent"),
     "aios.sdk.client": ("Client",),
-    "aios.sdk.kernel": ("Kernel", "Process"),
+    "aios.sdk.group": ("Child", "Group"),
+    "aios.sdk.kernel": ("Kernel",),
+    "aios.sdk.process": ("Process",),
     "aios.sdk.run": ("run",),
 }
 _place_of = {name: place for place, names in _places.items() for name in names}

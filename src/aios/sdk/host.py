@@ -94,6 +94,16 @@ class Host:
         assert self._gate is not None
         self._gate.send(answer)
 
+    async def close(self) -> None:
+        """End its agents and hang up, where it is no process of its own that could just end."""
+        for running in self._agents.values():
+            running.tell("kill")
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._threads.shutdown(wait=False)
+        if self._gate is not None:
+            self._gate.close()
+
     def _tell_printed(self, pid: str, printed: Printed) -> None:
         assert self._gate is not None
         printed.take(partial(self._print, pid))

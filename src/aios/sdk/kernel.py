@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 import msgspec
 
-from aios.abi.errors import Cancelled, Fault, Invalid, Killed, error_of
+from aios.abi.errors import Invalid
 from aios.abi.llm import Delta, Generate, LabelScore, Message, Score
 from aios.abi.manifest import Manifest
-from aios.abi.process import Exit, ProcessInfo, Self, Signal, SignalProcess, Spawn, WaitFor
+from aios.abi.process import ProcessInfo, Self
 from aios.abi.request import NO_OPTIONS, CallOptions, Class, Request
 from aios.abi.system import Now, RandomBytes, Sleep
 from aios.ports.gate import Gate
 from aios.sdk.agent import Agent
+from aios.sdk.group import MOST_WIDTH, Group, OnError
+from aios.sdk.process import Process, spawning
 
 R = TypeVar("R")
 Prompt = str | Iterable[Message | Mapping[str, Any]]
@@ -28,6 +29,7 @@ class Kernel:
     def __init__(self, gate: Gate, model: str = "default") -> None:
         self._gate = gate
         self._model = model
+        self._groups = 0
 
     async def ask(
         self,
@@ -91,6 +93,26 @@ class Kernel:
         """Start an agent as a child of this one. `args`: what its function is called with after `k`; JSON values."""
         return Process(self._gate, await self._gate.call(spawning(agent, args)))
 
+    def group(self, *, width: int = MOST_WIDTH, on_error: OnError = "cancel", key: str | None = None) -> Group:
+        """A block of children that none of them outlives: `async with k.group() as g`, see `Group`.
+
+        `width`: how many there are at once, at most 200; those that wait for others (`after`) count when nobody else wants the
+        place. `on_error`: what the first error of a child does. `cancel` ends the others and leaves the block with an
+        `ExceptionGroup` of all errors; `collect` lets them go on, and lists the children that failed in `g.failed`.
+        `key`: the group's name in the ids of its calls, unique in its process (a number).
+        """
+        self._groups += 1
+        return Group(self._gate, f"g{self._groups}" if key is None else key, width, on_error)
+
+    async def map(
+        self, agent: Agent[..., Any], items: Iterable[Any], *, width: int = MOST_WIDTH, cls: Class | None = None,
+        key: Callable[[Any], object] | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """What an agent returns for each item, in their order: a group of its own. Raises `ExceptionGroup`."""
+        async with self.group(width=width) as group:
+            children = group.map(agent, items, cls=cls, key=key)
+        return [child.result for child in children]
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await self._gate.call(Sleep(seconds=seconds))
@@ -136,115 +158,6 @@ class Kernel:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             seed=seed,
         )
-
-
-class Process:
-    """A process that was started. `name`: what people type."""
-
-    def __init__(self, gate: Gate, info: ProcessInfo) -> None:
-        self._gate = gate
-        self.pid = info.pid
-        self.name = info.name
-
-    def __repr__(self) -> str:
-        return f"<process {self.name}>"
-
-    async def wait(self) -> Any:
-        """What its function returns. Raises the error that it ended in: `ChildFailed`, `Killed`, or another `AiosError`."""
-        return result_of(await self._gate.call(WaitFor(pid=self.pid)))
-
-    async def stop(self) -> None:
-        """Ask it to end: its code sees a cancellation and may clean up."""
-        await self._signal("stop")
-
-    async def kill(self) -> None:
-        """End it."""
-        await self._signal("kill")
-
-    async def _signal(self, signal: Signal) -> None:
-        await self._gate.call(SignalProcess(pid=self.pid, signal=signal))
-
-
-class BlockingKernel:
-    """The handle of an agent that is a plain function, in a thread of its own: the same methods, and they block.
-
-    `stream` gives a plain iterator, `spawn` a process whose methods block.
-    """
-
-    def __init__(self, target: Kernel | Process, calls: Calls) -> None:
-        self._target, self._calls = target, calls
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._target, name)
-        if not callable(method):
-            return method
-
-        def block(*args: Any, **kwargs: Any) -> Any:
-            made = method(*args, **kwargs)
-            if isinstance(made, AsyncGenerator):
-                return self._drain(made)
-            if not asyncio.iscoroutine(made):
-                return made
-            value = self._calls.wait(made)
-            return BlockingKernel(value, self._calls) if isinstance(value, Process) else value
-
-        return block
-
-    def _drain(self, pieces: AsyncGenerator[Any]) -> Iterator[Any]:
-        end = object()
-        try:
-            while (piece := self._calls.wait(anext(pieces, end))) is not end:
-                yield piece
-        finally:
-            self._calls.wait(pieces.aclose())
-
-
-class Calls:
-    """The calls that a thread waits for: made on the loop, cancelled all together."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._open: set[asyncio.Task[Any]] = set()
-        self._stopped = False
-
-    def wait(self, made: Awaitable[Any]) -> Any:
-        """From the thread: the result of a call. Raises `concurrent.futures.CancelledError` once stopped."""
-        return asyncio.run_coroutine_threadsafe(self._held(made), self._loop).result()
-
-    def stop(self) -> None:
-        """Cancel those that are open, and every later one."""
-        self._stopped = True
-        for task in self._open:
-            task.cancel()
-
-    async def _held(self, made: Awaitable[Any]) -> Any:
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._open.add(task)
-        if self._stopped:
-            task.cancel()
-        try:
-            return await made
-        finally:
-            self._open.discard(task)
-
-
-def spawning(agent: Agent[..., Any] | Manifest, args: tuple[Any, ...], accepted: str | None = None) -> Spawn:
-    """The request that starts an agent. Raises `Invalid` for arguments that cannot be sent."""
-    manifest = agent if isinstance(agent, Manifest) else agent.manifest()
-    try:
-        arguments = tuple(msgspec.to_builtins(args))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Invalid(f"the arguments of `{manifest.agent}` cannot be sent: {error}", field="arguments") from error
-    return Spawn(manifest=manifest, arguments=arguments, accepted=accepted)
-
-
-def result_of(end: Exit) -> Any:
-    """What a process returned. Raises the error that it ended in."""
-    if end.outcome == "result":
-        return end.result
-    if end.outcome == "killed":
-        raise Killed(end.message or "the process was killed")
-    raise error_of(Fault(end.error or Cancelled.__name__, end.message))
 
 
 def _message(message: Message | Mapping[str, Any]) -> Message:

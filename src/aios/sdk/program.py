@@ -12,9 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from aios.abi.answers import MAX_SAID_CHARACTERS
 from aios.abi.errors import AiosError, ChildFailed, NotFound
 from aios.sdk.agent import Agent
 
+MOST_SAID = 10
+"""Errors of a group, in words."""
 OURS = (str(Path(__file__).resolve().parents[1]), sysconfig.get_path("stdlib"))
 
 
@@ -52,12 +55,20 @@ def failure(error: BaseException) -> AiosError:
     """What the caller of an agent is told: the type, the message, and the line of the agent's own code."""
     if isinstance(error, AiosError):
         return error
+    if isinstance(error, BaseExceptionGroup):
+        said = "; ".join(f"{_whose(each)}{type(each).__name__}: {each}" for each in error.exceptions[:MOST_SAID])
+        return ChildFailed(f"{error.message}: {said}"[:MAX_SAID_CHARACTERS])
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*OURS, "<frozen"))]
     said = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError):
         return ChildFailed(f"{said} ({Path(error.filename or '').name}, line {error.lineno})")
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: `{own[-1].line}`)" if own else ""
     return ChildFailed(f"{said[:2000]}{where}")
+
+
+def _whose(error: BaseException) -> str:
+    """The first note of an error, which says where in a group it was raised."""
+    return "".join(f"{note}: " for note in getattr(error, "__notes__", ())[:1])
 
 
 def own_traceback(error: BaseException) -> str:

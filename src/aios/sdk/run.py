@@ -16,7 +16,7 @@ from aios.abi.request import Class
 from aios.abi.system import Now
 from aios.sdk.agent import Agent
 from aios.sdk.client import Client
-from aios.sdk.kernel import result_of, spawning
+from aios.sdk.process import result_of, spawning
 
 LOGS_WAIT_S = 30.0
 
@@ -28,9 +28,7 @@ def run(agent: Agent[..., Any] | Manifest, *args: Any, cls: Class | None = None,
     asks once; `yes` accepts it unseen. `cls`: the highest class of its calls, instead of the agent's. Ctrl-C stops the agent,
     a second one kills it. Raises the error that the agent ended in.
     """
-    request = spawning(agent, args)
-    if cls is not None:
-        request = msgspec.structs.replace(request, manifest=msgspec.structs.replace(request.manifest, cls=cls))
+    request = spawning(agent, args, cls=cls)
     client = connected()
     return attended(client, spawned(client, request, yes))
 

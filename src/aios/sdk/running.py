@@ -16,7 +16,8 @@ import msgspec
 from aios.abi.answers import result_text
 from aios.abi.errors import AiosError, Cancelled, Invalid, Killed
 from aios.abi.process import Signal
-from aios.sdk.kernel import BlockingKernel, Calls, Kernel
+from aios.sdk.blocking import BlockingKernel, Calls
+from aios.sdk.kernel import Kernel
 from aios.sdk.printed import Printed, printing
 from aios.sdk.program import failure, own_traceback
 

@@ -1,0 +1,76 @@
+"""The kernel as a plain function sees it, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from typing import Any, cast
+
+from aios.abi.errors import Invalid
+from aios.sdk.kernel import Kernel
+from aios.sdk.process import Process
+
+
+class BlockingKernel:
+    """The handle of an agent that is a plain function, in a thread of its own: the same methods, and they block.
+
+    `stream` gives a plain iterator, `spawn` a process whose methods block.
+    """
+
+    def __init__(self, target: Kernel | Process, calls: Calls) -> None:
+        self._target, self._calls = target, calls
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "group":
+            raise Invalid("a group needs an `async def` agent, whose code it can interrupt: `k.map` works in plain functions too")
+        method = getattr(self._target, name)
+        if not callable(method):
+            return method
+
+        def block(*args: Any, **kwargs: Any) -> Any:
+            made = method(*args, **kwargs)
+            if isinstance(made, AsyncGenerator):
+                return self._drain(made)
+            if not asyncio.iscoroutine(made):
+                return made
+            value = self._calls.wait(made)
+            return BlockingKernel(value, self._calls) if isinstance(value, Process) else value
+
+        return block
+
+    def _drain(self, pieces: AsyncGenerator[Any]) -> Iterator[Any]:
+        end = object()
+        try:
+            while (piece := self._calls.wait(anext(pieces, end))) is not end:
+                yield piece
+        finally:
+            self._calls.wait(pieces.aclose())
+
+
+class Calls:
+    """The calls that a thread waits for: made on the loop, cancelled all together."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open: set[asyncio.Task[Any]] = set()
+        self._stopped = False
+
+    def wait(self, made: Awaitable[Any]) -> Any:
+        """From the thread: the result of a call. Raises `concurrent.futures.CancelledError` once stopped."""
+        return asyncio.run_coroutine_threadsafe(self._held(made), self._loop).result()
+
+    def stop(self) -> None:
+        """Cancel those that are open, and every later one."""
+        self._stopped = True
+        for task in self._open:
+            task.cancel()
+
+    async def _held(self, made: Awaitable[Any]) -> Any:
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._open.add(task)
+        if self._stopped:
+            task.cancel()
+        try:
+            return await made
+        finally:
+            self._open.discard(task)
