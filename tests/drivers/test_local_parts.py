@@ -42,7 +42,7 @@ def test_what_is_shown_does_not_depend_on_how_tokens_cut_it(text: str, stop: lis
     tail, pieces = Tail(tuple(stop)), []
     for start, end in zip(edges, edges[1:], strict=False):
         pieces.append(tail.push(data[start:end]))
-        if tail.stopped:
+        if tail.stopped_by:
             break
     pieces.append(tail.flush())
     assert "".join(pieces) == shown(text, tuple(stop))

@@ -80,13 +80,14 @@ class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One answer. `finish`: why it ended."""
+    """One answer. `finish`: why it ended. `stopped_by`: the text of `stop` that ended it, where there was one and it is known."""
 
     text: str = ""
     finish: Finish = "stop"
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    stopped_by: str = ""
 
 
 class Completion(Reply, frozen=True, omit_defaults=True):
@@ -256,11 +257,12 @@ class Tokens(Reply, frozen=True):
 
 
 class Count(Request[Tokens], frozen=True, kw_only=True):
-    """How many tokens a text or a conversation is for a model."""
+    """How many tokens a text or a conversation is for a model. `tools`: functions that the model would be told of with it."""
 
     model: str = "default"
     text: str = ""
     messages: tuple[Message, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -145,7 +145,8 @@ class OpenAIChat:
 
     async def count(self, request: Count, model: str) -> Tokens:
         """An estimate from the bytes: this wire does not count."""
-        size = len(request.text.encode(errors="replace")) + sum(len(msgspec.json.encode(m.content)) for m in request.messages)
+        told = [*(message.content for message in request.messages), *request.tools]
+        size = len(request.text.encode(errors="replace")) + sum(len(msgspec.json.encode(part)) for part in told)
         return Tokens(tokens=math.ceil(size / BYTES_PER_TOKEN), exact=False)
 
     async def close(self) -> None:
@@ -219,7 +220,7 @@ class _Tool:
 class _Part:
     """One choice while its pieces come."""
 
-    __slots__ = ("finish", "logprobs", "reasoning", "texts", "tools")
+    __slots__ = ("finish", "logprobs", "reasoning", "stopped_by", "texts", "tools")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -227,11 +228,12 @@ class _Part:
         self.logprobs: list[TokenLogprob] = []
         self.tools: dict[int, _Tool] = {}
         self.finish: Finish | None = None
+        self.stopped_by = ""
 
     def choice(self) -> Choice:
         tools = tuple(ToolCall(tool.id, tool.name, "".join(tool.arguments)) for tool in self.tools.values())
         finish = self.finish or "stop"
-        return Choice("".join(self.texts), finish, tools, "".join(self.reasoning), tuple(self.logprobs))
+        return Choice("".join(self.texts), finish, tools, "".join(self.reasoning), tuple(self.logprobs), self.stopped_by)
 
 
 class _Answer:
@@ -363,6 +365,7 @@ class _Answer:
         part.logprobs += logprobs
         if finish:
             part.finish = finish
+            part.stopped_by = choice.stop_reason if isinstance(choice.stop_reason, str) else ""
         return self._emit(
             Delta(
                 index=index,

@@ -59,6 +59,7 @@ class WireChoice(Wire):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
+    stop_reason: str | int | None = None
 
 
 class InputDetails(Wire):

@@ -41,7 +41,7 @@ WORDS = ("the", "sea", "is", "wide", "and", "every", "ship", "that", "sails", "i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What one generation does.
+    """What one generation does. `reasoning`: told before the text. `cached`: tokens of the question that count as read before.
 
     `first_s`, `token_s`: seconds before the first token and before each other one. `fail_after`: tokens after which it raises
     `failure` (0: before the first). `hang`: after its text it goes on for ever, without a word, until it is cancelled.
@@ -50,6 +50,8 @@ class Script:
     text: str = "a scripted answer"
     finish: Finish = "stop"
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    cached: int = 0
     first_s: float = 0.0
     token_s: float = 0.0
     fail_after: int | None = None
@@ -171,7 +173,8 @@ class ScriptedCore:
 
     async def count(self, request: Count, model: str) -> Tokens:
         """Its own tokens: words."""
-        return Tokens(tokens=_tokens_in(request.messages, request.text), exact=True)
+        told = "\n".join([request.text, *(msgspec.json.encode(tool).decode() for tool in request.tools)])
+        return Tokens(tokens=_tokens_in(request.messages, told), exact=True)
 
     async def score(self, call: ScoreCall) -> Scores:
         """The same for the same question: the longer a label, the less likely, and otherwise by chance."""
@@ -220,14 +223,20 @@ class ScriptedCore:
             id=call.id,
             model=call.model,
             core=self._info.name,
-            choices=tuple(choice for choice, _ in choices),
-            usage=Usage(input_uncached=question, output_visible=sum(tokens for _, tokens in choices)),
+            choices=tuple(choice for choice, *_ in choices),
+            usage=Usage(
+                input_uncached=question - min(cached := choices[0][2], question),
+                cache_read=min(cached, question),
+                output_visible=sum(tokens for _, tokens, _ in choices),
+                reasoning=sum(len(tokens_of(choice.reasoning)) for choice, *_ in choices),
+            ),
         )
 
-    async def _choice(self, call: CoreCall, index: int, emit: Emit) -> tuple[Choice, int]:
-        """One answer, and how many tokens it took."""
+    async def _choice(self, call: CoreCall, index: int, emit: Emit) -> tuple[Choice, int, int]:
+        """One answer, how many tokens it took, and how many of the question were read before."""
         script = self._script(call)
         said = _Saying(call.request, emit, index)
+        await said.think(script.reasoning)
         for number, token in enumerate(tokens_of(script.text)):
             await asyncio.sleep(script.token_s if number else script.first_s)
             if number == script.fail_after:
@@ -240,7 +249,7 @@ class ScriptedCore:
             raise script.failure
         if script.hang:
             await asyncio.Event().wait()
-        return await said.end(script), said.tokens
+        return await said.end(script), said.tokens, script.cached
 
     def _script(self, call: CoreCall) -> Script:
         answers = self._answers
@@ -274,11 +283,15 @@ class _Saying:
         self.tokens = 0
         self.finish: Finish | None = None
 
+    async def think(self, reasoning: str) -> None:
+        if reasoning:
+            await self._tell(Delta(index=self._index, reasoning=reasoning))
+
     async def say(self, token: str) -> None:
         self.tokens += 1
         self._unsaid += 1
         text = self._tail.push(token.encode())
-        if self._tail.stopped:
+        if self._tail.stopped_by:
             self.finish = "stop"
         elif self.tokens == self._limit:
             self.finish = "length"
@@ -291,7 +304,7 @@ class _Saying:
         finish = self.finish or ("tool_calls" if calls else script.finish)
         pieces = tuple(ToolCallDelta(at, tool.id, tool.name, tool.arguments) for at, tool in enumerate(calls))
         await self._tell(Delta(index=self._index, text=rest, tokens=self._unsaid, tool_calls=pieces, finish=finish))
-        return Choice(text="".join(self._texts), finish=finish, tool_calls=calls)
+        return Choice("".join(self._texts), finish, calls, script.reasoning, stopped_by=self._tail.stopped_by)
 
     async def _tell(self, delta: Delta) -> None:
         self._texts.append(delta.text)

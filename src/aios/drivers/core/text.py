@@ -17,15 +17,16 @@ class Tail:
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
+        self.stopped_by = ""
 
     def push(self, piece: bytes) -> str:
-        """Take a token's bytes; the text that can be shown now. Sets `stopped` when a stop text is complete."""
+        """Take a token's bytes; the text that can be shown now. `stopped_by` is the stop text that is complete."""
         self._held += self._decoder.decode(piece)
         matches = [(at + len(text), at) for text in self._stop if (at := self._held.find(text)) >= 0]
         if matches:
-            self.stopped = True
-            shown, self._held = self._held[: min(matches)[1]], ""
+            end, at = min(matches)
+            self.stopped_by = self._held[at:end]
+            shown, self._held = self._held[:at], ""
             return shown
         keep = max((_overlap(self._held, text) for text in self._stop), default=0)
         cut = len(self._held) - keep

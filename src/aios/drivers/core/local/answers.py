@@ -16,6 +16,7 @@ class Answer:
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._finish: Finish | None = None
+        self._stopped_by = ""
         self._told = self._told_logprobs = 0
         self.tokens = 0
 
@@ -32,7 +33,7 @@ class Answer:
         if not (text or calls or finish):
             return None
         self._texts.append(text)
-        self._finish = finish
+        self._finish, self._stopped_by = finish, piece.stopped_by
         tokens, self._told = self.tokens - self._told, self.tokens
         logprobs, self._told_logprobs = tuple(self._logprobs[self._told_logprobs :]), len(self._logprobs)
         return Delta(index=self._index, text=text, tokens=tokens, tool_calls=calls, logprobs=logprobs, finish=finish)
@@ -40,7 +41,8 @@ class Answer:
     def choice(self) -> Choice:
         """The whole, when it is over."""
         calls = self._reader.calls if self._reader is not None else ()
-        return Choice("".join(self._texts), self._finish or "stop", calls, logprobs=tuple(self._logprobs))
+        text, finish = "".join(self._texts), self._finish or "stop"
+        return Choice(text, finish, calls, logprobs=tuple(self._logprobs), stopped_by=self._stopped_by)
 
 
 def told_likelihood(found: Likelihood) -> TokenLogprob:

@@ -257,7 +257,7 @@ class Batcher:
             sequence.tokens.append(token)
             ids.append(token)
             texts.append(sequence.tail.push(self._engine.piece(token)))
-            if sequence.tail.stopped:
+            if sequence.tail.stopped_by:
                 finish = "stop"
             elif sequence.matcher and sequence.matcher.ended and len(ids) == len(tokens):
                 finish = "stop"
@@ -268,7 +268,7 @@ class Batcher:
                 self._end(sequence)
                 break
         counts = (sequence.prompt_tokens, sequence.cached or 0) if finish else (0, 0)
-        return Piece(sequence.call, tuple(ids), "".join(texts), finish, *counts)
+        return Piece(sequence.call, tuple(ids), "".join(texts), finish, *counts, stopped_by=sequence.tail.stopped_by)
 
     def _likelihood(self, row: NDArray[np.float32], token: int, number: int) -> Likelihood:
         top = likeliest(row, number)

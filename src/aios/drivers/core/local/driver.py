@@ -392,7 +392,7 @@ class LocalCore:
 
     async def count(self, request: Count, model: str) -> Tokens:
         """Ask the model's own tokenizer. Raises `TooLarge` over 1 M characters, `CoreFailed` if the host dies of it."""
-        prompt = _prompt_of(request.messages, request.text)
+        prompt = tell_functions(_prompt_of(request.messages, request.text), request.tools, must=False)
         if (size := prompt.size()) > MOST_CHARACTERS:
             raise TooLarge(f"{size} characters are too many to count at once: send at most {MOST_CHARACTERS}")
         self._refuse_if_given_up()

@@ -185,7 +185,8 @@ class Likelihood(msgspec.Struct, frozen=True, array_like=True):
 class Piece(msgspec.Struct, frozen=True, array_like=True):
     """What one step brought for one call. `text` may lag behind `ids`: it never ends within a character or a stop text.
 
-    `prompt_tokens`, and those of them that were read for others, `cached_tokens`, are set with `finish`.
+    `prompt_tokens`, and those of them that were read for others, `cached_tokens`, are set with `finish`; `stopped_by`: the stop
+    text that was the end.
     """
 
     call: int
@@ -195,6 +196,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     logprobs: tuple[Likelihood, ...] = ()
+    stopped_by: str = ""
 
 
 class Step(FromHost, frozen=True):
