@@ -17,8 +17,8 @@ def new_pid(shard: int = 0) -> str:
 class UniqueIds:
     """Ids that are unique for ever: a random prefix per series and a counter (0.14 µs; uuid4 costs ten times that)."""
 
-    def __init__(self, kind: str) -> None:
-        self._prefix = f"{kind}-{os.urandom(8).hex()}"
+    def __init__(self, kind: str, mark: str = "-") -> None:
+        self._prefix = f"{kind}{mark}{os.urandom(8).hex()}"
         self._count = itertools.count(1)
 
     def __call__(self) -> str:

@@ -233,6 +233,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 Handler = Callable[[HttpRequest, Writer], Coroutine[Any, Any, None]]
@@ -244,10 +245,10 @@ class Door(Protocol):
     @property
     def routes(self) -> Mapping[tuple[str, str], Handler]: ...
 
-    def refusal(self, error: AiosError) -> Refusal:
+    def refusal(self, error: AiosError, request_id: str) -> Refusal:
         """An error instead of an answer."""
         ...
 
-    def broken(self, error: AiosError) -> bytes:
+    def broken(self, error: AiosError, request_id: str) -> bytes:
         """An error in the middle of a stream."""
         ...

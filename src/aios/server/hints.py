@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 
 import msgspec
 
@@ -132,6 +133,12 @@ def refusal_headers(error: AiosError) -> Headers:
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
+
+
+def ignored_header(names: list[str]) -> tuple[bytes, bytes]:
+    """What a body held that means nothing here: 20 names at most, of 50 characters."""
+    text = ", ".join(re.sub(r"[^\w.-]", "?", name, flags=re.ASCII)[:50] for name in names[:20])
+    return (b"x-aios-ignored", text.encode())
 
 
 _labels = msgspec.json.Encoder()

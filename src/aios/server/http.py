@@ -189,12 +189,12 @@ class HttpServer:
             return
         except asyncio.CancelledError:
             down = Draining("the kernel is going down", retry_after_s=5.0)
-            await self._refuse(door, down, writer, None if whole else receive)
+            await self._refuse(door, down, writer, request.id, None if whole else receive)
         except AiosError as error:
-            await self._refuse(door, error, writer, None if whole else receive)
+            await self._refuse(door, error, writer, request.id, None if whole else receive)
         except Exception as error:  # noqa: BLE001  # the edge: a bug of ours ends this request and nothing else
             incident = Internal(f"a bug of ours ended this call; its incident id is {self._kernel.fault(error)}")
-            await self._refuse(door, incident, writer, None if whole else receive)
+            await self._refuse(door, incident, writer, request.id, None if whole else receive)
 
     def _route(self, method: str, path: str) -> tuple[Door, Handler, str]:
         found = self._exact.get((method, path))
@@ -269,16 +269,16 @@ class HttpServer:
                 return bytes(pieces + body) if pieces else body
             pieces += body
 
-    async def _refuse(self, door: Door, error: AiosError, writer: Writer, receive: Any) -> None:
+    async def _refuse(self, door: Door, error: AiosError, writer: Writer, request_id: str, receive: Any) -> None:
         """Answer with an error. After spaces or in the middle of the end nothing true can be said: the connection is cut.
 
         `receive`: of a request whose body was not read to its end.
         """
         if writer.state == "stream":
-            await writer.end(door.broken(error))
+            await writer.end(door.broken(error, request_id))
         elif writer.state == "new":
-            refusal = door.refusal(error)
-            headers = refusal_headers(error)
+            refusal = door.refusal(error, request_id)
+            headers = [*refusal_headers(error), *refusal.headers]
             if isinstance(error, _WrongMethod):
                 headers.append((b"allow", error.allow.encode()))
             if receive is None:

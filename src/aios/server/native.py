@@ -33,10 +33,10 @@ class NativeDoor:
             ("GET", "/v1/schema"): self._schemas,
         }
 
-    def refusal(self, error: AiosError) -> Refusal:
+    def refusal(self, error: AiosError, request_id: str) -> Refusal:
         return Refusal(error.http, _encoder.encode(_Error(error.fault())))
 
-    def broken(self, error: AiosError) -> bytes:
+    def broken(self, error: AiosError, request_id: str) -> bytes:
         return b"event: error\ndata: " + _encoder.encode(_Error(error.fault())) + b"\n\n"
 
     async def _schemas(self, request: HttpRequest, writer: Writer) -> None:

@@ -20,7 +20,8 @@ from aios.abi.request import Event
 from aios.ports.kernel import Kernel
 from aios.server.chat import generate_of, read_chat
 from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
-from aios.server.hints import answer_headers, options_of, patience_of, session_of
+from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
+from aios.server.models import Entry, entries, listing
 
 CODES: dict[type[AiosError], str] = {
     Unauthenticated: "invalid_api_key",
@@ -57,11 +58,11 @@ class OpenAIDoor:
             ("GET", "/v1/models/"): self._model,
         }
 
-    def refusal(self, error: AiosError) -> Refusal:
+    def refusal(self, error: AiosError, request_id: str) -> Refusal:
         status = DENIED_STATUS if isinstance(error, Denied | NeedsApproval) else error.http
         return Refusal(status, _encode({"error": _error(error, status)}))
 
-    def broken(self, error: AiosError) -> bytes:
+    def broken(self, error: AiosError, request_id: str) -> bytes:
         return b"data: " + _encode({"error": _error(error, error.http)}) + b"\n\n"
 
     async def _chat(self, request: HttpRequest, writer: Writer) -> None:
@@ -69,7 +70,7 @@ class OpenAIDoor:
         wanted = generate_of(body)
         options = options_of(request, body.aios, body.service_tier)
         caller = self._kernel.attach(request.token, session_of(request, body.prompt_cache_key))
-        more: Headers = [_ignored(unknown)] if unknown else []
+        more: Headers = [ignored_header(unknown)] if unknown else []
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             stream = _Chunks(writer, self._ids(), wanted.model, usage, more)
@@ -82,7 +83,7 @@ class OpenAIDoor:
 
     async def _models(self, request: HttpRequest, writer: Writer) -> None:
         listed = await self._listed(request)
-        await writer.whole(200, _encode({"object": "list", "data": list(listed.values())}), [JSON])
+        await writer.whole(200, _encode(listing(listed, request)), [JSON])
 
     async def _model(self, request: HttpRequest, writer: Writer) -> None:
         listed = await self._listed(request)
@@ -90,19 +91,9 @@ class OpenAIDoor:
             raise NotFound(f"there is no model `{request.rest[:100]}`; there are {', '.join(listed) or 'none'}", field="model")
         await writer.whole(200, _encode(listed[request.rest]), [JSON])
 
-    async def _listed(self, request: HttpRequest) -> dict[str, dict[str, Any]]:
+    async def _listed(self, request: HttpRequest) -> Mapping[str, Entry]:
         caller = self._kernel.attach(request.token, session_of(request))
-        models = (await self._kernel.call(caller, Models())).value.models
-        names = [(name, model) for model in models for name in (model.name, *model.aliases)]
-        return {
-            name: {"id": name, "object": "model", "created": 0, "owned_by": "aios", "context_window": model.window}
-            for name, model in names
-        }
-
-
-def _ignored(names: list[str]) -> tuple[bytes, bytes]:
-    text = ", ".join(re.sub(r"[^\w.-]", "?", name, flags=re.ASCII)[:50] for name in names[:20])
-    return (b"x-aios-ignored", text.encode())
+        return entries((await self._kernel.call(caller, Models())).value.models, request)
 
 
 def _error(error: AiosError, status: int) -> _ErrorBody:
