@@ -22,6 +22,7 @@ from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
+from aios.server.anthropic import AnthropicDoor
 from aios.server.http import HttpServer
 from aios.server.listener import raise_descriptors
 from aios.server.native import NativeDoor
@@ -87,7 +88,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         for alias, models in kernel.pool.lost_aliases().items():
             log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
-        doors = (NativeDoor(kernel), OpenAIDoor(kernel))
+        doors = (NativeDoor(kernel), OpenAIDoor(kernel), AnthropicDoor(kernel))
         server = HttpServer(kernel, doors, replace(config.server, socket=socket))
         await server.start()
         FileDocument(run / "operator.token").save(kernel.tokens.new_operator().encode())

@@ -12,6 +12,7 @@ import aiohttp
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
+from aios.server.anthropic import AnthropicDoor
 from aios.server.http import HttpServer, ServerConfig
 from aios.server.native import NativeDoor
 from aios.server.openai import OpenAIDoor
@@ -92,7 +93,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def server_of(kernel: Kernel, config: ServerConfig) -> HttpServer:
-    return HttpServer(kernel, (NativeDoor(kernel), OpenAIDoor(kernel)), config)
+    return HttpServer(kernel, (NativeDoor(kernel), OpenAIDoor(kernel), AnthropicDoor(kernel)), config)
 
 
 @asynccontextmanager

@@ -1,0 +1,225 @@
+"""Turns of Anthropic's wire as messages of ours: blocks of content, uses of tools and their results.
+
+A result of a tool stands in the user's turn there and is a message of its own here, ahead of what the user says beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from aios.abi.errors import AiosError, Invalid, NoCore
+from aios.abi.llm import Message, Part, ToolCall
+
+
+class Source(msgspec.Struct):
+    """Where an image comes from."""
+
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
+class Block(msgspec.Struct):
+    """A block of content of any type: all fields of those that are read. `input` and `content` are read where they are used."""
+
+    type: str
+    text: str | None = None
+    citations: Any = None
+    source: Source | str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw()
+    tool_use_id: str | None = None
+    content: msgspec.Raw = msgspec.Raw()
+    is_error: bool | None = None
+
+
+Content = str | tuple[Block, ...]
+
+
+class Turn(msgspec.Struct):
+    """What one side says."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Content
+
+
+Placed = Iterable[tuple[str, Content]]
+"""What is said, each with its path in the body."""
+
+OPAQUE = frozenset(("thinking", "redacted_thinking"))
+"""Blocks of an assistant's turn that only who made them can read: left out in silence. Others that are left out are named."""
+
+_result = msgspec.json.Decoder(Content)
+
+
+class Talk:
+    """A conversation while it is read. Each use of a tool must have its one result in the user's turn that follows.
+
+    `strict`: as the newer version of the wire has it. `left_out`: types of blocks that were.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
+        self._messages: list[Message] = []
+        self._used: set[str] = set()
+        self._open: set[str] = set()
+        self.left_out: list[str] = []
+
+    def read(self, system: Content | None, turns: Sequence[Turn]) -> tuple[Message, ...]:
+        """All messages. Turns of one role that follow each other are one. Raises `Invalid`, `NoCore`."""
+        if system:
+            self._take("system", [("system", system)])
+        for role, several in groupby(enumerate(turns), lambda turn: turn[1].role):
+            placed = [(f"messages[{at}].content", turn.content) for at, turn in several]
+            if role == "assistant":
+                self._take_assistant(placed)
+            else:
+                self._take(role, placed)
+            if role == "user":
+                self._check_answered(placed[0][0])
+        self._check_answered(f"messages[{len(turns) - 1}].content")
+        return tuple(self._messages)
+
+    def _take(self, role: Literal["user", "system"], placed: Placed) -> None:
+        before, said = len(self._messages), list[Part]()
+        for where, content in placed:
+            if isinstance(content, str):
+                said.append(Part("text", text=content))
+            else:
+                said += self._take_blocks(where, content, role)
+        if said or len(self._messages) == before:
+            self._messages.append(Message(role=role, content=_content(said)))
+
+    def _take_blocks(self, where: str, blocks: Sequence[Block], role: Literal["user", "system"]) -> list[Part]:
+        """What there is to read of a turn that is not the model's; results of tools become messages at once."""
+        said = []
+        for at, block in enumerate(blocks):
+            place = f"{where}[{at}]"
+            if block.type == "text":
+                if block.citations and self._strict and role == "user":
+                    raise Invalid(f"`{place}.citations`: a user's text has none in this version", field=f"{place}.citations")
+                said.append(_text(place, block))
+            elif block.type == "tool_result" and role == "user":
+                self._messages.append(self._result(place, block))
+            elif block.type == "image" and role == "user":
+                said.append(_image(place, block))
+            else:
+                raise _unread(place, block, role)
+        return said
+
+    def _take_assistant(self, placed: Placed) -> None:
+        said: list[Part] = []
+        calls: list[ToolCall] = []
+        for where, content in placed:
+            if isinstance(content, str):
+                said.append(Part("text", text=content))
+                continue
+            for at, block in enumerate(content):
+                place = f"{where}[{at}]"
+                if block.type == "text":
+                    said.append(_text(place, block))
+                elif block.type == "tool_use":
+                    calls.append(self._use(place, block))
+                elif block.type == "document" and self._strict:
+                    raise Invalid(f"`{place}`: an assistant's turn has no documents in this version", field=f"{place}.type")
+                elif block.type in ("image", "document", "compaction", "tool_result"):
+                    raise _unread(place, block, "assistant")
+                elif block.type not in OPAQUE:
+                    self.left_out.append(block.type)
+        self._messages.append(Message(role="assistant", content=_content(said), tool_calls=tuple(calls)))
+
+    def _use(self, place: str, block: Block) -> ToolCall:
+        if not block.id or not block.name:
+            missing = f"{place}.{'name' if block.id else 'id'}"
+            raise Invalid(f"`{missing}` is missing", field=missing)
+        if block.id in self._used:
+            raise Invalid(f"`{place}.id`: `{block.id[:100]}` was used before", field=f"{place}.id")
+        arguments = bytes(block.input).strip() or b"{}"
+        if not arguments.startswith(b"{"):
+            raise Invalid(f"`{place}.input` must be an object", field=f"{place}.input")
+        self._used.add(block.id)
+        self._open.add(block.id)
+        return ToolCall(block.id, block.name, arguments.decode())
+
+    def _result(self, place: str, block: Block) -> Message:
+        """A result as a message. That it is an error is told in words: our form has no other place for it, nor have models."""
+        use = block.tool_use_id or ""
+        if use not in self._open:
+            field = f"{place}.tool_use_id"
+            raise Invalid(f"`{field}`: no `tool_use` in the turn before waits for a result by the id `{use[:100]}`", field=field)
+        self._open.remove(use)
+        said = _result_parts(f"{place}.content", bytes(block.content).strip())
+        if block.is_error:
+            text = said.pop(0).text if said and said[0].type == "text" else ""
+            said.insert(0, Part("text", text=f"Error: {text}"))
+        return Message(role="tool", content=_content(said), tool_call_id=use)
+
+    def _check_answered(self, where: str) -> None:
+        if self._open:
+            raise Invalid(f"`{where}`: no `tool_result` for the `tool_use` {', '.join(sorted(self._open))[:200]}", field=where)
+
+
+def _content(said: Sequence[Part]) -> str | tuple[Part, ...]:
+    if not said:
+        return ""
+    return said[0].text if len(said) == 1 and said[0].type == "text" else tuple(said)
+
+
+def _result_parts(where: str, raw: bytes) -> list[Part]:
+    """What a tool returned: nothing, a text, or blocks."""
+    if raw in (b"", b"null"):
+        return []
+    try:
+        content = _result.decode(raw)
+    except msgspec.ValidationError as error:
+        _refuse_below(where, error)
+    if isinstance(content, str):
+        return [Part("text", text=content)]
+    said = []
+    for at, block in enumerate(content):
+        place = f"{where}[{at}]"
+        if block.type not in ("text", "image"):
+            raise _unread(place, block, "user")
+        said.append(_text(place, block) if block.type == "text" else _image(place, block))
+    return said
+
+
+def _text(place: str, block: Block) -> Part:
+    if block.text is None:
+        raise Invalid(f"`{place}.text` is missing", field=f"{place}.text")
+    return Part("text", text=block.text)
+
+
+def _image(place: str, block: Block) -> Part:
+    source = block.source
+    if not isinstance(source, Source):
+        raise Invalid(f"`{place}.source` must be an object", field=f"{place}.source")
+    if source.type == "url":
+        if not source.url:
+            raise Invalid(f"`{place}.source.url` is missing", field=f"{place}.source.url")
+        return Part("image", image=source.url)
+    if source.type != "base64":
+        raise NoCore(f"no core here reads an image from `{source.type[:50]}`", field=f"{place}.source.type")
+    if not source.data or not source.media_type:
+        missing = f"{place}.source.{'media_type' if source.data else 'data'}"
+        raise Invalid(f"`{missing}` is missing", field=missing)
+    return Part("image", image=f"data:{source.media_type};base64,{source.data}")
+
+
+def _unread(place: str, block: Block, role: str) -> AiosError:
+    if block.type in ("tool_use", "tool_result"):
+        return Invalid(f"`{place}`: there is no `{block.type}` in a turn of the {role}'s", field=f"{place}.type")
+    return NoCore(f"no core here reads content of type `{block.type[:50]}`", field=f"{place}.type")
+
+
+def _refuse_below(where: str, error: msgspec.ValidationError) -> NoReturn:
+    """Raise the `Invalid` of a value that was read by itself, with the path that it has in the body."""
+    text, _, path = str(error).partition(" - at `$")
+    field = f"{where}{path.rstrip('`')}"
+    raise Invalid(f"`{field}`: {text}", field=field) from None
