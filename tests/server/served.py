@@ -1,6 +1,7 @@
 """A kernel with a scripted core behind the HTTP doors, for the tests of this folder."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,9 +15,10 @@ from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
 from aios.server.anthropic import AnthropicDoor
 from aios.server.http import HttpServer, ServerConfig
+from aios.server.listener import Peer
 from aios.server.native import NativeDoor
 from aios.server.openai import OpenAIDoor
-from aios.testing import ScriptedCore
+from aios.testing import Script, ScriptedCore
 
 
 class LoopClock:
@@ -109,6 +111,63 @@ async def served(core: ScriptedCore | None = None, lane: LaneConfig | None = Non
                 yield Served(kernel, server, core, token, http)
         finally:
             await server.close(grace_s=1.0)
+
+
+class Visitor:
+    """A client without a socket, at the ASGI application itself: `sent` is what it was sent, with the second."""
+
+    def __init__(self, path: str, body: Any, headers: Mapping[str, str]) -> None:
+        names = {"host": "localhost", "content-type": "application/json", **headers}
+        self.peer = Peer()
+        self.scope = {
+            "type": "http", "method": "POST", "path": path, "server": ("127.0.0.1", 1), "state": {"peer": self.peer},
+            "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+        }  # fmt: skip
+        self._body: Any = {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+        self.sent: list[tuple[float, Any]] = []
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> Any:
+        body, self._body = self._body, None
+        if body is None:
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+        return body
+
+    async def send(self, message: Any) -> None:
+        if not self.gone.is_set():  # as the server library does
+            self.sent.append((round(asyncio.get_running_loop().time(), 1), message))
+
+    def go(self) -> None:
+        """Its connection breaks."""
+        self.gone.set()
+        self.peer.gone()
+
+    def said(self) -> list[tuple[float, bytes]]:
+        return [(at_s, message["body"]) for at_s, message in self.sent if message["type"] == "http.response.body"]
+
+    def answer(self) -> bytes:
+        return b"".join(body for _, body in self.said())
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0][1]["status"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether its answer has come to its end."""
+        return bool(self.sent) and "body" in self.sent[-1][1] and not self.sent[-1][1].get("more_body", False)
+
+
+async def visit(script: Script, body: Any, **headers: str) -> Visitor:
+    async with running_kernel(ScriptedCore(script)) as kernel:
+        server = server_of(kernel, ServerConfig())
+        token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        visitor = Visitor("/v1/chat/completions", body, {"x-api-key": token, **names})
+        await server.app(visitor.scope, visitor.receive, visitor.send)
+        await server.close(0)
+        return visitor
 
 
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "hello"}]}

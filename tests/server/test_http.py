@@ -13,13 +13,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from served import CHAT, running_kernel, served, server_of, until
+from served import CHAT, running_kernel, served, server_of, until, visit
 
 from aios.abi.errors import Unavailable
 from aios.server import http as edge
 from aios.server import listener
 from aios.server.http import ServerConfig
-from aios.server.listener import Peer, Wire
+from aios.server.listener import Wire
 from aios.testing import Script, ScriptedCore
 
 
@@ -526,44 +526,6 @@ async def read_all(s: Any, body: Any) -> tuple[int, bytes]:
 
 
 # What a client hears while it waits: in virtual time, at the ASGI application itself.
-
-
-class Visitor:
-    """A client without a socket: `sent` is what it was sent, with the second."""
-
-    def __init__(self, path: str, body: Any, headers: dict[str, str]) -> None:
-        names = {"host": "localhost", "content-type": "application/json", **headers}
-        self.scope = {
-            "type": "http", "method": "POST", "path": path, "server": ("127.0.0.1", 1), "state": {"peer": Peer()},
-            "headers": [(name.encode(), value.encode()) for name, value in names.items()],
-        }  # fmt: skip
-        self._body: Any = {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
-        self.sent: list[tuple[float, Any]] = []
-        self.gone = asyncio.Event()
-
-    async def receive(self) -> Any:
-        body, self._body = self._body, None
-        if body is None:
-            await self.gone.wait()
-            return {"type": "http.disconnect"}
-        return body
-
-    async def send(self, message: Any) -> None:
-        self.sent.append((round(asyncio.get_running_loop().time(), 1), message))
-
-    def said(self) -> list[tuple[float, bytes]]:
-        return [(at_s, message["body"]) for at_s, message in self.sent if message["type"] == "http.response.body"]
-
-
-async def visit(script: Script, body: Any, **headers: str) -> Visitor:
-    async with running_kernel(ScriptedCore(script)) as kernel:
-        server = server_of(kernel, ServerConfig())
-        token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        visitor = Visitor("/v1/chat/completions", body, {"x-api-key": token, **names})
-        await server.app(visitor.scope, visitor.receive, visitor.send)
-        await server.close(0)
-        return visitor
 
 
 async def test_a_stream_without_a_word_hears_comments_and_once_a_minute_an_empty_chunk() -> None:

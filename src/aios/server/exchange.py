@@ -33,6 +33,15 @@ EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 COMMENT = b": still here\n\n"
 
 
+def do_nothing() -> None:
+    """What is to be done where there is nothing to do."""
+
+
+def never(state: State) -> bool:
+    """No work goes on for a client that is gone."""
+    return False
+
+
 class HttpRequest(msgspec.Struct):
     """A request as a door sees it. Names of headers are in lower case; `rest`: what follows the route's path.
 
@@ -58,12 +67,14 @@ class Writer:
     """The answer to one request. `hold`: what is sent next waits for what is sent after it, and both leave in one write.
 
     `state`: `spaces` is a whole answer that began with spaces, `gone` a client that went away. `due_s`: the loop's time at
-    which the client should hear something.
+    which the client should hear something. `left` is asked when the client goes away before the end, and told the state until
+    then: whether the request's work goes on without it. `settle`: called when the client's next request shows that it has read
+    this answer.
     """
 
     __slots__ = (
         "_beat", "_beat_due_s", "_buffer", "_comment", "_drained", "_flushing", "_head", "_hold", "_loop", "_request_id", "_rest",
-        "_send", "due_s", "state",
+        "_send", "due_s", "left", "settle", "state",
     )  # fmt: skip
 
     def __init__(self, send: Send, hold: Callable[[], None], request_id: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -81,6 +92,8 @@ class Writer:
         self._drained: list[asyncio.Future[None]] = []
         self.state: State = "new"
         self.due_s = float("inf")
+        self.left: Callable[[State], bool] = never
+        self.settle: Callable[[], None] = do_nothing
 
     def be_patient(self, patience_s: float) -> None:
         """Stay silent for so long, so that an error keeps its status; then send spaces until the answer comes."""
@@ -139,7 +152,9 @@ class Writer:
 
     def encourage(self) -> None:
         """Say something to a client that has heard nothing for long."""
-        if self.state == "new" and self._head is not None:
+        if self.state == "gone":
+            self.due_s = float("inf")
+        elif self.state == "new" and self._head is not None:
             self.state = "stream"
             self._schedule()
         elif self.state == "new":

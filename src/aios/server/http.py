@@ -28,9 +28,9 @@ from aios.abi.errors import AiosError, Denied, Draining, Internal, Invalid, NotF
 from aios.abi.ids import UniqueIds
 from aios.ports.kernel import Kernel
 from aios.server import eager
-from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer
+from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer, do_nothing
 from aios.server.hints import refusal_headers, token_of
-from aios.server.listener import Connection, Listener, Peer, descriptors, do_nothing
+from aios.server.listener import Connection, Listener, Peer, descriptors
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 HEALTH = "/health"
@@ -170,6 +170,7 @@ class HttpServer:
         """The ASGI application: one HTTP request."""
         request = HttpRequest(self._ids(), scope["path"], dict(scope["headers"]))
         peer: Peer = scope["state"]["peer"]
+        peer.settle()
         hold = peer.hold if scope["method"] != "HEAD" else do_nothing  # its head leaves alone
         writer = Writer(send, hold, request.id, asyncio.get_running_loop())
         door, whole = self._doors[0], False
@@ -225,14 +226,15 @@ class HttpServer:
             raise Denied(f"pages of `{origin[:100]}` may not talk to this kernel")
 
     async def _attend(self, work: Any, writer: Writer, peer: Peer) -> None:
-        """Run a handler; a client that goes away cancels it at once."""
+        """Run a handler; a client that goes away cancels it at once, unless somebody knows better (`Writer.left`)."""
         task = asyncio.current_task()
         assert task is not None
 
         def gone() -> None:
             if writer.state != "ended":
-                writer.state = "gone"
-                task.cancel()
+                state, writer.state = writer.state, "gone"
+                if not writer.left(state):
+                    task.cancel()
 
         peer.watch(gone)
         self._ticker.add(writer)
@@ -245,6 +247,7 @@ class HttpServer:
         finally:
             self._ticker.remove(writer)
             peer.unwatch()
+            peer.settle = writer.settle
 
     async def _body(self, request: HttpRequest, receive: Any) -> bytes:
         """The body, never more than it may have in memory. Raises `TooLarge`, or `Invalid` for one that does not come."""

@@ -22,6 +22,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from aios.server.exchange import do_nothing
+
 HEAD_S = 10.0
 """In which the request line and the headers must have come."""
 IDLE_S = 75.0
@@ -78,18 +80,18 @@ class Wire:
             self._write(data)
 
 
-def do_nothing() -> None:
-    """What a peer without a wire holds back."""
-
-
 @dataclass(slots=True)
 class Peer:
-    """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's. `gone`: hears that it went."""
+    """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's. `gone`: hears that it went.
+
+    `settle`: hears of its next request, which shows that it has read the answer before.
+    """
 
     known: bool = False
     hold: Callable[[], None] = do_nothing
     read_on: Callable[[], None] = do_nothing
     gone: Callable[[], None] = do_nothing
+    settle: Callable[[], None] = do_nothing
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when it goes away. What it sends is read on meanwhile, or nobody would see it go."""

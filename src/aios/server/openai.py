@@ -22,6 +22,7 @@ from aios.server.chat import generate_of, read_chat
 from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.models import Entry, entries, listing
+from aios.server.repeats import Repeats
 
 CODES: dict[type[AiosError], str] = {
     Unauthenticated: "invalid_api_key",
@@ -51,6 +52,7 @@ class OpenAIDoor:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._repeats = Repeats(kernel)
         self._ids = UniqueIds("chatcmpl")
         self.routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): self._chat,
@@ -74,11 +76,11 @@ class OpenAIDoor:
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             stream = _Chunks(writer, self._ids(), wanted.model, usage, more)
-            answer = await self._kernel.call(caller, wanted, options, stream.tell)
+            answer = await self._repeats.call(request, writer, caller, wanted, options, stream.tell)
             await stream.end(answer.value)
         else:
             writer.be_patient(patience_of(request))
-            answer = await self._kernel.call(caller, wanted, options)
+            answer = await self._repeats.call(request, writer, caller, wanted, options)
             await writer.whole(200, _completion(answer.value, self._ids()), [*answer_headers(answer), *more])
 
     async def _models(self, request: HttpRequest, writer: Writer) -> None:
