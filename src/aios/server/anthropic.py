@@ -19,6 +19,7 @@ from aios.ports.kernel import Kernel
 from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.messages import read_message, read_question, version_of
+from aios.server.repeats import Repeats
 
 KINDS: Mapping[int, str] = {
     401: "authentication_error",
@@ -58,6 +59,7 @@ class AnthropicDoor:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._repeats = Repeats(kernel)
         self._ids = UniqueIds("msg", "_")
         self.routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/messages"): self._message,
@@ -79,11 +81,11 @@ class AnthropicDoor:
             more.append(ignored_header(asked.ignored))
         if asked.stream:
             stream = _Blocks(writer, self._ids(), asked.request.model, asked.thinks, more)
-            answer = await self._kernel.call(caller, asked.request, options, stream.tell)
+            answer = await self._repeats.call(request, writer, caller, asked.request, options, stream.tell)
             await stream.end(answer.value)
         else:
             writer.be_patient(patience_of(request))
-            answer = await self._kernel.call(caller, asked.request, options)
+            answer = await self._repeats.call(request, writer, caller, asked.request, options)
             body = _whole(answer.value, self._ids(), asked.thinks)
             await writer.whole(200, body, [*answer_headers(answer), *more])
 
