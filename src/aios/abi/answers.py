@@ -69,14 +69,17 @@ def _values(container: Any) -> Iterable[Any]:
     return container.values() if type(container) is dict else container
 
 
-def check_json_value(value: Any) -> None:
-    """Raise TypeError for builtins that JSON has no word for, or would change: keys that are no text, NaN, infinities."""
+def check_json_value(value: Any, most: int = MAX_VALUES) -> None:
+    """Raise TypeError for builtins that JSON has no word for, or would change: keys that are no text, NaN, infinities.
+
+    And ValueError for more than `most` values.
+    """
     left = [value]
     seen = 0
     while left:
         seen += 1
-        if seen > MAX_VALUES:
-            raise ValueError(f"more than {MAX_VALUES} values")
+        if seen > most:
+            raise ValueError(f"more than {most} values")
         each = left.pop()
         if isinstance(each, dict):
             for key in each:

@@ -1,10 +1,10 @@
 """The errors of AIOS: one tree, one table. Doors, command line and reference pages are derived from it.
 
     AiosError
-      Refused       Unauthenticated Denied NeedsApproval RateLimited QueueFull NoCore Draining Unavailable
+      Refused       Unauthenticated Denied NeedsApproval RateLimited QueueFull NoCore Draining Unavailable Deadlock
       BadRequest    UnknownCall Invalid NotFound Conflict TooLarge
       Failed        CoreFailed ChildFailed ContextFull OutcomeUnknown Internal
-      Stopped       DeadlineExceeded Cancelled Killed
+      Stopped       DeadlineExceeded Cancelled Killed Fenced
 
 An error says what went wrong and what would make it work. It never carries another tenant's data, a secret, or a stack
 trace.
@@ -104,6 +104,12 @@ class Unavailable(Refused):
     http, exit_code, retry, way_out = 503, 6, True, "`aios doctor` says what is missing"
 
 
+class Deadlock(Refused):
+    """The call would wait for ever: what it would wait for waits for its own process."""
+
+    http, way_out = 409, "end one of the waits that the message names, or wait with a deadline for something else"
+
+
 class BadRequest(AiosError):
     """The request itself is wrong; sending it again does not help."""
 
@@ -194,6 +200,12 @@ class Killed(Stopped):
     """The process was killed by an operator or its parent."""
 
     http, way_out = 410, "`aios why PID` says by whom"
+
+
+class Fenced(Stopped):
+    """The lease is no longer held under this token: its time was over, or it was given back."""
+
+    http, way_out = 409, "acquire it again, and do again what depended on it"
 
 
 def _leaves(root: type[AiosError]) -> list[type[AiosError]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi import event, llm, process, system
+from aios.abi import board, event, lease, llm, mail, process, system
 from aios.abi.request import Request, reply_of
 
 Lane = Literal["cores"]
@@ -75,6 +75,28 @@ TABLE: tuple[Row, ...] = (
         "repeatable", "read",         "no",   10,   "Say why a process waits."),
     Row("process.logs",      process.Logs,          "own /process/{pid}",             None,
         "repeatable", "read",         "long", None, "Read what a process printed."),
+    Row("mail.send",         mail.SendMail,         "write /mail/{to}",               None,
+        "internal",   "private",      "no",   30,   "Send mail to a process."),
+    Row("mail.receive",      mail.ReceiveMail,      "",                               None,
+        "internal",   "private",      "long", None, "Take the oldest mail out of one's mailbox."),
+    Row("mail.request",      mail.RequestMail,      "write /mail/{to}",               None,
+        "internal",   "private",      "long", None, "Send mail and wait for the reply."),
+    Row("mail.reply",        mail.ReplyMail,        "",                               None,
+        "internal",   "private",      "no",   30,   "Reply to mail that asks for it."),
+    Row("board.put",         board.PutNotice,       "write /boards/{board}",          None,
+        "internal",   "private",      "no",   30,   "Put a value on a board."),
+    Row("board.get",         board.GetNotice,       "read /boards/{board}",           None,
+        "repeatable", "read",         "no",   10,   "Read what stands on a board."),
+    Row("board.list",        board.ListNotices,     "read /boards/{board}",           None,
+        "repeatable", "read",         "no",   10,   "List what stands on a board."),
+    Row("board.watch",       board.WatchBoard,      "read /boards/{board}",           None,
+        "repeatable", "read",         "long", None, "Read what is new on a board."),
+    Row("lease.acquire",     lease.AcquireLease,    "use /leases/{name}",             None,
+        "internal",   "private",      "long", None, "Hold a named resource."),
+    Row("lease.renew",       lease.RenewLease,      "use /leases/{name}",             None,
+        "internal",   "private",      "no",   10,   "Hold a named resource for longer."),
+    Row("lease.release",     lease.ReleaseLease,    "use /leases/{name}",             None,
+        "internal",   "private",      "no",   10,   "Give a named resource back."),
     Row("event.read",        event.ReadEvents,      "read /events",                   None,
         "repeatable", "read",         "long", None, "Read what happened."),
     Row("core.list",         system.ListCores,      "read /cores",                    None,

@@ -8,7 +8,7 @@ import msgspec
 
 State = Literal["declared", "ready", "running", "waiting", "suspended", "ended"]
 Outcome = Literal["result", "error", "killed"]
-Code = Literal["S", "M", "T", "W", "C", "X"]
+Code = Literal["S", "L", "M", "T", "W", "C", "X"]
 
 
 class WaitKind(msgspec.Struct, frozen=True):
@@ -23,9 +23,10 @@ WAITS: dict[str, WaitKind] = {
     kind.code: kind
     for kind in (
         WaitKind("S", "queued", "a turn in a lane"),
+        WaitKind("L", "blocked", "a lease that another holds"),
         WaitKind("M", "sleeping", "a message or an event"),
         WaitKind("T", "sleeping", "a timer"),
-        WaitKind("W", "sleeping", "another process to end"),
+        WaitKind("W", "sleeping", "another process: its end, or its reply"),
         WaitKind("C", "blocked", "a core that is down"),
         WaitKind("X", "blocked", "held: by a person, a parent, or after repeated crashes"),
     )

@@ -169,6 +169,8 @@ class CallPath:
         if not call.row.needs:
             return
         verb, resources = self._verbs[call.row.name], self._prepare[call.row.name](call)
+        if not resources:
+            return
         if verb == "own" and resources[0].startswith("/process/"):
             self._processes.find(call.process, resources[0].removeprefix("/process/"))
             return

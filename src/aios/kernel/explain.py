@@ -7,6 +7,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from aios.abi.process import Ahead, CallInfo, Explanation
+from aios.abi.waits import Code
 from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.process import Call, Hold, Process
 
@@ -64,6 +65,9 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
         eta = f", about {first.wait.eta_s:.1f} s" if first.wait.eta_s is not None else ""
         ahead = f"behind {first.ahead_count} calls; held by {first.wait.holder}"
         return f"`{first.row}` waits for a slot on {first.wait.on}, {ahead}{eta}"
+    if first.wait.code == "L":
+        eta = f", for {first.wait.eta_s:.1f} s more unless it renews" if first.wait.eta_s is not None else ""
+        return f"`{first.row}` waits for {first.wait.on}, held by {first.wait.holder}{eta}"
     if first.wait.code == "C":
         return f"`{first.row}` waits for {first.wait.on}, which is down"
     return f"`{first.row}` waits for {first.wait.on}"
@@ -85,5 +89,15 @@ def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
     if "C" in codes:
         moves.append("the core coming up again: `aios models` shows why it is down")
     if "W" in codes:
-        moves.append("the end of the process that it waits for")
+        moves.append(f"{_holders(calls, 'W')}: its end, or its reply")
+    if "L" in codes:
+        moves.append(f"{_holders(calls, 'L')} releasing its lease, or not renewing it")
+    if "M" in codes:
+        moves.append("what it waits to hear of")
     return tuple(moves)
+
+
+def _holders(calls: tuple[CallInfo, ...], code: Code) -> str:
+    """Who holds what the calls wait for."""
+    holders = dict.fromkeys(call.wait.holder for call in calls if call.wait is not None and call.wait.code == code)
+    return " or ".join(f"`{holder}`" for holder in holders)

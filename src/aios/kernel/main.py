@@ -23,6 +23,8 @@ from aios.abi.table import ROWS
 from aios.kernel.access.consent import Consents
 from aios.kernel.access.grants import OPERATOR, Grants, parse_grants
 from aios.kernel.access.tokens import Tokens
+from aios.kernel.boards.boards import Boards
+from aios.kernel.boards.calls import BoardCalls
 from aios.kernel.call import CallPath
 from aios.kernel.cores.calls import CoreCalls
 from aios.kernel.cores.pool import Pool
@@ -31,7 +33,11 @@ from aios.kernel.events import EventLog
 from aios.kernel.holding import Holds
 from aios.kernel.lanes.lane import Lane, LaneConfig
 from aios.kernel.lanes.policies import POLICIES
+from aios.kernel.leases.calls import LeaseCalls
+from aios.kernel.leases.leases import Leases
 from aios.kernel.logs import Logs
+from aios.kernel.mail.calls import MailCalls
+from aios.kernel.mail.post import Post
 from aios.kernel.node_calls import NodeCalls
 from aios.kernel.process import Process, ProcessTable
 from aios.kernel.process_calls import ProcessCalls
@@ -85,6 +91,9 @@ class Kernel:
         self._journal = Journal(parts.store, parts.clock)
         self._lane = Lane("cores", POLICIES[parts.lane.policy](), parts.clock, parts.lane.queue)
         self.pool = Pool(self._lane, self.events, parts.aliases)
+        self._post = Post()
+        self._boards = Boards()
+        self._leases = Leases(parts.clock)
         self._hosts = parts.hosts
         self._started = parts.clock.monotonic()
         self._sessions: dict[tuple[str, str], Process] = {}
@@ -96,7 +105,7 @@ class Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
         deadlines = Deadlines(self.clock)
         holds = Holds(self.clock, deadlines)
-        self._supervisor = Supervisor(self._hosts, self.processes, self.events, holds, self._tasks, self._forget)
+        self._supervisor = Supervisor(self._hosts, self.processes, self.events, holds, self._tasks, self._left)
         self._path = CallPath(
             self.clock,
             self.processes,
@@ -118,6 +127,9 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._grants, self.clock),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lane),
+            MailCalls(self._post, self.processes, self._grants, self.clock),
+            BoardCalls(self._boards, self.clock),
+            LeaseCalls(self._leases, self.clock),
             NodeCalls(
                 self.clock, self.events, self.processes, self._grants, self.tokens, self.statistics, self.drain, self._revoked
             ),
@@ -233,7 +245,7 @@ class Kernel:
     def _end_session(self, key: tuple[str, str], process: Process, why: str) -> None:
         del self._sessions[key]
         self.processes.end(process, Exit(pid=process.pid, outcome="result", message=why))
-        self._forget(process)
+        self._left(process)
 
     async def _sweep_sessions(self) -> None:
         while True:
@@ -244,8 +256,11 @@ class Kernel:
                 if not busy and process.last_call < idle_since:
                     self._end_session(key, process, "it was idle")
 
-    def _forget(self, process: Process) -> None:
+    def _left(self, process: Process) -> None:
+        """A life of a process is over: what it held or was asked is no longer its own."""
         self._grants.forget(process)
+        self._post.left(process)
+        self._leases.left(process)
 
     # --- observation ------------------------------------------------------------------------------------------------
 

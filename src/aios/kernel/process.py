@@ -6,7 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -53,8 +53,8 @@ class Call:
 
     __slots__ = (
         "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
-        "first_ns", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request", "row",
-        "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "waits", "withdraw",
+        "first_ns", "holders", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request",
+        "row", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,7 @@ class Call:
         self.cancels = 0
         self.waits: Callable[[], Wait | None] | None = None
         self.withdraw: Callable[[], None] | None = None
+        self.holders: Callable[[], Collection[Process]] | None = None
         self.turn: Held | None = None
         self.ticket: object | None = None
         self.allowed: tuple[str, ...] = ()
@@ -99,6 +100,11 @@ class Call:
     def wait_s(self) -> float:
         """Seconds from being asked to its turn; 0 for what needs no turn."""
         return 0.0 if self.turn_ns is None else (self.turn_ns - self.asked_ns) / 1e9
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was stopped or given up, and has not come to its end yet."""
+        return self.stopped is not None or (self.task is not None and self.task.cancelling() > self.cancels)
 
     def stop(self, error: AiosError) -> None:
         """End the call with an error of the kernel's, wherever it stands. The first stop counts.
@@ -299,6 +305,11 @@ class ProcessTable:
     def get(self, pid: str) -> Process | None:
         return self._by_pid.get(pid)
 
+    def named(self, caller: Process, name: str) -> Process | None:
+        """The process of the caller's tenant with that pid or name; `parent` is the caller's own."""
+        found = caller.parent if name == "parent" else self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
+        return found if found is not None and found.tenant == caller.tenant else None
+
     def find(self, caller: Process, name: str) -> Process:
         """A process by pid or name, if the caller may know of it. Raises `NotFound`, the same for what is not its own."""
         process = self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
@@ -334,3 +345,10 @@ class ProcessTable:
 
     def living_count(self) -> int:
         return len(self._living)
+
+
+def kin(one: Process, other: Process) -> bool:
+    """Whether two processes are of one family: the same, one an ancestor of the other, or children of one agent."""
+    if one.descends_from(other) or other.descends_from(one):
+        return True
+    return one.parent is not None and one.parent is other.parent and one.parent.kind == "agent"

@@ -55,18 +55,21 @@ class Ward:
 
 
 class Supervisor:
-    """Runs agents. `tasks`: the group that its tasks live in; when that ends, nothing of it is left."""
+    """Runs agents. `tasks`: the group that its tasks live in; when that ends, nothing of it is left.
+
+    `left`: hears of each life of an agent that is over, also of those that another follows.
+    """
 
     def __init__(
         self, hosts: Hosts, processes: ProcessTable, events: EventLog, holds: Holds, tasks: asyncio.TaskGroup,
-        ended: Callable[[Process], None],
+        left: Callable[[Process], None],
     ) -> None:  # fmt: skip
         self._hosts = hosts
         self._processes = processes
         self._events = events
         self._holds = holds
         self._tasks = tasks
-        self._ended = ended
+        self._left = left
         self._wards: list[Ward] = []
         self._starting: weakref.WeakValueDictionary[ProgramKey, asyncio.Lock] = weakref.WeakValueDictionary()
         self._runs: dict[Process, asyncio.Task[None]] = {}
@@ -125,6 +128,7 @@ class Supervisor:
         if process.deaths > RESTARTS:
             raise ChildFailed(f"its host died {process.deaths} times, at last by: {how}")
         process.begin_again()
+        self._left(process)
 
     async def _place(self, process: Process) -> Ward:
         """A host with room for the agent: one that runs its program already, or a new one."""
@@ -245,7 +249,7 @@ class Supervisor:
         self._runs.pop(process, None)
         self._processes.end(process, exit)
         self._changed(process, exit.message)
-        self._ended(process)
+        self._left(process)
 
     def _changed(self, process: Process, detail: str = "") -> None:
         state, _ = process.state()

@@ -8,10 +8,19 @@ from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import Any
 
-from aios.abi.errors import Invalid
+import msgspec
+
+from aios.abi.answers import check_json_value, handed_on
+from aios.abi.errors import Invalid, TooLarge
 from aios.abi.table import Row
 from aios.kernel.process import Call
 
+MOST_VALUE_BYTES = 256 * 1024
+MOST_VALUES = 20_000
+"""In one value; reading them takes 3 ms."""
+
+_encode = msgspec.json.Encoder().encode
+_name = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _field = re.compile(r"\{([\w.]+)\}")
 
 
@@ -19,7 +28,8 @@ _field = re.compile(r"\{([\w.]+)\}")
 class Syscall:
     """`act` does the call in the caller's own task and returns its reply.
 
-    `prepare`: the resources that it needs, any one of which will do; None: the one that the row's template names. Pure.
+    `prepare`: the resources that it needs, any one of which will do, or none if it needs no grant here; None: the one that the
+    row's template names. Pure.
     `bind`, `plan`: for rows with a lane. The servers that can do it, of what access has left; and, once it has its turn, all
     that the act will depend on, which is recorded before it begins. Chance is drawn there, and nowhere else.
     """
@@ -34,6 +44,26 @@ def check_range(field: str, value: float, least: float, most: float) -> None:
     """Raise `Invalid` unless the value lies within; a number that is none does not."""
     if not least <= value <= most:
         raise Invalid(f"`{field}` must be {least:,} to {most:,}", field=field)
+
+
+def json_text(field: str, value: Any) -> bytes:
+    """A value that is handed on to others, as JSON. Raises `Invalid` for what is no JSON value, `TooLarge`."""
+    try:
+        text = _encode(value)
+        if len(text) > MOST_VALUE_BYTES:
+            raise TooLarge(f"`{field}` has {len(text)} bytes of JSON, the most is {MOST_VALUE_BYTES}", field=field)
+        if type(value) is not str:
+            check_json_value(value, MOST_VALUES)
+            handed_on(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Invalid(f"`{field}` cannot be handed on: {error}", field=field) from None
+    return text
+
+
+def check_name(field: str, name: str) -> None:
+    """Raise `Invalid` for what cannot be the name of a shared thing: names are typed, granted, and shown on terminals."""
+    if not _name.fullmatch(name):
+        raise Invalid(f"`{field}` must be 1 to 64 letters, digits, `.`, `:`, `-` or `_`", field=field)
 
 
 def resource_of(row: Row) -> Callable[[Call], tuple[str, ...]]:

@@ -35,7 +35,7 @@ from aios.server.socket import SocketHosts
 from aios.testing.kernel import AgentFunction, RunningKernel, kernel_for_tests, manifest_of
 
 TRANSPORTS = ("in process", "socket", "http")
-ALL = ("use /*", "read /*", "spawn /*", "own /*")
+ALL = ("use /*", "read /*", "write /*", "spawn /*", "own /*")
 """Everything that can be granted."""
 
 

@@ -1,0 +1,1 @@
+"""Boards: shared places of versioned values."""
