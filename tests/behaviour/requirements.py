@@ -33,6 +33,7 @@ SPINE = "issue 3"
 REQUIREMENTS = (
     Requirement("row llm.generate", "A question to a model is answered by a completion.", f"{CALLS}: llm.generate"),
     Requirement("row llm.score", "A model says how likely given continuations are.", f"{CALLS}: llm.score"),
+    Requirement("row llm.embed", "Texts become vectors, the nearer the more alike.", f"{CALLS}: llm.embed"),
     Requirement("row llm.count", "Tokens are counted by the model's own tokenizer.", f"{CALLS}: llm.count"),
     Requirement("row llm.models", "A process hears which models it may use.", f"{CALLS}: models: what this process may use"),
     Requirement("row process.spawn", "An agent is started as a child of the caller.", f"{CALLS}: process.spawn"),

@@ -7,7 +7,7 @@ from requirements import proves
 
 from aios.abi.errors import Draining, Killed, Unauthenticated
 from aios.abi.event import ProcessChanged, ReadEvents
-from aios.abi.llm import Completion, Count, Delta, Generate, Message, Models, Score, Started
+from aios.abi.llm import Completion, Count, Delta, Embed, Generate, Message, Models, Score, Started
 from aios.abi.process import Exit, Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import Done
 from aios.abi.system import (
@@ -22,7 +22,7 @@ from aios.abi.system import (
     Sleep,
 )
 from aios.ports.gate import Gate
-from aios.testing import Script, ScriptedCore, time
+from aios.testing import Script, ScriptedCore, ScriptedEmbedder, time
 from aios.testing.kernel import EPOCH_NS, manifest_of
 from aios.testing.transports import ALL, World, world
 
@@ -69,6 +69,19 @@ async def test_score(transport: str) -> None:
         assert short.logprob > long.logprob and scores.best == short
         assert abs(short.probability + long.probability - 1) < 1e-9
         assert (scores.core, scores.model) == ("scripted", "scripted-1")
+
+
+@proves("row llm.embed")
+async def test_embed(transport: str) -> None:
+    async with world(transport, embedders=[ScriptedEmbedder(takes_s=2)]) as w:
+        gate = await w.process()
+        found = await gate.call(Embed(texts=("the wide sea", "a wide sea", "42"), kind="query"))
+        sea, also, number = found.floats()
+        assert (found.model, found.core, found.dimensions, found.cut, found.usage.input_tokens) == ("words-1", "words", 8, 0, 7)
+        assert sum(a * b for a, b in zip(sea, also, strict=True)) > sum(a * b for a, b in zip(sea, number, strict=True))
+        assert time() == 2
+        (state,) = (await w.k.operator.call(ListCores())).embedders
+        assert (state.name, state.tokens, state.running) == ("words", 7, 0)
 
 
 @proves("row llm.count")

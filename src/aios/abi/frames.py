@@ -115,7 +115,7 @@ _from_child = msgspec.msgpack.Decoder(FromChild)
 _from_kernel = msgspec.msgpack.Decoder(FromKernel)
 
 
-def encode_frame(frame: FromChild | FromKernel) -> bytes:
+def encode_frame(frame: msgspec.Struct) -> bytes:
     """One frame with its length. Raises `TooLarge` above 8 MiB."""
     body = _encoder.encode(frame)
     if len(body) > MAX_FRAME_BYTES:

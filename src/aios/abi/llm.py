@@ -1,7 +1,8 @@
-"""The model as a processor: generate, score, count, models."""
+"""The model as a processor: generate, score, embed, count, models."""
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Literal
 
 import msgspec
@@ -10,9 +11,14 @@ from aios.abi.bounds import within
 from aios.abi.request import Event, Reply, Request
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
+EmbedKind = Literal["query", "passage"]
 MAX_STOPS = 16
 MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 1000
+MAX_TEXTS = 2048
+MAX_TEXT_CHARACTERS = 32_768
+MAX_TEXTS_CHARACTERS = 1 << 20
+"""Of all texts of one call."""
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -247,6 +253,49 @@ class Score(Request[Scores], frozen=True, kw_only=True):
             raise ValueError("`labels` must hold texts that are not empty, each once")
         if max(map(len, self.labels)) > MAX_LABEL_CHARACTERS:
             raise ValueError(f"`labels` must hold texts of at most {MAX_LABEL_CHARACTERS} characters")
+
+
+class Embeddings(Reply, frozen=True):
+    """A vector for each text, in the order of the request: `dimensions` float32 numbers, the lowest byte first, of length one.
+
+    `cut`: how many texts are longer than the model reads; of those the beginning counts. `model`: the model that did it, `core`:
+    where; `id` is unique for ever.
+    """
+
+    id: str
+    model: str
+    core: str
+    dimensions: int
+    vectors: tuple[bytes, ...]
+    cut: int
+    usage: Usage
+
+    def floats(self) -> tuple[tuple[float, ...], ...]:
+        """The vectors as numbers."""
+        return tuple([struct.unpack(f"<{self.dimensions}f", vector) for vector in self.vectors])
+
+
+class Embed(Request[Embeddings], frozen=True, kw_only=True):
+    """Turn texts into vectors: the nearer two texts in meaning, the greater the dot product of their vectors, at most 1.
+
+    `model`: a model that embeds, or an alias; `default` is the kernel's first. `texts`: 1 to 2,048, each of 1 to 32,768
+    characters, 1,048,576 together. `kind`: what they are for: to be found (`passage`) or to find with (`query`); some models make
+    a difference. `dimensions`: how many the vectors must have; a model has its own, and refuses others.
+    """
+
+    model: str = "default"
+    texts: tuple[str, ...]
+    kind: EmbedKind = "passage"
+    dimensions: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.texts) <= MAX_TEXTS:
+            raise ValueError(f"`texts` must hold 1 to {MAX_TEXTS} texts")
+        for at, text in enumerate(self.texts):
+            if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
+                raise ValueError(f"`texts` must hold texts of 1 to {MAX_TEXT_CHARACTERS} characters: [{at}] has {len(text)}")
+        if sum(map(len, self.texts)) > MAX_TEXTS_CHARACTERS:
+            raise ValueError(f"`texts` must have at most {MAX_TEXTS_CHARACTERS} characters together: send them in several calls")
 
 
 class Tokens(Reply, frozen=True):

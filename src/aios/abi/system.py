@@ -73,15 +73,36 @@ class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: int = 0
 
 
+class EmbedderState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An embedder and its load. `window`: tokens of a text that count; `running`: calls; `tokens`: of all that ended well.
+
+    `os_pid`: of its child, once it is needed.
+    """
+
+    name: str
+    driver: str
+    model: str
+    dimensions: int
+    window: int
+    up: bool
+    slots: int
+    running: int
+    restarts: int = 0
+    os_pid: int | None = None
+    detail: str = ""
+    tokens: int = 0
+
+
 class CoreList(Reply, frozen=True):
-    """All cores, and how many calls wait for one of them, by class."""
+    """All cores, and how many calls wait for one of them, by class; then what embeds."""
 
     cores: tuple[CoreState, ...]
     waiting: dict[str, int]
+    embedders: tuple[EmbedderState, ...] = ()
 
 
 class ListCores(Request[CoreList], frozen=True, kw_only=True):
-    """The cores, their state and load."""
+    """The cores, their state and load, and the same of what embeds."""
 
 
 class Statistics(Reply, frozen=True):

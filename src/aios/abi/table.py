@@ -13,7 +13,7 @@ import msgspec
 from aios.abi import board, event, lease, llm, mail, process, system
 from aios.abi.request import Request, reply_of
 
-Lane = Literal["cores"]
+Lane = Literal["cores", "index"]
 Repeat = Literal["internal", "repeatable", "once"]
 Risk = Literal["read", "private", "external", "irreversible"]
 Waiting = Literal["no", "turn", "long"]
@@ -57,6 +57,8 @@ TABLE: tuple[Row, ...] = (
         "repeatable", "external",     "turn", 3600, "Ask a model."),
     Row("llm.score",         llm.Score,             "use /llm/{model}",               "cores",
         "repeatable", "external",     "turn", 600,  "Say how likely given continuations are."),
+    Row("llm.embed",         llm.Embed,             "use /llm/{model}",               "index",
+        "repeatable", "external",     "turn", 600,  "Turn texts into vectors."),
     Row("llm.count",         llm.Count,             "use /llm/{model}",               None,
         "repeatable", "read",         "no",   30,   "Count tokens."),
     Row("llm.models",        llm.Models,            "",                               None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -17,16 +17,16 @@ ANOTHER = "another"
 """The name of a process that the asker may not know of."""
 
 
-def explain(process: Process, asking: Call, lane: Lane, known: Callable[[str], bool]) -> Explanation:
+def explain(process: Process, asking: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool]) -> Explanation:
     """The process, its open calls (but for the one that asks) with what each waits for, and what would move it.
 
     `known`: whether the asker may know of the process with that pid; others have no name in the answer.
     """
-    calls = tuple(_explain_call(call, lane, known) for call in process.calls.values() if call is not asking)
+    calls = tuple(_explain_call(call, lanes, known) for call in process.calls.values() if call is not asking)
     return Explanation(process=process.info(), reason=_reason(process, calls), calls=calls, moves=_moves(process, calls))
 
 
-def _explain_call(call: Call, lane: Lane, known: Callable[[str], bool]) -> CallInfo:
+def _explain_call(call: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool]) -> CallInfo:
     def name_of(ticket: Ticket) -> str:
         return ticket.name if known(ticket.pid) else ANOTHER
 
@@ -34,7 +34,8 @@ def _explain_call(call: Call, lane: Lane, known: Callable[[str], bool]) -> CallI
     ahead: tuple[Ahead, ...] = ()
     count = 0
     if isinstance(call.ticket, Ticket):
-        wait, before, holders = lane.explain(call.ticket)
+        assert call.row.lane is not None
+        wait, before, holders = lanes[call.row.lane].explain(call.ticket)
         wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
         count = len(before)
         ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])

@@ -27,6 +27,7 @@ from aios.kernel.boards.boards import Boards
 from aios.kernel.boards.calls import BoardCalls
 from aios.kernel.call import CallPath
 from aios.kernel.cores.calls import CoreCalls
+from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import Pool
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
@@ -46,6 +47,7 @@ from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
 from aios.ports.core import Core
+from aios.ports.embedder import Embedder
 from aios.ports.host import Hosts, Stream
 from aios.ports.kernel import Answer, Caller, Tell
 from aios.ports.store import Document, Store
@@ -73,6 +75,8 @@ class Parts(msgspec.Struct, frozen=True):
     consents: Document
     hosts: Hosts
     lane: LaneConfig = LaneConfig()
+    index: LaneConfig = LaneConfig()
+    embedders: tuple[Embedder, ...] = ()
     aliases: dict[str, tuple[str, ...]] = {}
 
 
@@ -89,8 +93,14 @@ class Kernel:
         self._grants = Grants()
         self.consents = Consents(parts.consents, parts.clock)
         self._journal = Journal(parts.store, parts.clock)
-        self._lane = Lane("cores", POLICIES[parts.lane.policy](), parts.clock, parts.lane.queue)
-        self.pool = Pool(self._lane, self.events, parts.aliases)
+        self._lanes = {
+            name: Lane(name, POLICIES[config.policy](), parts.clock, config.queue)
+            for name, config in (("cores", parts.lane), ("index", parts.index))
+        }
+        self._embedders = Embedders(self._lanes["index"], parts.embedders, self.events, parts.aliases)
+        embed = self._embedders.models
+        aliases = {name: models for name, models in parts.aliases.items() if embed.isdisjoint(models)}
+        self.pool = Pool(self._lanes["cores"], self.events, aliases)
         self._post = Post()
         self._boards = Boards()
         self._leases = Leases(parts.clock)
@@ -110,7 +120,7 @@ class Kernel:
             self.clock,
             self.processes,
             self._grants,
-            {"cores": self._lane},
+            self._lanes,
             self._journal,
             self.events,
             self._syscalls(),
@@ -125,8 +135,9 @@ class Kernel:
 
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
-            CoreCalls(self.pool, self._grants, self.clock),
-            ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lane),
+            CoreCalls(self.pool, self._embedders, self._grants, self.clock),
+            self._embedders,
+            ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
             MailCalls(self._post, self.processes, self._grants, self.clock),
             BoardCalls(self._boards, self.clock),
             LeaseCalls(self._leases, self.clock),
@@ -147,6 +158,7 @@ class Kernel:
                 call.stop(Killed("the kernel went down"))
         await self._supervisor.close()
         await self.pool.close()
+        await self._embedders.close()
         for task in self._watch:
             task.cancel()
         await self._life.__aexit__(None, None, None)  # not with the block's own error, which a task group would wrap
@@ -278,7 +290,7 @@ class Kernel:
         """The kernel's figures now."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         living = self.processes.living()
-        waiting = sum(self._lane.waiting_by_class().values())
+        waiting = sum(sum(lane.waiting_by_class().values()) for lane in self._lanes.values())
         return Statistics(
             uptime_s=self.clock.monotonic() - self._started, cpu_s=usage.ru_utime + usage.ru_stime, rss_bytes=resident_bytes(),
             processes=len(living), hosts=self._supervisor.host_count, calls=self._path.count, calls_failed=self._path.failed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aios.abi.errors import Denied, Invalid, QueueFull
 from aios.abi.process import (
     Exit,
@@ -41,14 +43,20 @@ class ProcessCalls:
     """Starts, waits for, signals, lists and explains processes."""
 
     def __init__(
-        self, processes: ProcessTable, supervisor: Supervisor, grants: Grants, consents: Consents, logs: LogBook, lane: Lane
+        self,
+        processes: ProcessTable,
+        supervisor: Supervisor,
+        grants: Grants,
+        consents: Consents,
+        logs: LogBook,
+        lanes: Mapping[str, Lane],
     ) -> None:
         self._processes = processes
         self._supervisor = supervisor
         self._grants = grants
         self._consents = consents
         self._logs = logs
-        self._lane = lane
+        self._lanes = lanes
 
     def syscalls(self) -> dict[str, Syscall]:
         return {
@@ -139,7 +147,7 @@ class ProcessCalls:
     async def _explain(self, call: Call) -> Explanation:
         assert isinstance(call.request, Explain)
         process = self._processes.find(call.process, call.request.pid)
-        return explain(process, call, self._lane, lambda pid: self._processes.knows(call.process, self._processes.get(pid)))
+        return explain(process, call, self._lanes, lambda pid: self._processes.knows(call.process, self._processes.get(pid)))
 
     async def _read_logs(self, call: Call) -> LogLines:
         request = call.request

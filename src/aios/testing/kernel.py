@@ -28,6 +28,7 @@ from aios.drivers.store.memory import MemoryStore
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
+from aios.ports.embedder import Embedder
 from aios.ports.gate import Gate
 from aios.ports.host import HostGone, Hosts
 from aios.ports.store import Store
@@ -202,7 +203,7 @@ class RunningKernel:
 async def kernel_for_tests(
     cores: Sequence[Core] = (), agents: Mapping[str, AgentFunction] | None = None, *, lane: LaneConfig | None = None,
     aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, hosts: ServedHosts | None = None,
-    limit_s: float = 4000.0,
+    index: LaneConfig | None = None, embedders: Sequence[Embedder] = (), limit_s: float = 4000.0,
 ) -> AsyncIterator[RunningKernel]:  # fmt: skip
     """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time.
 
@@ -213,7 +214,7 @@ async def kernel_for_tests(
     served = hosts or scripted
     parts = Parts(
         clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=served, lane=lane or LaneConfig(),
-        aliases=dict(aliases or {}),
+        index=index or LaneConfig(), embedders=tuple(embedders), aliases=dict(aliases or {}),
     )  # fmt: skip
     async with asyncio.timeout(limit_s), Kernel(parts) as kernel:
         served.serve(kernel)

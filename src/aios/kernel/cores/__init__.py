@@ -1,1 +1,1 @@
-"""The core pool: one lane over all model cores, and the calls that use it."""
+"""The core pool: one lane over all model cores, and the calls that use it; what embeds, and its lane."""

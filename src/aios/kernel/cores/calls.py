@@ -31,6 +31,7 @@ from aios.abi.llm import (
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
+from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
@@ -44,10 +45,11 @@ READER_PATIENCE_S = 15.0
 
 
 class CoreCalls:
-    """The rows `llm.*` and `core.*`."""
+    """The rows `llm.*` and `core.*`, but what embeds."""
 
-    def __init__(self, pool: Pool, grants: Grants, clock: Clock) -> None:
+    def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock) -> None:
         self._pool = pool
+        self._embedders = embedders
         self._grants = grants
         self._clock = clock
         self._ids = UniqueIds("cmpl")
@@ -166,10 +168,16 @@ class CoreCalls:
 
     async def _models(self, call: Call) -> ModelList:
         table = self._grants.of(call.process)
-        return ModelList(models=self._pool.list_models(lambda name: table.allows("use", f"/llm/{name}")))
+
+        def allowed(name: str) -> bool:
+            return table.allows("use", f"/llm/{name}")
+
+        return ModelList(models=(*self._pool.list_models(allowed), *self._embedders.list_models(allowed)))
 
     async def _cores(self, call: Call) -> CoreList:
-        return CoreList(cores=self._pool.list_cores(), waiting=self._pool.lane.waiting_by_class())
+        return CoreList(
+            cores=self._pool.list_cores(), waiting=self._pool.lane.waiting_by_class(), embedders=self._embedders.list_states()
+        )
 
 
 def fingerprint(choices: tuple[Choice | LabelScore, ...]) -> str:
