@@ -23,6 +23,7 @@ LOCKED = {
     "core": ("pyproject.toml",),
     "engine": ("--no-deps", "--group", "engine"),
     "model": ("--no-deps", "--group", "model"),
+    "embedder": ("--no-deps", "--group", "embedder"),
     "demo": ("--group", "demo", "-c", "locks/core.txt"),
     "dev": ("--group", "dev", "-c", "locks/core.txt", "-c", "locks/demo.txt"),
     "lock": ("--group", "lock"),
