@@ -17,16 +17,17 @@ from aios.config import Config
 from aios.drivers.clock import SystemClock
 from aios.drivers.core.local.driver import LocalCore
 from aios.drivers.core.openai_chat import OpenAIChat
+from aios.drivers.embed.driver import MiniLMEmbedder, find
 from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel, interpreter_paths
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
-from aios.server.anthropic import AnthropicDoor
+from aios.ports.embedder import Embedder
+from aios.ports.sandbox import Sandbox
+from aios.server.doors import doors_to
 from aios.server.http import HttpServer
 from aios.server.listener import raise_descriptors
-from aios.server.native import NativeDoor
-from aios.server.openai import OpenAIDoor
 from aios.server.socket import SocketHosts
 
 log = logging.getLogger("aios.boot")
@@ -79,6 +80,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         consents=FileDocument(config.home / "consents.json"),
         hosts=hosts,
         lane=config.lanes.cores,
+        index=config.lanes.index,
+        embedders=tuple(embedders(config, sandbox)),
         aliases={alias: (model,) for alias, model in config.aliases.items()},
     )
     async with Kernel(parts) as kernel:
@@ -88,8 +91,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         for alias, models in kernel.pool.lost_aliases().items():
             log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
-        doors = (NativeDoor(kernel), OpenAIDoor(kernel), AnthropicDoor(kernel))
-        server = HttpServer(kernel, doors, replace(config.server, socket=socket))
+        server = HttpServer(kernel, doors_to(kernel), replace(config.server, socket=socket))
         await server.start()
         FileDocument(run / "operator.token").save(kernel.tokens.new_operator().encode())
         try:
@@ -108,6 +110,20 @@ def cores(config: Config) -> Iterator[Core]:
         yield OpenAIChat(endpoint)
     if config.local is not None and not config.names_model_file:
         yield LocalCore(config.local)
+
+
+def embedders(config: Config, sandbox: Sandbox) -> Iterator[Embedder]:
+    """What embeds, if its model is there. Raises `Unavailable` for a model that is named and not there."""
+    if config.embedder is None:
+        return
+    try:
+        folder = find(config.embedder.path)
+    except Unavailable as missing:
+        if config.embedder.path is not None:
+            raise
+        log.info("nothing embeds here: %s", missing.message)
+        return
+    yield MiniLMEmbedder(folder, config.embedder, sandbox, interpreter_paths())
 
 
 @contextmanager

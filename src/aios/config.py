@@ -23,6 +23,7 @@ from aios.drivers.core.local.driver import LocalCoreConfig
 from aios.drivers.core.local.models import EMBEDDED
 from aios.drivers.core.local.shelf import Shelf
 from aios.drivers.core.openai_chat import OpenAIChatConfig
+from aios.drivers.embed.driver import EmbedderConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.lanes.policies import POLICIES
 from aios.sdk import client
@@ -38,14 +39,16 @@ GIVEN: Mapping[type, str] = {ServerConfig: "socket", LocalCoreConfig: "home"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LanesConfig:
-    """The lanes by name. `cores`: the lane before the models."""
+    """The lanes by name. `cores`: the lane before the models; `index`: before what embeds."""
 
     cores: LaneConfig = dataclasses.field(default_factory=LaneConfig)
+    index: LaneConfig = dataclasses.field(default_factory=LaneConfig)
 
     def __post_init__(self) -> None:
-        if self.cores.policy not in POLICIES:
-            known = ", ".join(f"`{name}`" for name in POLICIES)
-            raise ValueError(f"`cores.policy` must be one of {known}{nearest(self.cores.policy, POLICIES)}")
+        for lane, policy in (("cores", self.cores.policy), ("index", self.index.policy)):
+            if policy not in POLICIES:
+                known = ", ".join(f"`{name}`" for name in POLICIES)
+                raise ValueError(f"`{lane}.policy` must be one of {known}{nearest(policy, POLICIES)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,13 +57,15 @@ class Settings:
 
     `server`: the doors over HTTP. `lanes`: who is next. `local`: the model on this machine, or `false` for none; not given,
     it runs unless a `core` is; without a `path` it is the model that `aios models use` chose, else the embedded one.
-    `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key. `aliases`: further names of models.
+    `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key. `embedder`: what turns texts into
+    vectors, or `false` for nothing; not given, it is there if its model is installed. `aliases`: further names of models.
     """
 
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
     lanes: LanesConfig = dataclasses.field(default_factory=LanesConfig)
     local: LocalCoreConfig | bool | None = None
     core: tuple[OpenAIChatConfig, ...] = ()
+    embedder: EmbedderConfig | bool | None = None
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -70,7 +75,8 @@ class Config:
 
     `home`: its folder. `file`: where the settings come from, None if there is no file. `cores`: endpoints, which come
     before `local`, the model on this machine (None: none), unless the file names that model's own file; the first core is what
-    `default` means. `added`: the name of `local`, if it is one that was added and chosen by `aios models`.
+    `default` means. `added`: the name of `local`, if it is one that was added and chosen by `aios models`. `embedder`: what
+    embeds, if its model is there (None: nothing, whether it is or not).
     """
 
     home: Path
@@ -81,6 +87,7 @@ class Config:
     local: LocalCoreConfig | None
     aliases: Mapping[str, str]
     added: str | None = None
+    embedder: EmbedderConfig | None = None
 
     @property
     def names_model_file(self) -> bool:
@@ -98,7 +105,9 @@ def read_config(path: Path | None = None) -> Config:
     file = find_file(path)
     settings = read_settings(file) if file else Settings()
     local, added = local_of(settings, home)
-    return Config(home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added)
+    embedder = (EmbedderConfig() if settings.embedder is None else settings.embedder) or None
+    assert embedder is not True, "`read_settings` refuses it"
+    return Config(home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added, embedder)
 
 
 def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, str | None]:
@@ -144,8 +153,9 @@ def read_settings(file: Path) -> Settings:
         raise Invalid(f"{file}: unknown key `{place}{key}`{nearest(key, names)}", field=place + key)
     if isinstance(found.get("local"), dict):
         found["local"][GIVEN[LocalCoreConfig]] = ""
-    elif found.get("local") is True:
-        raise Invalid(f"{file}: `local` is a table or `false`", field="local")
+    for name in ("local", "embedder"):
+        if found.get(name) is True:
+            raise Invalid(f"{file}: `{name}` is a table or `false`", field=name)
     try:
         return msgspec.convert(found, Settings, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:

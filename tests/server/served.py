@@ -13,11 +13,10 @@ import aiohttp
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
-from aios.server.anthropic import AnthropicDoor
+from aios.ports.embedder import Embedder
+from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
 from aios.server.listener import Peer
-from aios.server.native import NativeDoor
-from aios.server.openai import OpenAIDoor
 from aios.testing import Script, ScriptedCore
 
 
@@ -50,11 +49,14 @@ class NoHosts:
 
 
 @asynccontextmanager
-async def running_kernel(core: ScriptedCore, hosts: Any = None, lane: LaneConfig | None = None) -> AsyncIterator[Kernel]:
+async def running_kernel(
+    core: ScriptedCore, hosts: Any = None, lane: LaneConfig | None = None, embedders: tuple[Embedder, ...] = (),
+    aliases: dict[str, tuple[str, ...]] | None = None,
+) -> AsyncIterator[Kernel]:  # fmt: skip
     """A kernel with one core."""
     parts = Parts(
         clock=LoopClock(), store=MemoryStore(), tokens=MemoryDocument(), consents=MemoryDocument(), hosts=hosts or NoHosts(),
-        lane=lane or LaneConfig(),
+        lane=lane or LaneConfig(), embedders=embedders, aliases=aliases or {},
     )  # fmt: skip
     async with Kernel(parts) as kernel:
         await kernel.add_core(core)
@@ -95,14 +97,17 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def server_of(kernel: Kernel, config: ServerConfig) -> HttpServer:
-    return HttpServer(kernel, (NativeDoor(kernel), OpenAIDoor(kernel), AnthropicDoor(kernel)), config)
+    return HttpServer(kernel, doors_to(kernel), config)
 
 
 @asynccontextmanager
-async def served(core: ScriptedCore | None = None, lane: LaneConfig | None = None, **config: Any) -> AsyncIterator[Served]:
+async def served(
+    core: ScriptedCore | None = None, lane: LaneConfig | None = None, embedders: tuple[Embedder, ...] = (),
+    aliases: dict[str, tuple[str, ...]] | None = None, **config: Any,
+) -> AsyncIterator[Served]:  # fmt: skip
     """A kernel that listens on a free port, and a client for it."""
     core = core or ScriptedCore()
-    async with running_kernel(core, lane=lane) as kernel:
+    async with running_kernel(core, lane=lane, embedders=embedders, aliases=aliases) as kernel:
         server = server_of(kernel, ServerConfig(port=0, **config))
         await server.start()
         token = kernel.tokens.add("tester", ("use /llm/*", "read /kernel"), "standard").value

@@ -25,6 +25,7 @@ from aios.drivers.core.local import formats, llama, models
 from aios.drivers.core.local.engine import EXACT
 from aios.drivers.core.local.examine import examine
 from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Shelf
+from aios.drivers.embed import driver as embed
 from aios.drivers.sandbox.landlock import LandlockSandbox
 from aios.sdk.client import Client
 
@@ -55,6 +56,7 @@ def checks() -> Iterator[Check]:
         return
     yield Check("ok", "configuration", str(config.file) if config.file else "the defaults: no aios.toml")
     yield from local_core(config)
+    yield from embedder(config)
     yield from doors(config)
     yield isolation()
     yield from cores()
@@ -101,6 +103,25 @@ def local_core(config: Config) -> Iterator[Check]:
     yield attempt("model file", lambda: model_file(local.path, wanted_sha256(config)), fix)
     if local.path is None:
         yield Check("ok", "model", f"{models.EMBEDDED.name}: {models.EMBEDDED.caveat}")
+
+
+def embedder(config: Config) -> Iterator[Check]:
+    """Whether the model that embeds is there, and undamaged: without it there is no `llm.embed`, and all else works."""
+    if config.embedder is None:
+        return
+    try:
+        folder = embed.find(config.embedder.path)
+    except AiosError as error:
+        state: Literal["fail", "warn"] = "warn" if config.embedder.path is None else "fail"
+        yield Check(state, "embedder", f"{error.message}; until then nothing embeds", f"`{embed.INSTALL}`")
+        return
+    weights = folder / embed.WEIGHTS
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != embed.SHA256:
+        yield Check("fail", "embedder", f"{weights} is damaged: its SHA-256 is {found[:12]}…", f"`{embed.INSTALL}` anew")
+    else:
+        yield Check("ok", "embedder", f"{embed.MODEL} in {folder}, SHA-256 {found[:12]}…")
 
 
 def attempt(what: str, find: Callable[[], str], fix: str) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import msgspec
 
 from aios.abi.errors import Conflict
 from aios.abi.llm import Model, Models
-from aios.abi.system import CoreState, ListCores
+from aios.abi.system import CoreState, EmbedderState, ListCores
 from aios.cli.adding import added_from_hub, added_from_path
 from aios.cli.command import Command, agreed, as_json, yes
 from aios.cli.running import running
@@ -68,44 +69,44 @@ def ls(as_json: bool) -> None:
     whether they are exact: then an answer is the same, bit by bit, whatever runs beside it. Then the model files that were
     added here, which needs no kernel.
     """
-    found, cores = in_kernel()
+    found, cores, embedders = in_kernel()
     shelf = Shelf(open_home())
     files = tuple(File(**msgspec.structs.asdict(added), used=is_used(shelf, added.name, cores)) for added in shelf.list())
     if as_json:
         put_json(Listing(found, files))
         return
     if found:
-        table(HEADERS, rows(found, cores))
+        table(HEADERS, rows(found, {**cores, **embedders}))
     if files:
         table(FILE_HEADERS, [cells(file) for file in files])
     if any(core.driver == "local" and EMBEDDED.name in core.models for core in cores.values()):
         say(f"{EMBEDDED.name}: {EMBEDDED.caveat}")
-    for core in cores.values():
-        if core.detail:
-            say(f"{core.name}: {core.detail}")
+    for name, detail in [(each.name, each.detail) for listed in (cores, embedders) for each in listed.values() if each.detail]:
+        say(f"{name}: {detail}")
     if not running():
         say("no kernel runs here, so none of them can be used now: start it with `aios up`")
     elif not found:
         say("no model can be used: `aios doctor` says what is missing")
 
 
-def in_kernel() -> tuple[tuple[Model, ...], dict[str, CoreState]]:
-    """What the running kernel has: its models, and its cores by name; nothing if none runs."""
+def in_kernel() -> tuple[tuple[Model, ...], dict[str, CoreState], dict[str, EmbedderState]]:
+    """What the running kernel has: its models, its cores by name, and what embeds; nothing if none runs."""
     if not running():
-        return (), {}
+        return (), {}, {}
     with Client() as kernel:
-        return kernel.call(Models()).models, {core.name: core for core in kernel.call(ListCores()).cores}
+        models, listed = kernel.call(Models()).models, kernel.call(ListCores())
+    return models, {core.name: core for core in listed.cores}, {each.name: each for each in listed.embedders}
 
 
-def rows(found: tuple[Model, ...], cores: dict[str, CoreState]) -> list[tuple[str, ...]]:
-    """A line for each model and core."""
+def rows(found: tuple[Model, ...], cores: Mapping[str, CoreState | EmbedderState]) -> list[tuple[str, ...]]:
+    """A line for each model and core, or what embeds with it."""
     lines: list[tuple[str, ...]] = []
     for model in found:
         for name in model.cores:
             core = cores.get(name)
             state = ("up" if core.up else "down") if core else "?"
             busy = f"{core.running}/{core.slots}" if core else ""
-            exact = "yes" if core and core.exact else ""
+            exact = "yes" if isinstance(core, CoreState) and core.exact else ""
             can = ", ".join(model.features)
             lines.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, exact, can))
     return lines
@@ -166,7 +167,7 @@ def rm(name: str, yes: bool) -> None:
     """
     shelf = Shelf(open_home())
     added = shelf.removable(name)
-    _, cores = in_kernel()
+    _, cores, _ = in_kernel()
     if is_used(shelf, name, cores) or is_next(shelf, name):
         raise Conflict(f"`{name}` is in use: name another in aios.toml, `aios down`, then try again")
     if agreed(f"Delete `{name}`, {size(added.size_bytes)}, from {added.source}?", yes):

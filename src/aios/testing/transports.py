@@ -27,10 +27,8 @@ from aios.ports.core import Core
 from aios.ports.gate import Gate
 from aios.ports.sandbox import Isolation, Output, Rules
 from aios.sdk.gate import SocketGate
-from aios.server.anthropic import AnthropicDoor
+from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
-from aios.server.native import NativeDoor
-from aios.server.openai import OpenAIDoor
 from aios.server.socket import SocketHosts
 from aios.testing.kernel import AgentFunction, RunningKernel, kernel_for_tests, manifest_of
 
@@ -82,8 +80,7 @@ async def _over_http(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[Any]
     with tempfile.TemporaryDirectory() as folder:
         async with kernel_for_tests(cores, agents, **kernel) as k:
             path = f"{folder}/aios.sock"
-            doors = (NativeDoor(k.kernel), OpenAIDoor(k.kernel), AnthropicDoor(k.kernel))
-            server = HttpServer(k.kernel, doors, ServerConfig(port=0, socket=path))
+            server = HttpServer(k.kernel, doors_to(k.kernel), ServerConfig(port=0, socket=path))
             await server.start()
             connector = aiohttp.UnixConnector(path, limit=0, force_close=True)
             async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as http:
