@@ -28,6 +28,8 @@ BARS = {
     "throughput_vs_direct": Bar("at least", 0.98),
     "cpu_vs_floor": Bar("at most", 2.5),
     "chunk_vs_relay": Bar("at most", 1.5),
+    "messages_cpu_vs_floor": Bar("at most", 2.5),
+    "messages_chunk_vs_relay": Bar("at most", 1.5),
     "cpu_us_per_call": Bar("at most", 500),
     "internal_call_us": Bar("at most", 40),
     "socket_call_us": Bar("at most", 150),
@@ -39,6 +41,8 @@ MEANINGS = {
     "throughput_vs_direct": "calls per second through the kernel ÷ direct, 8 slots, at worst of 64 and 512 agents, 50 and 500 ms",
     "cpu_vs_floor": "CPU of a call ÷ (uvicorn's constant answer + aiohttp's bare call), 64 at once",
     "chunk_vs_relay": "CPU of a streamed token ÷ a bare relay's",
+    "messages_cpu_vs_floor": "the same of a call on Anthropic's wire",
+    "messages_chunk_vs_relay": "CPU of a streamed token on Anthropic's wire ÷ a bare relay's",
     "cpu_us_per_call": "CPU of a call, µs, 64 at once",
     "cpu_us_per_chunk": "CPU of a streamed token, µs",
     "added_ms_p50": "added to a call that is alone, median, ms",
@@ -49,6 +53,9 @@ MEANINGS = {
     "stream_kb": "memory per stream, 2,000 at once, KB",
     "stalled_reader_cost": "share of the others' throughput that a stalled reader costs",
 }
+
+DOORS = {"": "/v1/chat/completions", "messages_": "/v1/messages"}
+"""Paths of the doors whose calls and pieces are measured, by what their figures' names begin with."""
 
 CALL = Work("eight")
 PACED = {delay_ms: Work("eight", delay_ms) for delay_ms in (50, 500)}
@@ -157,22 +164,25 @@ def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
     """CPU of one call beside the floors, and what a call that is alone is kept waiting."""
     with Child("benchmarks.rig.floors", "server") as server, Child("benchmarks.rig.floors", "client") as client:
         for agents, mark in ((64, ""), (1, "_c1")):
-            load = plan(CALL, agents, scale.calls)
+            loads = {door: plan(CALL, agents, scale.calls, path=path) for door, path in DOORS.items()}
             upstream = ClientPlan(port=on.upstream.port, work=CALL, agents=agents, calls=scale.calls)
-            ours, servers, clients, owns = [], [], [], []
+            ours: dict[str, list[float]] = {door: [] for door in DOORS}
+            servers, clients, owns = [], [], []
             for _ in range(scale.rounds):
-                on.mediated(load)
-                ours.append(on.cpu_us)
-                servers.append(cost_us(on, server, load))
+                for door, load in loads.items():
+                    on.mediated(load)
+                    ours[door].append(on.cpu_us)
+                servers.append(cost_us(on, server, loads[""]))
                 clients.append(client.ask(upstream, float) * 1e6)
                 owns.append(client.ask(replace(upstream, own=True), float) * 1e6)
-            kernel_us, server_us, client_us = median(ours), median(servers), median(clients)
-            ratio = found.figures[f"cpu_vs_floor{mark}"] = kernel_us / (server_us + client_us)
-            found.figures[f"cpu_us_per_call{mark}"] = kernel_us
-            found.row(
-                "CPU of a call, µs", f"{agents} at once", kernel=kernel_us, uvicorn=server_us, aiohttp=client_us, ratio=ratio,
-                own_client=median(owns),
-            )  # fmt: skip
+            server_us, client_us = median(servers), median(clients)
+            for door, costs in ours.items():
+                ratio = found.figures[f"{door}cpu_vs_floor{mark}"] = median(costs) / (server_us + client_us)
+                found.figures[f"{door}cpu_us_per_call{mark}"] = median(costs)
+                found.row(
+                    "CPU of a call, µs", f"{DOORS[door]}, {agents} at once", kernel=median(costs), uvicorn=server_us,
+                    aiohttp=client_us, ratio=ratio, own_client=median(owns),
+                )  # fmt: skip
     direct, mediated = in_turns(on, plan(CALL, 1, scale.calls // 2), scale.rounds)
     for percent in (50, 99):
         ours_ms, theirs_ms = latency_ms(mediated, percent), latency_ms(direct, percent)
@@ -189,22 +199,27 @@ def cost_us(on: Stage, child: Child, load: Plan) -> float:
 
 def chunk_cost(on: Stage, scale: Scale, found: Findings) -> None:
     """CPU of one streamed token, eight streams at once, each token a write of its own, beside a relay that reads nothing."""
-    load = plan(TOKENS, 8, scale.streams, stream=True)
-    ours, relays, lags, relay_lags = [], [], [], []
+    loads = {door: plan(TOKENS, 8, scale.streams, stream=True, path=path) for door, path in DOORS.items()}
+    ours: dict[str, list[float]] = {door: [] for door in DOORS}
+    lags: dict[str, list[float]] = {door: [] for door in DOORS}
+    relays, relay_lags = [], []
     with Child("benchmarks.rig.floors", "relay", str(on.upstream.port)) as relay:
         for _ in range(scale.rounds):
-            lags += on.mediated(load).lags_s
-            ours.append(on.cpu_us / TOKENS.pieces)
+            for door, load in loads.items():
+                lags[door] += on.mediated(load).lags_s
+                ours[door].append(on.cpu_us / TOKENS.pieces)
             begun = cpu_s(relay.pid)
-            relayed = on.at(relay.port, load)
+            relayed = on.at(relay.port, loads[""])
             relays.append((cpu_s(relay.pid) - begun) / relayed.pieces * 1e6)
             relay_lags += relayed.lags_s
-    ratio = found.figures["chunk_vs_relay"] = median(ours) / median(relays)
-    found.figures["cpu_us_per_chunk"] = median(ours)
-    found.row("CPU of a token, µs", "8 streams of 333 tokens/s", kernel=median(ours), relay=median(relays), ratio=ratio)
-    for percent in (50, 99):
-        late = {"kernel": percentile(lags, percent) * 1000, "relay": percentile(relay_lags, percent) * 1000}
-        found.row("how late a token is, ms", f"p{percent}", **late)
+    for door, path in DOORS.items():
+        cost, case = median(ours[door]), f"{path}, 8 streams of 333 tokens/s"
+        ratio = found.figures[f"{door}chunk_vs_relay"] = cost / median(relays)
+        found.figures[f"{door}cpu_us_per_chunk"] = cost
+        found.row("CPU of a token, µs", case, kernel=cost, relay=median(relays), ratio=ratio)
+        for percent in (50, 99):
+            late = {"kernel": percentile(lags[door], percent) * 1000, "relay": percentile(relay_lags, percent) * 1000}
+            found.row("how late a token is, ms", f"{path}, p{percent}", **late)
 
 
 def stalled_readers(on: Stage, scale: Scale, found: Findings) -> None:

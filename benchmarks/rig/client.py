@@ -16,7 +16,7 @@ import httptools
 import msgspec
 
 from benchmarks.rig.child import Child, Failed, obey, run
-from benchmarks.rig.work import Work, chat_body, http_request
+from benchmarks.rig.work import BODIES, Work, http_request
 
 CONNECT_AT_ONCE = 128
 SMALL_BUFFER_BYTES = 4096
@@ -88,7 +88,7 @@ class Crowd:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.request = http_request(plan.path, chat_body(plan.work, plan.stream), plan.token)
+        self.request = http_request(plan.path, BODIES[plan.path](plan.work, plan.stream), plan.token)
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.agents: list[Agent] = []
         self.latencies_s: list[float] = []

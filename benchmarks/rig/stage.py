@@ -91,6 +91,6 @@ def stage(cores: tuple[Core, ...]) -> Iterator[Stage]:
         yield Stage(upstream, client, running)
 
 
-def plan(work: Work, agents: int, calls: int, warm: int = 0, stream: bool = False) -> Plan:
+def plan(work: Work, agents: int, calls: int, warm: int = 0, stream: bool = False, path: str = "/v1/chat/completions") -> Plan:
     """A plan whose server is named later."""
-    return Plan(port=0, work=work, agents=agents, calls=calls, warm=warm, stream=stream)
+    return Plan(port=0, path=path, work=work, agents=agents, calls=calls, warm=warm, stream=stream)

@@ -5,6 +5,8 @@ A model's name goes through any kernel unchanged, so that the direct and the med
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import msgspec
 
 SYSTEM = "You are one of many agents that share a model. Answer briefly, in plain words, and say so when you do not know."
@@ -38,6 +40,16 @@ class Work(msgspec.Struct, frozen=True):
 def chat_body(work: Work, stream: bool) -> bytes:
     """The body of an agent's chat request."""
     return _encoder.encode({"model": work.model, "messages": MESSAGES, "stream": stream, "max_tokens": 4096})
+
+
+def messages_body(work: Work, stream: bool) -> bytes:
+    """The same question on Anthropic's wire."""
+    asked = {"model": work.model, "max_tokens": 4096, "system": SYSTEM, "messages": MESSAGES[1:], "stream": stream}
+    return _encoder.encode(asked)
+
+
+BODIES: Mapping[str, Callable[[Work, bool], bytes]] = {"/v1/chat/completions": chat_body, "/v1/messages": messages_body}
+"""What an agent asks at each door, by the door's path."""
 
 
 def upstream_body(work: Work) -> bytes:
