@@ -28,8 +28,6 @@ BARS = {
     "throughput_vs_direct": Bar("at least", 0.98),
     "cpu_vs_floor": Bar("at most", 2.5),
     "chunk_vs_relay": Bar("at most", 1.5),
-    "messages_cpu_vs_floor": Bar("at most", 2.5),
-    "messages_chunk_vs_relay": Bar("at most", 1.5),
     "cpu_us_per_call": Bar("at most", 500),
     "internal_call_us": Bar("at most", 40),
     "socket_call_us": Bar("at most", 150),
