@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from aios.abi.errors import Killed, NotFound, RateLimited, Unauthenticated
+from aios.abi.errors import AiosError, Killed, NotFound, RateLimited, Unauthenticated
 from aios.abi.event import KernelChanged
 from aios.abi.process import Exit
 from aios.abi.request import NO_OPTIONS, CallOptions, Request
@@ -175,6 +175,22 @@ class Kernel:
     def check(self, token: str) -> str:
         """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`."""
         return self.tokens.find(token)[0].id
+
+    def begin(
+        self, process: Caller, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
+    ) -> asyncio.Task[Answer | AiosError]:
+        """Make a call that goes on when nobody waits for it. Cancelling the task cancels it."""
+        return self._tasks.create_task(
+            self._unattended(process, request, options, tell), name=f"unattended call of {process.name}"
+        )
+
+    async def _unattended(
+        self, process: Caller, request: Request[Any], options: CallOptions, tell: Tell | None
+    ) -> Answer | AiosError:
+        try:
+            return await self.call(process, request, options, tell)
+        except AiosError as error:
+            return error
 
     def attach(self, token: str, session: str = "") -> Process:
         """The process of a token's session; made when the session is new. Raises `Unauthenticated`."""

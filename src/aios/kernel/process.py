@@ -178,6 +178,11 @@ class Process:
     """The hold that counts: its own, or that of its nearest ancestor that has one."""
     scopes: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.exit is None
+
     def next_path(self, scope: str) -> str:
         """The place of the next call in this process; lives after the first say which they are. Raises `TooLarge`."""
         path = self._next_in(scope) if scope else str(next(self.paths))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from aios.abi.errors import AiosError
 from aios.abi.label import Label
 from aios.abi.request import NO_OPTIONS, CallOptions, Event, Request
 
@@ -26,6 +28,11 @@ class Caller(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        ...
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +58,15 @@ class Kernel(Protocol):
 
     def check(self, token: str) -> str:
         """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`."""
+        ...
+
+    def begin(
+        self, process: Caller, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
+    ) -> asyncio.Task[Answer | AiosError]:
+        """Make a call that goes on when nobody waits for it; it ends with the kernel at the latest.
+
+        Cancelling the task cancels the call. The task never raises what the call ended in: it is its result.
+        """
         ...
 
     def attach(self, token: str, session: str = "") -> Caller:

@@ -8,9 +8,10 @@ from aios.server.embeddings import EmbeddingsDoor
 from aios.server.exchange import Door
 from aios.server.native import NativeDoor
 from aios.server.openai import OpenAIDoor
+from aios.server.responses import ResponsesDoor
 
 
 def doors_to(kernel: Kernel) -> tuple[Door, ...]:
     """The doors of a kernel."""
     openai = OpenAIDoor(kernel)
-    return (NativeDoor(kernel), openai, EmbeddingsDoor(kernel, openai), AnthropicDoor(kernel))
+    return (NativeDoor(kernel), openai, EmbeddingsDoor(kernel, openai), ResponsesDoor(kernel), AnthropicDoor(kernel))

@@ -55,6 +55,7 @@ class HttpRequest(msgspec.Struct):
     rest: str = ""
     token: str = ""
     token_id: str = ""
+    query: bytes = b""
     body: bytes = b""
 
     def header(self, name: bytes) -> str:
@@ -112,15 +113,18 @@ class Writer:
         await self._send(self._start(status, headers))
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    def open(self, headers: Headers, beat: bytes = b"", after_s: float = 0.0, comment: bytes = COMMENT) -> None:
+    def open(
+        self, headers: Headers, beat: bytes = b"", after_s: float = 0.0, comment: bytes = COMMENT, first: bytes = b""
+    ) -> None:
         """Begin a stream: its headers leave with its first piece, or after so many seconds, whichever is first.
 
-        Until they leave, an error still has its status. `comment`: what the stream says every 10 s in which there was nothing
-        else to say; `beat`: what it says instead each minute.
+        Until they leave, an error still has its status. `first`: what leaves with them. `comment`: what the stream says every
+        10 s in which there was nothing else to say; `beat`: what it says instead each minute.
         """
         now_s = self._loop.time()
         self._head = self._start(200, [EVENTS, (b"cache-control", b"no-store"), *headers])
         self._beat, self._beat_due_s, self._comment = beat, now_s + BEAT_S, comment
+        self._buffer += first
         self.due_s = now_s + after_s
         if after_s == 0.0:
             self.state = "stream"

@@ -180,6 +180,7 @@ class HttpServer:
                 _check_method(scope["method"], {"GET", "HEAD"})
                 return await writer.whole(200, b'{"status":"ok"}', [JSON])
             door, handler, request.rest = self._route(scope["method"], scope["path"])
+            request.query = scope["query_string"]
             request.token = token_of(request)
             request.token_id = self._kernel.check(request.token)
             peer.known = True

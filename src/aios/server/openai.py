@@ -6,14 +6,13 @@ piece is made once per stream.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import msgspec
 
-from aios.abi.errors import AiosError, ContextFull, Denied, NeedsApproval, NotFound, QueueFull, RateLimited, Unauthenticated
+from aios.abi.errors import AiosError, NotFound
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Choice, Completion, Delta, Models, Queued, Started, TokenLogprob, ToolCall, ToolCallDelta
 from aios.abi.request import Event
@@ -22,29 +21,10 @@ from aios.server.chat import generate_of, read_chat
 from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.models import Entry, entries, listing
+from aios.server.openai_errors import chat_param, error_body, status_of
 from aios.server.repeats import Repeats
 
-CODES: dict[type[AiosError], str] = {
-    Unauthenticated: "invalid_api_key",
-    NotFound: "model_not_found",
-    ContextFull: "context_length_exceeded",
-    RateLimited: "rate_limit_exceeded",
-    QueueFull: "rate_limit_exceeded",
-}
-"""Codes that clients look for; every other error has its own name."""
-TOOL_FIELD = re.compile(r"^(tools\[\d+\])\.(name|description|parameters|strict)\b")
-"""A field of a tool in our requests, which these clients write below `function`."""
-DENIED_STATUS = 400
-"""Not 403: some clients try that again."""
-
 _encode = msgspec.json.Encoder().encode
-
-
-class _ErrorBody(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None
-    code: str
 
 
 class OpenAIDoor:
@@ -61,11 +41,11 @@ class OpenAIDoor:
         }
 
     def refusal(self, error: AiosError, request_id: str) -> Refusal:
-        status = DENIED_STATUS if isinstance(error, Denied | NeedsApproval) else error.http
-        return Refusal(status, _encode({"error": _error(error, status)}))
+        status = status_of(error)
+        return Refusal(status, error_body(error, status, chat_param(error)))
 
     def broken(self, error: AiosError, request_id: str) -> bytes:
-        return b"data: " + _encode({"error": _error(error, error.http)}) + b"\n\n"
+        return b"data: " + error_body(error, error.http, chat_param(error)) + b"\n\n"
 
     async def _chat(self, request: HttpRequest, writer: Writer) -> None:
         body, unknown = read_chat(request.body)
@@ -96,18 +76,6 @@ class OpenAIDoor:
     async def _listed(self, request: HttpRequest) -> Mapping[str, Entry]:
         caller = self._kernel.attach(request.token, session_of(request))
         return entries((await self._kernel.call(caller, Models())).value.models, request)
-
-
-def _error(error: AiosError, status: int) -> _ErrorBody:
-    if status == 429:
-        kind = "rate_limit_error"
-    elif status >= 500:
-        kind = "server_error"
-    else:
-        kind = "invalid_request_error"
-    own = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.code).lower()
-    param = TOOL_FIELD.sub(r"\1.function.\2", error.field) if error.field else None
-    return _ErrorBody(error.message, kind, param, CODES.get(type(error), own))
 
 
 # whole answers
