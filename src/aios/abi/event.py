@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from aios.abi.process import Signal
-from aios.abi.request import Class, Reply, Request
+from aios.abi.request import Class, Reply, Request, Trace
 from aios.abi.waits import Outcome, State
 
 
@@ -57,7 +57,8 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     """A call ended. Times are nanoseconds UTC: asked, got its turn, first piece told; None for what did not come.
 
     `outcome`: "ok", or the error's code. `cached_tokens`: those of the input that the core need not read, since it had read them
-    for another call. `answer`: a hash of what a model answered, equal for equal answers.
+    for another call. `answer`: a hash of what a model answered, equal for equal answers. `trace`: what its caller's tracing calls
+    it.
     """
 
     call: str
@@ -75,6 +76,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     cached_tokens: int = 0
     output_tokens: int = 0
     answer: str = ""
+    trace: Trace | None = None
 
 
 class CoreChanged(Happened, frozen=True, gc=False, tag="core"):

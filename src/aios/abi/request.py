@@ -9,6 +9,8 @@ import msgspec
 
 R = TypeVar("R")
 
+MAX_TRACE_CHARACTERS = 128
+
 Class = Literal["interactive", "standard", "batch"]
 CLASSES: tuple[Class, ...] = ("interactive", "standard", "batch")
 
@@ -32,6 +34,23 @@ class Done(Reply, frozen=True):
     """The reply of calls that have nothing to tell but that they happened."""
 
 
+class Trace(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """What a caller's own tracing calls what it does. `id`: of the trace (W3C, 32 hexadecimal digits); `task`, `step`: its words.
+
+    Nothing depends on it: it stands in the call's event, where it joins the caller's records to the kernel's.
+    """
+
+    id: str = ""
+    task: str = ""
+    step: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("id", "task", "step"):
+            text = getattr(self, name)
+            if len(text) > MAX_TRACE_CHARACTERS or not text.isprintable():
+                raise ValueError(f"`{name}` must have at most {MAX_TRACE_CHARACTERS} printable characters")
+
+
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Rides beside a request; may lower what the process was granted, never raise it.
 
@@ -41,12 +60,14 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     returned and nothing is done twice.
     `scope`: the part of its process's work that the call is of (a child of a group, say). The calls of a scope are numbered by
     themselves, so that their ids do not depend on what else runs at the time.
+    `trace`: what the caller's own tracing calls it.
     """
 
     deadline_s: float | None = None
     cls: Class | None = None
     key: str | None = None
     scope: str = ""
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:

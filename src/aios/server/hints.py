@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from urllib.parse import unquote
 
 import msgspec
 
 from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthenticated
-from aios.abi.request import CLASSES, NO_OPTIONS, CallOptions, Class
+from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, NO_OPTIONS, CallOptions, Class, Trace
 from aios.ports.kernel import Answer
 from aios.server.exchange import JSON, Headers, HttpRequest
 
 LONGEST_PATIENCE_S = 45.0
 MAX_SESSION_CHARACTERS = 200
-LONGEST_RETRY_S: dict[type[AiosError], float] = {QueueFull: 60.0, Draining: 20.0}
-"""A client gives up at once when it is told to wait longer than it likes to."""
+LONGEST_RETRY_S = 60.0
+LONGEST_RETRIES_S: dict[type[AiosError], float] = {QueueFull: LONGEST_RETRY_S, Draining: 20.0}
+"""A client gives up at once when it is told to wait longer than it likes to. Of these errors it is always told."""
 
 
-OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s")
+OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s", b"traceparent", b"baggage")
+MAX_BAGGAGE = 64
+"""Members of it that are looked at."""
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 SESSIONS = (b"x-claude-code-session-id", b"session-id", b"x-session-id")
 """Headers in which clients name their session; the first that is there counts, then what the body names."""
 TIERS: dict[object, Class] = {"flex": "batch", "standard_only": "standard", "priority": "interactive", "fast": "interactive"}
@@ -94,13 +99,26 @@ def options_of(request: HttpRequest, hints: Hints | None = None, tier: object = 
     if b"x-aios-deadline-s" in headers:
         names["deadline_s"] = "x-aios-deadline-s"
         deadline_s = _seconds(request.header(b"x-aios-deadline-s"))
-    if cls is None and deadline_s is None and key is None:
+    trace = _trace(request)
+    if cls is None and deadline_s is None and key is None and trace is None:
         return NO_OPTIONS
     try:
-        return CallOptions(cls=cls, deadline_s=deadline_s, key=key)
+        return CallOptions(cls=cls, deadline_s=deadline_s, key=key, trace=trace)
     except ValueError as error:
         _, field, said = str(error).split("`", 2)
         raise Invalid(f"`{names[field]}`{said}", field=names[field]) from None
+
+
+def _trace(request: HttpRequest) -> Trace | None:
+    """What the client's tracing says in the headers of W3C; what is malformed there says nothing."""
+    found = _TRACEPARENT.fullmatch(request.header(b"traceparent"))
+    said = {"id": found.group(1)} if found else {}
+    for member in request.header(b"baggage").split(",", MAX_BAGGAGE)[:MAX_BAGGAGE]:
+        name, _, value = member.partition(";")[0].partition("=")
+        name, text = name.strip(), unquote(value.strip())
+        if name in ("aios.task", "aios.step") and 0 < len(text) <= MAX_TRACE_CHARACTERS and text.isprintable():
+            said.setdefault(name.removeprefix("aios."), text)
+    return Trace(**said) if said else None
 
 
 def _class(text: str) -> Class:
@@ -127,8 +145,8 @@ def refusal_headers(error: AiosError) -> Headers:
     headers = [JSON]
     if not error.retry:
         headers.append((b"x-should-retry", b"false"))
-    if error.retry_after_s is not None or type(error) in LONGEST_RETRY_S:
-        after_s = min(max(error.retry_after_s or 1.0, 1.0), LONGEST_RETRY_S.get(type(error), math.inf))
+    if error.retry_after_s is not None or type(error) in LONGEST_RETRIES_S:
+        after_s = min(max(error.retry_after_s or 1.0, 1.0), LONGEST_RETRIES_S.get(type(error), LONGEST_RETRY_S))
         headers.append((b"retry-after", b"%d" % math.ceil(after_s)))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
