@@ -57,8 +57,11 @@ def spawned(arguments: bytes) -> bytes:
     return b'{"manifest": %s, "arguments": %s}' % (MANIFEST, arguments)
 
 
-def manifest(**fields: str) -> bytes:
+def manifest(**fields: Any) -> bytes:
     return json.dumps({"manifest": {"agent": "a", "program": "/p", "entry": "e", **fields}}).encode()
+
+
+A_COMMAND = {"program": "", "entry": "", "folder": "/"}
 
 
 def message(rest: bytes) -> bytes:
@@ -105,6 +108,10 @@ HOSTILE: list[tuple[str, str, bytes, str | None, str]] = [
     ("an exponent without end", "clock.sleep", b'{"seconds": 1e999999}', None, ""),
     ("a missing field", "process.wait", b"{}", "pid", "missing"),
     ("a missing field below", "process.spawn", b'{"manifest": {"agent": "a"}}', "manifest.program", "missing"),
+    ("an agent and a command", "process.spawn", manifest(command=["/bin/true"]), "manifest.command", "without"),
+    ("a command with a NUL", "process.spawn", manifest(**A_COMMAND, command=["/a", "\0"]), "manifest.command", "NUL"),
+    ("a command without an end", "process.spawn", manifest(**A_COMMAND, command=["/a"] * 1001), "manifest.command", "at most"),
+    ("a rule that is none", "process.spawn", manifest(restart="sometimes"), "manifest.restart", "enum"),
     ("a name that cannot be typed", "process.spawn", manifest(agent="\x1b[2J"), "manifest.agent", "letters"),
     ("a name that turns text around", "process.spawn", manifest(agent="a\u202eb"), "manifest.agent", "letters"),
     ("a program with an escape", "process.spawn", manifest(program="/\x1b[2J"), "manifest.program", "control"),

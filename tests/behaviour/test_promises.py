@@ -26,7 +26,7 @@ from aios.abi.process import Exit, Explain, Logs, Self, SignalProcess, Spawn, Wa
 from aios.abi.request import CLASSES, CallOptions, Class
 from aios.abi.system import ListCores, RandomBytes, Sleep
 from aios.kernel.lanes.lane import DOWN_PATIENCE_S, LaneConfig
-from aios.kernel.supervise import RESTARTS
+from aios.kernel.restarts import RESTARTS
 from aios.ports.core import CoreCall, CoreInfo
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time

@@ -13,7 +13,8 @@ from aios.abi.errors import AiosError, ChildFailed, Denied, Invalid, QueueFull
 from aios.abi.event import HostChanged, ProcessChanged, Signalled
 from aios.abi.process import Exit, List, ProcessInfo, SignalProcess, Spawn, WaitFor
 from aios.abi.system import Drain, RandomBytes, ReadStatistics, Sleep
-from aios.kernel.supervise import HOST_AGENTS, IDLE_HOST_S, RESTARTS
+from aios.kernel.restarts import RESTARTS
+from aios.kernel.wards import HOST_AGENTS, IDLE_HOST_S
 from aios.ports.gate import Gate
 from aios.testing import ScriptedCore, time
 from aios.testing.kernel import RunningKernel, ScriptedHost, ScriptedHosts, kernel_for_tests, manifest_of

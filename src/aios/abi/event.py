@@ -20,7 +20,7 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit
 
 
 class ProcessChanged(Happened, frozen=True, gc=False, tag="process"):
-    """A process entered a state. `restart`: how often its host had died before."""
+    """A process entered a state. `restart`: how often it had begun again before."""
 
     pid: str
     name: str

@@ -66,13 +66,18 @@ class Spawn(Request[ProcessInfo], frozen=True, kw_only=True):
 
 
 class Exit(Reply, frozen=True, omit_defaults=True):
-    """How a process ended. `result`: what its function returned, if it did; `error`: the error's code and message."""
+    """How a process ended. `result`: what its function returned, if it did; `error`: the error's code and message.
+
+    `code`: a command's exit code as a shell tells it, 128 + n if signal n ended it; None for agent functions, and for a command
+    that never ran.
+    """
 
     pid: str
     outcome: Outcome
     result: Any = None
     error: str = ""
     message: str = ""
+    code: int | None = None
 
 
 class WaitFor(Request[Exit], frozen=True, kw_only=True):
@@ -84,7 +89,8 @@ class WaitFor(Request[Exit], frozen=True, kw_only=True):
 class SignalProcess(Request[Done], frozen=True, kw_only=True):
     """`stop` asks a process to end (its code sees a cancellation and may clean up); `kill` ends it.
 
-    A kill ends the process's calls at once. Code that has not ended 5 s later loses its host.
+    A kill ends the process's calls at once. Code that has not ended 5 s later loses its host. A command gets SIGTERM and 10 s to
+    end when it is asked to, SIGKILL when it is killed, and it is stopped where it stands while it is suspended.
 
     `suspend` holds a process and its descendants until `resume`: no call of theirs begins, those that wait for a turn give up
     their place and queue again afterwards, what a model is saying is said to its end, and replies are held back. Deadlines

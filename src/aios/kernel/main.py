@@ -45,11 +45,13 @@ from aios.kernel.process_calls import ProcessCalls
 from aios.kernel.record.journal import Journal
 from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall
+from aios.kernel.wards import Wards
 from aios.ports.clock import Clock
 from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.host import Hosts, Stream
 from aios.ports.kernel import Answer, Caller, Tell
+from aios.ports.program import NoPrograms, Programs
 from aios.ports.store import Document, Store
 
 TENANT = "local"
@@ -62,6 +64,8 @@ SWEEP_S = 60.0
 LAG_EVERY_S = 0.25
 LATE_S = 0.1
 """A loop that is late by more is an event."""
+
+NOT_HERE = "this token is a program's own, and good at that program's address alone"
 
 log = logging.getLogger("aios.kernel")
 
@@ -78,6 +82,7 @@ class Parts(msgspec.Struct, frozen=True):
     index: LaneConfig = LaneConfig()
     embedders: tuple[Embedder, ...] = ()
     aliases: dict[str, tuple[str, ...]] = {}
+    programs: Programs = NoPrograms()
 
 
 class Kernel:
@@ -105,6 +110,7 @@ class Kernel:
         self._boards = Boards()
         self._leases = Leases(parts.clock)
         self._hosts = parts.hosts
+        self._programs = parts.programs
         self._started = parts.clock.monotonic()
         self._sessions: dict[tuple[str, str], Process] = {}
         self._lag_max_s = 0.0
@@ -115,7 +121,10 @@ class Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
         deadlines = Deadlines(self.clock)
         holds = Holds(self.clock, deadlines)
-        self._supervisor = Supervisor(self._hosts, self.processes, self.events, holds, self._tasks, self._left)
+        wards = Wards(self._hosts, self.events, self._tasks)
+        self._supervisor = Supervisor(
+            wards, self._programs, self.processes, self.events, holds, self.tokens, self.clock, self._tasks, self._left
+        )
         self._path = CallPath(
             self.clock,
             self.processes,
@@ -172,9 +181,16 @@ class Kernel:
         assert isinstance(process, Process)
         return self._path.call(process, request, options, tell)
 
-    def check(self, token: str) -> str:
-        """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`."""
-        return self.tokens.find(token)[0].id
+    def check(self, token: str, at: str = "") -> str:
+        """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`.
+
+        `at`: the process whose own address it came to, "" for the addresses of all. A token that was issued for a process is good
+        at that process's address alone, and no other token is good there.
+        """
+        pid = self.tokens.pid(token) or ""
+        if pid != at:
+            raise Unauthenticated("this address is one program's own, and takes its token alone" if at else NOT_HERE)
+        return at or self.tokens.find(token)[0].id
 
     def begin(
         self, process: Caller, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
@@ -193,7 +209,13 @@ class Kernel:
             return error
 
     def attach(self, token: str, session: str = "") -> Process:
-        """The process of a token's session; made when the session is new. Raises `Unauthenticated`."""
+        """The process of a token's session; made when the session is new. Raises `Unauthenticated`.
+
+        A token that was issued for a process is that process, whatever session it names.
+        """
+        pid = self.tokens.pid(token)
+        if pid is not None:
+            return self.resident(pid)
         info, operator = self.tokens.find(token)
         process = self._sessions.get((info.id, session))
         if process is None or process.exit is not None:

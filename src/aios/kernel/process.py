@@ -169,7 +169,6 @@ class Process:
     call_count: int = 0
     tokens: int = 0
     life: int = 0
-    deaths: int = 0
     host_pid: int | None = None
     last_call: float = 0.0
     paths: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))

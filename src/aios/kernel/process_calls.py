@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aios.abi.errors import Denied, Invalid, QueueFull
+from aios.abi.manifest import Manifest
 from aios.abi.process import (
     Exit,
     Explain,
@@ -74,15 +75,16 @@ class ProcessCalls:
         assert isinstance(request, Spawn)
         manifest = request.manifest
         grants = parse_grants(manifest.grants)
-        if not manifest.program.startswith("/"):
-            raise Invalid("`manifest.program` must be an absolute path", field="manifest.program")
+        check_manifest(manifest)
         check_arguments(request.arguments)
+        if manifest.command and (request.arguments or request.results != "none"):
+            raise Invalid("a command has its arguments in `manifest.command`: there can be no others", field="arguments")
         self._grants.check_subset(parent, manifest.agent, grants)
         after = self._predecessors(call) if request.after else None
         if self._processes.living_count() >= MOST_PROCESSES:
             raise QueueFull(f"{MOST_PROCESSES} processes live already: wait for some of them", retry_after_s=5.0)
         if parent.kind == "agent":
-            self._check_child(parent, manifest.program)
+            self._check_child(parent, manifest)
         else:  # a person accepts; a client's token only starts what a person has accepted
             self._consents.check(manifest, request.accepted if parent.operator else None)
         process = self._processes.add(
@@ -100,12 +102,14 @@ class ProcessCalls:
             raise Invalid("a process begins after others that its parent has started", field="after")
         return After(processes, request.results, call.asked_ns)
 
-    def _check_child(self, parent: Process, program: str) -> None:
-        """An agent starts agents of its own program, so many at once."""
+    def _check_child(self, parent: Process, manifest: Manifest) -> None:
+        """An agent starts agents of its own program, so many at once; commands are started by people."""
         assert parent.manifest is not None
-        if program != parent.manifest.program:
+        if manifest.command or parent.manifest.command:
+            raise Denied(f"`{parent.name}` cannot start `{manifest.agent}`: commands start no agents, and agents no commands")
+        if manifest.program != parent.manifest.program:
             raise Denied(
-                f"`{parent.name}` starts agents of its own program `{parent.manifest.program}` alone, not of `{program}`"
+                f"`{parent.name}` starts agents of its own program `{parent.manifest.program}` alone, not of `{manifest.program}`"
             )
         if parent.depth >= MOST_DEPTH:
             raise Denied(f"`{parent.name}` is {MOST_DEPTH} generations below the first: it starts no others")
@@ -161,3 +165,15 @@ class ProcessCalls:
             call.waits = lambda: wait
             await self._logs.wait_for_more(process, request.after, request.wait_s)
         return self._logs.read(process, request.after, request.limit)
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise `Invalid` for paths that are not absolute: they would mean something else in the kernel than to who wrote them."""
+    if manifest.command:
+        paths = {"command": manifest.command[0], "folder": manifest.folder}
+    else:
+        paths = {"program": manifest.program}
+    for field, path in paths.items():
+        if not path.startswith("/"):
+            what = "`manifest.command` must begin with" if field == "command" else f"`manifest.{field}` must be"
+            raise Invalid(f"{what} an absolute path", field=f"manifest.{field}")

@@ -1,57 +1,68 @@
-"""The supervisor: starts agents in hosts, starts them again when their host dies, and ends them when it is told to."""
+"""The supervisor: lets agents live, lets them begin again as their rule of restart says, and ends them when it is told to.
+
+An agent is a function in a host (`wards.py`) or a command of its own (the port `Programs`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-import os
-import weakref
 from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from msgspec.structs import replace
 
 from aios.abi.errors import AiosError, ChildFailed, Conflict, Invalid, Killed
-from aios.abi.event import HostChanged, ProcessChanged, Signalled
+from aios.abi.event import ProcessChanged, Signalled
 from aios.abi.lines import visible
 from aios.abi.process import Exit, Signal
+from aios.kernel.access.tokens import Tokens
 from aios.kernel.events import EventLog
 from aios.kernel.holding import Holds
 from aios.kernel.process import Process, ProcessTable
-from aios.ports.host import Host, HostGone, Hosts
+from aios.kernel.restarts import Restarts, storm
+from aios.kernel.wards import Wards
+from aios.ports.clock import Clock
+from aios.ports.host import HostGone
+from aios.ports.program import Launch, Program, Programs
 
-HOST_AGENTS = 200
-"""Agents of one program that share a host."""
-RESTARTS = 3
-"""How often an agent is started again after its host died."""
 KILL_GRACE_S = 5.0
 """How long a killed agent's code may take to end, before its host is killed."""
-IDLE_HOST_S = 5.0
-"""How long a host without agents is kept for the next one."""
+STOP_GRACE_S = 10.0
+"""How long a command may take to end that was asked to, before it is killed."""
 
 log = logging.getLogger("aios.kernel")
-ProgramKey = tuple[str, str, int]
-"""Tenant, path and modification time: agents of different tenants, or of different versions, do not share a host."""
 
 
-class Ward:
-    """A host, and who runs in it. `closed`: takes nobody any more; `expendable`: it was killed, and not its agents' fault.
+class Place(Protocol):
+    """Where an agent runs."""
 
-    `lost`: names of those that ran there when it died.
-    """
+    def signal(self, process: Process, signal: Signal) -> None: ...
 
-    __slots__ = ("agents", "closed", "expendable", "host", "idle", "key", "lost")
+    def kill(self) -> None: ...
 
-    def __init__(self, key: ProgramKey, host: Host) -> None:
-        self.key = key
-        self.host = host
-        self.agents: set[Process] = set()
-        self.idle: asyncio.TimerHandle | None = None
-        self.closed = False
-        self.expendable = False
-        self.lost: list[str] = []
+
+class Own:
+    """The place of a command: nobody else is there."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def signal(self, process: Process, signal: Signal) -> None:
+        self._program.signal(signal)
 
     def kill(self) -> None:
-        """End it; an agent that comes in this moment must not be placed there."""
-        self.closed = self.expendable = True
-        self.host.kill()
+        self._program.signal("kill")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Life:
+    """How one life of an agent ended. `counts`: as one of its ends; it does not where it was ended for another's fault."""
+
+    exit: Exit
+    failed: bool = False
+    counts: bool = True
 
 
 class Supervisor:
@@ -61,23 +72,26 @@ class Supervisor:
     """
 
     def __init__(
-        self, hosts: Hosts, processes: ProcessTable, events: EventLog, holds: Holds, tasks: asyncio.TaskGroup,
-        left: Callable[[Process], None],
+        self, wards: Wards, programs: Programs, processes: ProcessTable, events: EventLog, holds: Holds, tokens: Tokens,
+        clock: Clock, tasks: asyncio.TaskGroup, left: Callable[[Process], None],
     ) -> None:  # fmt: skip
-        self._hosts = hosts
+        self._wards = wards
+        self._programs = programs
         self._processes = processes
         self._events = events
         self._holds = holds
+        self._tokens = tokens
+        self._clock = clock
         self._tasks = tasks
         self._left = left
-        self._wards: list[Ward] = []
-        self._starting: weakref.WeakValueDictionary[ProgramKey, asyncio.Lock] = weakref.WeakValueDictionary()
         self._runs: dict[Process, asyncio.Task[None]] = {}
-        self._of: dict[Process, Ward] = {}
+        self._at: dict[Process, Place] = {}
 
     @property
     def host_count(self) -> int:
         return len(self._wards)
+
+    # --- lives ------------------------------------------------------------------------------------------------------
 
     def start(self, process: Process) -> None:
         """Run an agent from its beginning to its end, in a task of the supervisor's."""
@@ -89,86 +103,90 @@ class Supervisor:
         try:
             exit = await self._lives(process)
         except AiosError as error:
-            exit = Exit(pid=process.pid, outcome="error", error=error.code, message=visible(error.message))
+            exit = failed(process, error)
         except Exception as bug:  # the supervisor: one agent's fault is not the others'
             log.error("the supervisor failed `%s`", process.name, exc_info=bug)
             exit = Exit(pid=process.pid, outcome="error", error="Internal", message="a bug of ours; the kernel's log has it")
         self._end(process, exit)
 
     async def _lives(self, process: Process) -> Exit:
-        """One life after the other, until the agent's function ends by itself or has lost its host too often."""
+        """One life after the other, until the agent has ended and does not begin again."""
         assert process.manifest is not None
         if process.after is not None:
             await process.after.hand_over(process)
             process.after = None
+        restarts = Restarts(process.manifest.restart)
+        live = self._live_as_command if process.manifest.command else self._live_in_host
         while True:
             await process.resumed()
-            ward = await self._place(process)
-            try:
-                process.begun = True
-                process.host_pid = ward.host.os_pid
-                self._changed(process)
-                result = await ward.host.run(process.pid, process.manifest.entry, process.arguments, process.manifest.model)
-                return Exit(pid=process.pid, outcome="result", result=result)
-            except HostGone as gone:
-                ward.closed = True
-                ward.lost.append(process.name)
-                if process.killed_by:
-                    return killed(process)
-                self._lost(process, ward, str(gone))
-            finally:
-                self._leave(process, ward)
+            life = await live(process)
+            if process.killed_by or not restarts.begins_again(life.failed):
+                return life.exit
+            self._clear(process)
+            if life.counts and restarts.is_storm(self._clock.monotonic()):
+                if not restarts.is_held:
+                    return replace(life.exit, message=storm(life.exit.message))
+                self._tell_held(self._holds.hold(process, None, f"held: {storm(life.exit.message or 'it returned')}"))
+                await process.resumed()
+                restarts.forgive()
+            process.begin_again()
 
-    def _lost(self, process: Process, ward: Ward, how: str) -> None:
-        """Its host died: what it had begun is ended, and it begins again, unless it has died too often."""
+    async def _live_in_host(self, process: Process) -> Life:
+        """A life of an agent function. What it returns or raises is its answer; what its host does is none."""
+        assert process.manifest is not None
+        ward = await self._wards.place(process)
+        try:
+            self._begin(process, ward, ward.host.os_pid)
+            result = await ward.host.run(process.pid, process.manifest.entry, process.arguments, process.manifest.model)
+            return Life(Exit(pid=process.pid, outcome="result", result=result))
+        except HostGone as gone:
+            ward.closed = True
+            ward.lost.append(process.name)
+            return Life(failed(process, ChildFailed(f"its host died: {gone}")), failed=True, counts=not ward.expendable)
+        except AiosError as error:
+            return Life(failed(process, error))
+        finally:
+            self._at.pop(process, None)
+            self._wards.leave(process, ward)
+
+    async def _live_as_command(self, process: Process) -> Life:
+        """A life of a command, with a token that is good for that long."""
+        assert process.manifest is not None
+        command, folder = process.manifest.command, process.manifest.folder
+        token = self._tokens.issue(process.pid)
+        program: Program | None = None
+        try:
+            program = await self._programs.start(
+                Launch(pid=process.pid, name=process.name, command=command, folder=folder, token=token)
+            )
+            self._begin(process, Own(program), program.os_pid)
+            if process.held is not None:
+                program.signal("suspend")
+            ending = await program.wait_ended()
+        finally:
+            self._tokens.withdraw(token)
+            self._at.pop(process, None)
+            if program is not None:
+                program.signal("kill")
+        if ending.code == 0:
+            return Life(Exit(pid=process.pid, outcome="result", code=0))
+        return Life(replace(failed(process, ChildFailed(ending.how)), code=ending.code), failed=True)
+
+    def _begin(self, process: Process, place: Place, os_pid: int) -> None:
+        self._at[process] = place
+        process.begun = True
+        process.host_pid = os_pid
+        self._changed(process)
+
+    def _clear(self, process: Process) -> None:
+        """A life has ended and another one follows: what the first had begun is ended."""
+        process.host_pid = None
         for call in list(process.calls.values()):
-            call.stop(Killed("the agent's host died"))
+            call.stop(Killed("the agent's process ended"))
         self._kill(self._processes.family(process)[1:], by=process.name)
-        process.deaths += not ward.expendable
-        if process.deaths > RESTARTS:
-            raise ChildFailed(f"its host died {process.deaths} times, at last by: {how}")
-        process.begin_again()
         self._left(process)
 
-    async def _place(self, process: Process) -> Ward:
-        """A host with room for the agent: one that runs its program already, or a new one."""
-        assert process.manifest is not None
-        program = process.manifest.program
-        key = (process.tenant, program, modified_ns(program))
-        starting = self._starting.setdefault(key, asyncio.Lock())
-        async with starting:
-            for ward in self._wards:
-                if ward.key == key and len(ward.agents) < HOST_AGENTS and not ward.closed:
-                    break
-            else:
-                ward = Ward(key, await self._hosts.start(program))
-                self._wards.append(ward)
-                self._tasks.create_task(self._watch(ward), name=f"host {ward.host.os_pid}")
-                self._events.add(HostChanged, tenant=key[0], os_pid=ward.host.os_pid, change="started", program=program)
-            if ward.idle is not None:
-                ward.idle.cancel()
-            ward.agents.add(process)
-            self._of[process] = ward
-            return ward
-
-    async def _watch(self, ward: Ward) -> None:
-        """Tell when a host ends."""
-        try:
-            how = await ward.host.wait_ended()
-        finally:
-            ward.closed = True
-            self._wards.remove(ward)
-        running = (*ward.lost, *(process.name for process in ward.agents))
-        tenant, program, _ = ward.key
-        self._events.add(
-            HostChanged, tenant=tenant, os_pid=ward.host.os_pid, change="ended", program=program, running=running, detail=how
-        )
-
-    def _leave(self, process: Process, ward: Ward) -> None:
-        ward.agents.discard(process)
-        self._of.pop(process, None)
-        if not ward.agents and not ward.closed:
-            ward.idle = asyncio.get_running_loop().call_later(IDLE_HOST_S, ward.kill)
+    # --- signals ----------------------------------------------------------------------------------------------------
 
     def signal(self, process: Process, signal: Signal, by: Process) -> None:
         """Do to an agent what a signal says, see `SignalProcess`. What has ended hears nothing.
@@ -185,9 +203,9 @@ class Supervisor:
             case "suspend":
                 if process is by:
                     raise Invalid("a process cannot suspend itself: nobody would be left to let it go on", field="pid")
-                self._tell_held(self._holds.hold(process, by, f"suspended by {by.name}"), signal, by.name)
+                self._pass_on(self._holds.hold(process, by, f"suspended by {by.name}"), signal, by.name)
             case "resume":
-                self._tell_held(self._holds.lift(process, by), signal, by.name)
+                self._pass_on(self._holds.lift(process, by), signal, by.name)
 
     def _stop(self, process: Process, by: str) -> None:
         if process.held is not None:
@@ -195,16 +213,26 @@ class Supervisor:
             raise Conflict(f"`{process.name}` is held and cannot end in order: `aios resume {of}` first, or kill it")
         self._tell_signal(process, "stop", by)
         process.killed_by = by
-        ward = self._of.get(process)
-        if ward is not None:
-            ward.host.signal(process.pid, "stop")
-        else:
+        place = self._at.get(process)
+        if place is None:
             self._runs[process].cancel()
+            return
+        place.signal(process, "stop")
+        if process.manifest is not None and process.manifest.command:
+            self._tasks.create_task(self._make_sure(process, place, STOP_GRACE_S), name=f"stop {process.name}")
 
-    def _tell_held(self, processes: Iterable[Process], signal: Signal, by: str) -> None:
-        """Say of processes that they are held from now on, or go on."""
+    def _pass_on(self, processes: Iterable[Process], signal: Signal, by: str) -> None:
+        """Tell processes that they are held from now on, or go on."""
+        processes = list(processes)
         for process in processes:
             self._tell_signal(process, signal, by)
+            place = self._at.get(process)
+            if place is not None:
+                place.signal(process, signal)
+        self._tell_held(processes)
+
+    def _tell_held(self, processes: Iterable[Process]) -> None:
+        for process in processes:
             self._changed(process, process.held.why if process.held is not None else "")
 
     def _kill(self, processes: Iterable[Process], by: str) -> None:
@@ -216,26 +244,29 @@ class Supervisor:
             process.doomed, process.killed_by = True, by
             for call in list(process.calls.values()):
                 call.stop(Killed(f"`{process.name}` was killed by {by}"))
-            ward = self._of.get(process)
-            if ward is not None:
-                ward.host.signal(process.pid, "kill")
-            self._tasks.create_task(self._make_sure(process, ward), name=f"kill {process.name}")
+            place = self._at.get(process)
+            if place is not None:
+                place.signal(process, "kill")
+            self._tasks.create_task(self._make_sure(process, place, KILL_GRACE_S), name=f"kill {process.name}")
 
     def _tell_signal(self, process: Process, signal: Signal, by: str) -> None:
         self._events.add(Signalled, tenant=process.tenant, pid=process.pid, name=process.name, signal=signal, by=by)
 
-    async def _make_sure(self, process: Process, ward: Ward | None) -> None:
-        """A killed agent has 5 s to end; then its host goes, and the others in it begin again."""
+    async def _make_sure(self, process: Process, place: Place | None, grace_s: float) -> None:
+        """Who is to end has so many seconds; then its place goes, and others in it begin again."""
         run = self._runs.get(process)
         if run is None:
             return
-        if ward is None:
+        if place is None:
             run.cancel()
             return
-        done, _ = await asyncio.wait((run,), timeout=KILL_GRACE_S)
+        done, _ = await asyncio.wait((run,), timeout=grace_s)
         if not done:
-            ward.kill()
-            run.cancel()
+            place.kill()
+            if process.doomed:
+                run.cancel()
+
+    # --- ends -------------------------------------------------------------------------------------------------------
 
     def _end(self, process: Process, exit: Exit) -> None:
         """An agent has ended: so do its open calls and its children, and then everybody hears of it. Once."""
@@ -245,7 +276,7 @@ class Supervisor:
             call.stop(Killed(f"`{process.name}` has ended"))
         self._kill(self._processes.family(process)[1:], by=process.name)
         if process.killed_by and exit.outcome == "error":
-            exit = killed(process)
+            exit = replace(killed(process), code=exit.code)
         self._runs.pop(process, None)
         self._processes.end(process, exit)
         self._changed(process, exit.message)
@@ -262,8 +293,7 @@ class Supervisor:
         """End all agents and hosts."""
         for run in list(self._runs.values()):
             run.cancel()
-        for ward in list(self._wards):
-            ward.kill()
+        self._wards.kill_all()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
 
@@ -272,9 +302,6 @@ def killed(process: Process) -> Exit:
     return Exit(pid=process.pid, outcome="killed", error="Killed", message=f"ended by {process.killed_by or 'the kernel'}")
 
 
-def modified_ns(program: str) -> int:
-    """When a program was changed last. Raises `ChildFailed` if it is not there."""
-    try:
-        return os.stat(program).st_mtime_ns
-    except OSError as error:
-        raise ChildFailed(f"the program `{program}` cannot be read: {error.strerror}") from None
+def failed(process: Process, error: AiosError) -> Exit:
+    """The end of a process in an error."""
+    return Exit(pid=process.pid, outcome="error", error=error.code, message=visible(error.message))

@@ -56,8 +56,11 @@ class Kernel(Protocol):
         """
         ...
 
-    def check(self, token: str) -> str:
-        """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`."""
+    def check(self, token: str, at: str = "") -> str:
+        """The id of a token that is valid; no process is made for it yet. Raises `Unauthenticated`.
+
+        `at`: pid of the process whose own address it came to, "" for the addresses of all.
+        """
         ...
 
     def begin(

@@ -31,6 +31,7 @@ from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.gate import Gate
 from aios.ports.host import HostGone, Hosts
+from aios.ports.program import Ending, Launch
 from aios.ports.store import Store
 from aios.server.local import LocalGate
 
@@ -160,6 +161,81 @@ class ScriptedHosts:
         return host
 
 
+ProgramFunction = Callable[..., Awaitable[int]]
+"""Takes a `Gate` and the words of the command after the first; returns its exit code."""
+
+
+class ScriptedProgram:
+    """The port `Program` by script: a coroutine of this loop. What a real one gets as SIGTERM arrives as a cancellation."""
+
+    def __init__(self, work: Awaitable[int], launch: Launch, os_pid: int) -> None:
+        self._work = asyncio.ensure_future(work)
+        self._work.add_done_callback(self._returned)
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.launch = launch
+        self.os_pid = os_pid
+        self.signals: list[Signal] = []
+        """What it was sent."""
+
+    def signal(self, signal: Signal) -> None:
+        """See the port."""
+        if self._ended.done():
+            return
+        self.signals.append(signal)
+        if signal == "stop":
+            self._work.cancel()
+        if signal == "kill":
+            self.end(137, "killed by signal 9")
+
+    def end(self, code: int, how: str) -> None:
+        """End as a program does that crashes: nothing that it does about it counts."""
+        if not self._ended.done():
+            self._ended.set_result(Ending(code, how))
+        if not self._work.done():
+            self._work.cancel()
+            asyncio.get_running_loop().call_soon(self.end, code, how)
+
+    def _returned(self, work: asyncio.Future[int]) -> None:
+        if work.cancelled():
+            self.end(143, "killed by signal 15")
+        else:
+            code = 1 if work.exception() is not None else work.result()
+            self.end(code, f"exit {code}")
+
+    async def wait_ended(self) -> Ending:
+        """See the port."""
+        return await asyncio.shield(self._ended)
+
+
+class ScriptedPrograms:
+    """The port `Programs`: the last part of a command's path says which function it is. `started`: all that were."""
+
+    def __init__(self, programs: Mapping[str, ProgramFunction], start_s: float = 0.0) -> None:
+        self._programs = programs
+        self._kernel: Kernel | None = None
+        self._os_pids = itertools.count(5001)
+        self.start_s = start_s
+        self.started: list[ScriptedProgram] = []
+
+    def serve(self, kernel: Kernel) -> None:
+        """Take the programs' calls to this kernel."""
+        self._kernel = kernel
+
+    async def start(self, launch: Launch) -> ScriptedProgram:
+        """See the port."""
+        assert self._kernel is not None
+        path, *words = launch.command
+        function = self._programs.get(path.rpartition("/")[2])
+        if self.start_s:
+            await asyncio.sleep(self.start_s)
+        if function is None:
+            raise ChildFailed(f"`{path}` cannot be started: No such file or directory")
+        gate = LocalGate(self._kernel, self._kernel.attach(launch.token))
+        program = ScriptedProgram(function(gate, *words), launch, next(self._os_pids))
+        self.started.append(program)
+        return program
+
+
 class ServedHosts(Hosts, Protocol):
     """Hosts that have to know the kernel whose agents they run."""
 
@@ -175,6 +251,7 @@ class RunningKernel:
     hosts: ScriptedHosts
     store: Store
     tokens: MemoryDocument
+    programs: ScriptedPrograms
 
     async def token(self, agent: str = "client", grants: Sequence[str] = ("use /llm/*",), cls: Class = "standard") -> NewToken:
         """A new token for a client."""
@@ -198,27 +275,35 @@ class RunningKernel:
         wanted = self.accept(manifest_of(entry, **manifest))
         return await (by or self.operator).call(Spawn(manifest=wanted, arguments=arguments))
 
+    async def launch(self, *command: str, **manifest: Any) -> ProcessInfo:
+        """Start a command, which the operator has accepted. The first word is the name of a scripted program."""
+        words = {"command": (f"/bin/{command[0]}", *command[1:]), "folder": "/", "grants": ("use /llm/*",)}
+        wanted = self.accept(Manifest(**{"agent": command[0], **words, **manifest}))
+        return await self.operator.call(Spawn(manifest=wanted))
+
 
 @asynccontextmanager
 async def kernel_for_tests(
     cores: Sequence[Core] = (), agents: Mapping[str, AgentFunction] | None = None, *, lane: LaneConfig | None = None,
     aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, hosts: ServedHosts | None = None,
-    index: LaneConfig | None = None, embedders: Sequence[Embedder] = (), limit_s: float = 4000.0,
+    index: LaneConfig | None = None, embedders: Sequence[Embedder] = (),
+    programs: Mapping[str, ProgramFunction] | None = None, limit_s: float = 4000.0,
 ) -> AsyncIterator[RunningKernel]:  # fmt: skip
     """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time.
 
-    `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run. `tokens`: content of the
-    token file.
+    `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run. `programs`: what commands do,
+    by their name. `tokens`: content of the token file.
     """
     scripted, store, document = ScriptedHosts(agents or {}), MemoryStore(), MemoryDocument(tokens)
-    served = hosts or scripted
+    served, commands = hosts or scripted, ScriptedPrograms(programs or {})
     parts = Parts(
         clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=served, lane=lane or LaneConfig(),
-        index=index or LaneConfig(), embedders=tuple(embedders), aliases=dict(aliases or {}),
+        index=index or LaneConfig(), embedders=tuple(embedders), aliases=dict(aliases or {}), programs=commands,
     )  # fmt: skip
     async with asyncio.timeout(limit_s), Kernel(parts) as kernel:
         served.serve(kernel)
+        commands.serve(kernel)
         for core in cores:
             await kernel.add_core(core)
         operator = LocalGate(kernel, kernel.attach(kernel.tokens.new_operator()))
-        yield RunningKernel(kernel, operator, scripted, store, document)
+        yield RunningKernel(kernel, operator, scripted, store, document, commands)

@@ -33,6 +33,7 @@ class Tokens:
         self._document = document
         self._clock = clock
         self._by_hash: dict[str, _Kept] = {}
+        self._pids: dict[str, str] = {}
         content = document.load()
         if content is not None:
             try:
@@ -65,6 +66,20 @@ class Tokens:
         if kept is None:
             raise Unauthenticated("this token is not valid: `aios token add --agent NAME` makes one")
         return kept.info, kept.operator
+
+    def issue(self, pid: str) -> str:
+        """A token that stands for one process alone. It is nowhere but in memory, and good until it is withdrawn."""
+        value = PREFIX + secrets.token_urlsafe(32)
+        self._pids[_hash(value)] = pid
+        return value
+
+    def withdraw(self, value: str) -> None:
+        """Make a token worthless that was issued."""
+        self._pids.pop(_hash(value), None)
+
+    def pid(self, value: str) -> str | None:
+        """The process that a token was issued for."""
+        return self._pids.get(_hash(value))
 
     def list(self) -> tuple[TokenInfo, ...]:
         return tuple(kept.info for kept in self._by_hash.values() if not kept.operator)
