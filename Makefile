@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help setup demo test test-all check format bench lock clean
+.PHONY: help setup demo test test-all test-clients check format bench lock clean
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 setup:        ## all that development, tests and benchmarks need, in .venv
@@ -14,6 +14,9 @@ test: setup   ## all tests
 	@$(BIN)/python -m pytest -n 2
 test-all: setup  ## all tests, with the whole tables where `test` reads a part: +15 min
 	@AIOS_TEST_ALL=1 $(BIN)/python -m pytest -n 2
+test-clients: setup  ## every foreign client of the README at a real kernel: +2 GB of downloads
+	@$(PYTHON) tools/clients.py all
+	@AIOS_TEST_CLIENTS=1 $(BIN)/python -m pytest -n 2 tests/clients
 check: setup  ## style, types, layers, reference pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -28,4 +31,4 @@ bench: setup  ## each benchmark, in its quick form
 lock:         ## resolve the dependencies anew (maintainers)
 	@$(PYTHON) tools/lock.py
 clean:        ## back to the fresh checkout
-	rm -rf .venv .setup.log .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .clients .setup.log .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

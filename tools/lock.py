@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,8 @@ def main() -> None:
             weight = weigh(pip, lock, Path(scratch, name))
             lock.write_text(f"# {weight}\n" + lock.read_text())
             print(f"{lock.relative_to(ROOT)}: {weight}")
+        for client in sorted((LOCKS / "clients").glob("*.in")):
+            lock_client(uv, client)
 
 
 def run(*command: str | Path) -> None:
@@ -61,6 +64,15 @@ def resolve(uv: Path, name: str, demands: tuple[str, ...]) -> Path:
     if "://" in lock.read_text():
         sys.exit(f"{lock.name} holds an address")
     return lock
+
+
+def lock_client(uv: Path, demands: Path) -> None:
+    """A client's own lock. Its own packages may be younger than a week: their versions are named, and they run in tests alone."""
+    own = re.findall(r"^[a-z0-9-]+", demands.read_text(), re.M)
+    today = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    young = [option for package in own for option in ("--exclude-newer-package", f"{package}={today}")]
+    lock = resolve(uv, f"clients/{demands.stem}", (str(demands.relative_to(ROOT)), *young))
+    print(lock.relative_to(ROOT))
 
 
 def check_systems(uv: Path, lock: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 """Makes `.venv`: hash-checked, resumable, and nothing to do when nothing changed.
 
     python3 tools/setup.py run      what `make demo` needs
-    python3 tools/setup.py test     also what development, tests and benchmarks need
+    python3 tools/setup.py test     also what development, tests and benchmarks need, and some foreign clients in `.clients`
 
 This file finds a Python that will do and hands over to `environment.py`, which is written for that one; so this one keeps to
 what Python 3.6 can read. All of set-up uses the standard library alone.
@@ -43,3 +43,7 @@ if __name__ == "__main__":
     import environment  # not at the top: an older Python could not read it
 
     environment.main(sys.argv[1:])
+    if sys.argv[1:] != ["run"]:
+        import clients
+
+        clients.main([])

@@ -1,0 +1,177 @@
+"""The stage on which clients play: a real server with a core by script, and between it and the client a wire that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aios.abi.llm import Generate, Message, ToolCall
+from aios.ports.core import CoreCall
+from aios.server.http import HttpServer, ServerConfig
+from aios.server.native import NativeDoor
+from aios.server.openai import OpenAIDoor
+from aios.testing import Script, ScriptedCore
+from aios.testing.kernel import RunningKernel, kernel_for_tests
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+HELLO = "hello from the core"
+WAITED = "it took a while"
+HOLD = "hold the slot for seconds: "
+LIMIT_S = 100.0
+
+
+def text_of(message: Message) -> str:
+    return message.content if isinstance(message.content, str) else " ".join(part.text for part in message.content)
+
+
+def answer(call: CoreCall) -> Script:
+    """What a model might say: it adds by its tool, and then says what the tool has said."""
+    request = call.request
+    assert isinstance(request, Generate)
+    last = request.messages[-1]
+    if last.role == "tool":
+        return Script(text=f"the tool said {text_of(last)}")
+    said = text_of(last)
+    if said.startswith(HOLD):
+        return Script(first_s=float(said.removeprefix(HOLD)))
+    if "sum of" in said and request.tools:
+        name = next(tool.name for tool in request.tools if "add" in tool.name)
+        number = sum(message.role == "user" for message in request.messages)
+        return Script(text="", tool_calls=(ToolCall(f"call_{call.id[-12:]}_{number}", name, '{"a": 40, "b": 2}'),))
+    return Script(text=WAITED if "your time" in said else HELLO)
+
+
+@dataclass
+class Wire:
+    """A relay on a port of its own. `cut`: the next answer does not arrive; the connection is cut when it begins."""
+
+    server: HttpServer
+    cut: bool = False
+    cuts: int = 0
+    port: int = 0
+    _relays: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Wire]:
+        listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = listening.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            listening.close()
+            for relay in self._relays:
+                relay.cancel()
+            await asyncio.gather(*self._relays, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        try:
+            async with asyncio.TaskGroup() as both:
+                there = both.create_task(_copy(reader, far_writer))
+                await self._back(far_reader, writer)
+                there.cancel()
+        except* OSError:
+            pass
+        finally:
+            self._relays.discard(task)
+            writer.close()
+            far_writer.close()
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the kernel says, to the client; or nothing of it, once it has begun, if the wire is to be cut."""
+        while data := await reader.read(65536):
+            if self.cut:
+                self.cut = False
+                self.cuts += 1
+                return
+            writer.write(data)
+            await writer.drain()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+@dataclass
+class Stage:
+    """`core.calls` are the calls that came through to the model."""
+
+    k: RunningKernel
+    core: ScriptedCore
+    wire: Wire
+    token: str
+
+    async def hold_the_slot(self, seconds: float) -> None:
+        """A call of somebody else's that takes this long."""
+        await self.k.operator.call(Generate(messages=(Message("user", f"{HOLD}{seconds}"),)))
+
+    async def play(self, client: str, program: str, scenes: list[str], **environment: str) -> dict[str, Any]:
+        """Run a client's program, unmodified, with nothing of ours but addresses and a key; what each scene came to."""
+        env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        env |= {
+            "OPENAI_BASE_URL": f"{self.wire.url}/v1", "OPENAI_API_KEY": self.token, "OPENAI_API_BASE": f"{self.wire.url}/v1",
+            "ANTHROPIC_BASE_URL": self.wire.url, "ANTHROPIC_API_KEY": self.token, "PYTHONDONTWRITEBYTECODE": "1",
+            "NO_PROXY": "127.0.0.1", **QUIET, **environment,
+        }  # fmt: skip
+        python = ROOT / ".clients" / client / "bin/python"
+        child = await asyncio.create_subprocess_exec(
+            str(python), str(HERE / "programs" / program), *scenes, env=env, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                out, err = await child.communicate()
+        except TimeoutError:
+            child.kill()
+            out, err = await child.communicate()
+            print(f"`{client}` did not come to an end within {LIMIT_S:g} s", file=sys.stderr)
+        lines = [json.loads(line) for line in out.decode().splitlines() if line.startswith('{"scene"')]
+        print(err.decode()[-8000:], file=sys.stderr)
+        return {line["scene"]: line.get("value", Failure(line.get("error", ""))) for line in lines}
+
+
+class Failure(str):
+    """What a scene raised, instead of a value."""
+
+
+QUIET = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "OPENAI_AGENTS_DISABLE_TRACING": "1",
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "OTEL_SDK_DISABLED": "true",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "LANGSMITH_TRACING": "false",
+}
+"""What keeps frameworks from calling home."""
+
+
+@asynccontextmanager
+async def stage(slots: int = 8) -> AsyncIterator[Stage]:
+    """A kernel with one core of so many slots behind the real doors, and a token for a client."""
+    core = ScriptedCore(answer, slots=slots, features=frozenset({"chat", "tools", "seed", "stop", "n", "json"}))
+    async with kernel_for_tests([core]) as k:
+        server = HttpServer(k.kernel, (NativeDoor(k.kernel), OpenAIDoor(k.kernel)), ServerConfig(port=0))
+        await server.start()
+        try:
+            async with Wire(server).open() as wire:
+                yield Stage(k, core, wire, (await k.token()).value)
+        finally:
+            await server.close(grace_s=1.0)

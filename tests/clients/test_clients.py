@@ -1,0 +1,91 @@
+"""Unmodified clients, each in an environment of its own, at a real server: the same scenes for all.
+
+A client of `make test` is there or the test fails; the others are played where their environment was made
+(`make test-clients` makes and plays all of them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+import pytest
+from stage import HELLO, ROOT, WAITED, stage
+
+from aios.server import exchange
+
+
+@dataclass(frozen=True)
+class Client:
+    """An environment and the program that is played in it. `impatient`: the client's own bound on silence can be set."""
+
+    name: str
+    program: str
+    without: tuple[str, ...] = ()
+
+
+CLIENTS = (
+    Client("openai-3", "openai_sdk.py"),
+    Client("openai-2", "openai_sdk.py"),
+    Client("langgraph", "langgraph_agent.py"),
+)
+EVERY = bool(os.environ.get("AIOS_TEST_CLIENTS"))
+TESTED = ("openai-3", "openai-2", "anthropic", "openai-agents", "langgraph")
+SCALE = 60
+"""The clients' patience and the server's intervals are both so many times shorter than in life."""
+
+
+@pytest.fixture(params=CLIENTS, ids=lambda client: client.name)
+def client(request: pytest.FixtureRequest) -> Client:
+    wanted: Client = request.param
+    if wanted.name not in TESTED and not EVERY:
+        pytest.skip("`make test-clients` plays it")
+    if not (ROOT / ".clients" / wanted.name / "lock.sha256").exists():
+        raise AssertionError(f"client `{wanted.name}` is not there: `python3 tools/clients.py {wanted.name}` makes it")
+    return wanted
+
+
+@pytest.mark.real
+@pytest.mark.slow
+async def test_it_says_hello_streams_and_calls_its_tools(client: Client) -> None:
+    async with stage() as s:
+        got = await s.play(client.name, client.program, ["hello", "stream", "tools"])
+    assert got["hello"] == HELLO
+    assert "".join(got["stream"]) == HELLO and len(got["stream"]) > 1
+    assert got["tools"] == "the tool said 42"
+
+
+@pytest.mark.real
+@pytest.mark.slow
+async def test_two_equal_calls_are_two_and_no_id_comes_twice(client: Client) -> None:
+    async with stage() as s:
+        got = await s.play(client.name, client.program, ["twice", "ids"])
+        assert len(s.core.calls) >= 2
+    assert got["twice"] == [HELLO, HELLO]
+    assert len(set(got["ids"])) == len(got["ids"]) >= 5
+
+
+@pytest.mark.real
+@pytest.mark.slow
+async def test_waiting_in_the_queue_never_looks_like_a_failure(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for interval in ("TICK_S", "COMMENT_S", "BEAT_S"):
+        monkeypatch.setattr(exchange, interval, getattr(exchange, interval) / SCALE)
+    async with stage(slots=1) as s:
+        blocker = asyncio.create_task(s.hold_the_slot(180 / SCALE))
+        got = await s.play(
+            client.name, client.program, ["wait_streaming"], PATIENCE_S=str(60 / SCALE), CHUNK_PATIENCE_S=str(120 / SCALE)
+        )
+        await blocker
+        assert len(s.core.calls) == 2
+    assert got["wait_streaming"] == WAITED
+
+
+@pytest.mark.real
+@pytest.mark.slow
+async def test_a_connection_that_is_cut_costs_no_second_call(client: Client) -> None:
+    async with stage() as s:
+        s.wire.cut = True
+        got = await s.play(client.name, client.program, ["cut"])
+        assert (s.wire.cuts, len(s.core.calls)) == (1, 1)
+    assert got["cut"] == HELLO
