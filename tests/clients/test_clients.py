@@ -28,7 +28,17 @@ class Client:
 CLIENTS = (
     Client("openai-3", "openai_sdk.py"),
     Client("openai-2", "openai_sdk.py"),
+    Client("anthropic", "anthropic_sdk.py"),
+    Client("openai-agents", "openai_agents.py"),
     Client("langgraph", "langgraph_agent.py"),
+    Client("pydantic-ai", "pydantic_ai_agent.py"),
+    Client("agent-framework", "agent_framework_agent.py"),
+    Client("autogen", "autogen_agent.py"),
+    Client("crewai", "crewai_crew.py"),
+    Client("smolagents", "smolagents_agent.py"),
+    Client("llama-index", "llama_index_agent.py"),
+    Client("dspy", "dspy_program.py"),
+    Client("litellm", "litellm_calls.py"),
 )
 EVERY = bool(os.environ.get("AIOS_TEST_CLIENTS"))
 TESTED = ("openai-3", "openai-2", "anthropic", "openai-agents", "langgraph")

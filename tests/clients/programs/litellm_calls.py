@@ -1,0 +1,47 @@
+"""LiteLLM as a library, over chat completions."""
+
+import json
+
+import litellm
+from harness import MODEL, PATIENCE_S, QUESTION, SLOW, SUM, add, play
+
+TOOL = {"type": "function", "function": litellm.utils.function_to_dict(add)}
+TOOL["function"]["parameters"]["properties"] = {"a": {"type": "integer"}, "b": {"type": "integer"}}
+
+
+def complete(messages, **options):
+    return litellm.completion(model=f"openai/{MODEL}", messages=messages, timeout=PATIENCE_S, num_retries=2, **options)
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def hello():
+    return complete(user(QUESTION)).choices[0].message.content
+
+
+def pieces(text):
+    return [chunk.choices[0].delta.content or "" for chunk in complete(user(text), stream=True) if chunk.choices]
+
+
+def tools():
+    messages = user(SUM)
+    while True:
+        answer = complete(messages, tools=[TOOL]).choices[0]
+        if answer.finish_reason != "tool_calls":
+            return answer.message.content
+        messages.append(answer.message.model_dump())
+        for call in answer.message.tool_calls:
+            result = str(add(**json.loads(call.function.arguments)))
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+
+
+def ids():
+    return [complete(user(QUESTION)).id for _ in range(5)]
+
+
+play(
+    hello=hello, stream=lambda: [piece for piece in pieces(QUESTION) if piece], tools=tools,
+    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()], ids=ids,
+)  # fmt: skip
