@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,9 +38,15 @@ def answer(call: CoreCall) -> Script:
     request = call.request
     assert isinstance(request, Generate)
     last = request.messages[-1]
-    if last.role == "tool":
-        return Script(text=f"the tool said {text_of(last)}")
     said = text_of(last)
+    if "Your output fields are:" in text_of(request.messages[0]):
+        return Script(text=in_fields(text_of(request.messages[0]), said))
+    if last.role == "tool" or "Observation:" in said:
+        found = f"the tool said {said.removeprefix('Observation:').strip()}"
+        if any(tool.name == "final_answer" for tool in request.tools):
+            arguments = json.dumps({"answer": found})
+            return Script(text="", tool_calls=(ToolCall(f"call_{call.id[-12:]}", "final_answer", arguments),))
+        return Script(text=found)
     if said.startswith(HOLD):
         return Script(first_s=float(said.removeprefix(HOLD)))
     if "sum of" in said and request.tools:
@@ -49,19 +56,38 @@ def answer(call: CoreCall) -> Script:
     return Script(text=WAITED if "your time" in said else HELLO)
 
 
+def in_fields(asked: str, said: str) -> str:
+    """The answer in the form that DSPy asks of any model: a heading for each output field."""
+    values = {"answer": WAITED if "your time" in said else HELLO, "next_thought": "I add.", "next_tool_name": "add", "next_tool_args": '{"a": 40, "b": 2}'}
+    if observed := re.search(r"\[\[ ## observation_0 ## \]\]\s*(\S+)", said):
+        values |= {"next_tool_name": "finish", "next_tool_args": "{}", "answer": f"the tool said {observed[1]}"}
+    wanted = re.findall(r"`(\w+)`", asked.partition("Your output fields are:")[2].partition("All interactions")[0])
+    headed = [f"[[ ## {field} ## ]]\n{values.get(field, 'because')}" for field in (*wanted, "completed")]
+    return "\n\n".join(headed)
+
+
 @dataclass
 class Wire:
-    """A relay on a port of its own. `cut`: the next answer does not arrive; the connection is cut when it begins."""
+    """A relay on a port of its own. `cut`: the next answer does not arrive; the connection is cut when it begins.
+
+    `said`: all that the kernel said, also what was cut off.
+    """
 
     server: HttpServer
     cut: bool = False
     cuts: int = 0
     port: int = 0
+    said: bytearray = field(default_factory=bytearray)
     _relays: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def ids(self) -> set[bytes]:
+        """The ids of all answers that were on their way to clients."""
+        found = set(re.findall(rb'"id": ?"((?:chatcmpl-|resp_|msg_)[^"]+)"', self.said))
+        return {id for id in found if not id.startswith(b"msg_")} or found
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Wire]:
@@ -95,6 +121,7 @@ class Wire:
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """What the kernel says, to the client; or nothing of it, once it has begun, if the wire is to be cut."""
         while data := await reader.read(65536):
+            self.said += data
             if self.cut:
                 self.cut = False
                 self.cuts += 1
@@ -167,7 +194,7 @@ QUIET = {
 async def stage(slots: int = 8) -> AsyncIterator[Stage]:
     """A kernel with one core of so many slots behind the real doors, and a token for a client."""
     core = ScriptedCore(answer, slots=slots, features=frozenset({"chat", "tools", "seed", "stop", "n", "json"}))
-    async with kernel_for_tests([core]) as k:
+    async with kernel_for_tests([core], aliases={"gpt-4.1-mini": ("scripted-1",)}) as k:
         server = HttpServer(k.kernel, (NativeDoor(k.kernel), OpenAIDoor(k.kernel)), ServerConfig(port=0))
         await server.start()
         try:

@@ -24,11 +24,7 @@ async def twice():
     return [await ask(QUESTION), await ask(QUESTION)]
 
 
-async def ids():
-    return [(await agent.run(SUM)).response_id for _ in range(5)]
-
-
 play(
     hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: ask(SUM), wait_streaming=wait_streaming,
-    cut=lambda: ask(QUESTION), twice=twice, ids=ids,
+    cut=lambda: ask(QUESTION), twice=twice,
 )  # fmt: skip

@@ -44,11 +44,6 @@ def twice():
     return [hello(), hello()]
 
 
-def ids():
-    return [ask(QUESTION).id for _ in range(5)]
-
-
 play(
-    hello=hello, stream=lambda: pieces(QUESTION), tools=tools, wait=lambda: ask(SLOW).content[0].text,
-    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=twice, ids=ids,
+    hello=hello, stream=lambda: pieces(QUESTION), tools=tools,     wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=twice,
 )  # fmt: skip

@@ -1,10 +1,10 @@
-"""CrewAI: its model by itself, and an agent with a tool."""
+"""CrewAI: its model by itself, and an agent with a tool. It takes models of names that it knows, so the kernel has an alias."""
 
 from crewai import LLM, Agent
 from crewai.tools import tool
-from harness import MODEL, PATIENCE_S, QUESTION, SLOW, SUM, add, play
+from harness import FOREIGN_MODEL, PATIENCE_S, QUESTION, SLOW, SUM, add, play
 
-options = {"model": f"openai/{MODEL}", "timeout": PATIENCE_S}
+options = {"model": f"openai/{FOREIGN_MODEL}", "timeout": PATIENCE_S}
 
 
 @tool("add")

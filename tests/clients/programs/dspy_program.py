@@ -12,13 +12,16 @@ def ask(text):
     return answer if isinstance(answer, str) else answer["text"]
 
 
-def ids():
-    for _ in range(5):
-        ask(QUESTION)
-    return [entry["response"].id for entry in model.history]
+async def pieces(text):
+    program = dspy.streamify(dspy.Predict("question -> answer"), stream_listeners=[dspy.streaming.StreamListener("answer")])
+    return [piece.chunk async for piece in program(question=text) if isinstance(piece, dspy.streaming.StreamResponse)]
+
+
+async def wait_streaming():
+    return "".join(await pieces(SLOW))
 
 
 play(
-    hello=lambda: ask(QUESTION), tools=lambda: dspy.ReAct("question -> answer", tools=[add])(question=SUM).answer,
-    wait=lambda: ask(SLOW), cut=lambda: ask(QUESTION), twice=lambda: [ask(QUESTION), ask(QUESTION)], ids=ids,
+    hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: dspy.ReAct("question -> answer", tools=[add])(question=SUM).answer,
+    wait_streaming=wait_streaming, cut=lambda: ask(QUESTION), twice=lambda: [ask(QUESTION), ask(QUESTION)],
 )  # fmt: skip

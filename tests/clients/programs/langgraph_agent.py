@@ -21,10 +21,6 @@ def tools():
     return agent.invoke({"messages": [("user", SUM)]})["messages"][-1].content
 
 
-async def wait():
-    return (await model.ainvoke(SLOW)).content
-
-
 async def wait_streaming():
     return "".join([chunk.content async for chunk in model.astream(SLOW)])
 
@@ -33,12 +29,12 @@ def twice():
     return [hello(), hello()]
 
 
-def ids():
-    """A conversation of several turns: every message must still be there at its end."""
+def conversation():
+    """A conversation of many turns: every message must still be there at its end."""
     messages = []
-    for _ in range(5):
+    for _ in range(50):
         messages = agent.invoke({"messages": [*messages, ("user", SUM)]})["messages"]
     return [message.id for message in messages]
 
 
-play(hello=hello, stream=stream, tools=tools, wait=wait, wait_streaming=wait_streaming, cut=hello, twice=twice, ids=ids)
+play(hello=hello, stream=stream, tools=tools, wait_streaming=wait_streaming, cut=hello, twice=twice, conversation=conversation)

@@ -5,8 +5,8 @@ import json
 import litellm
 from harness import MODEL, PATIENCE_S, QUESTION, SLOW, SUM, add, play
 
-TOOL = {"type": "function", "function": litellm.utils.function_to_dict(add)}
-TOOL["function"]["parameters"]["properties"] = {"a": {"type": "integer"}, "b": {"type": "integer"}}
+NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
+TOOL = {"type": "function", "function": {"name": "add", "description": "Add two numbers.", "parameters": NUMBERS}}
 
 
 def complete(messages, **options):
@@ -37,11 +37,7 @@ def tools():
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
 
-def ids():
-    return [complete(user(QUESTION)).id for _ in range(5)]
-
-
 play(
     hello=hello, stream=lambda: [piece for piece in pieces(QUESTION) if piece], tools=tools,
-    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()], ids=ids,
+    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()],
 )  # fmt: skip

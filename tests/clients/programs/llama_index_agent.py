@@ -21,11 +21,7 @@ async def tools():
     return str(await FunctionAgent(tools=[add], llm=model).run(SUM))
 
 
-def ids():
-    return [model.complete(QUESTION).raw.id for _ in range(5)]
-
-
 play(
     hello=hello, stream=lambda: pieces(QUESTION), tools=tools, wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello,
-    twice=lambda: [hello(), hello()], ids=ids,
+    twice=lambda: [hello(), hello()],
 )  # fmt: skip

@@ -27,12 +27,7 @@ async def twice():
     return [await ask(QUESTION), await ask(QUESTION)]
 
 
-async def ids():
-    runs = [await Runner.run(agent, SUM, run_config=config) for _ in range(5)]
-    return [response.response_id for run in runs for response in run.raw_responses]
-
-
 play(
-    hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: ask(SUM), wait=lambda: ask(SLOW),
-    wait_streaming=wait_streaming, cut=lambda: ask(QUESTION), twice=twice, ids=ids,
+    hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: ask(SUM), 
+    wait_streaming=wait_streaming, cut=lambda: ask(QUESTION), twice=twice,
 )  # fmt: skip

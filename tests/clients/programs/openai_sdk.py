@@ -45,10 +45,6 @@ def tools():
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
 
-def wait():
-    return ask(SLOW).choices[0].message.content
-
-
 def wait_streaming():
     chunks = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": SLOW}], stream=True)
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -58,8 +54,4 @@ def twice():
     return [hello(), hello()]
 
 
-def ids():
-    return [ask(QUESTION).id for _ in range(5)]
-
-
-play(hello=hello, stream=stream, tools=tools, wait=wait, wait_streaming=wait_streaming, cut=hello, twice=twice, ids=ids)
+play(hello=hello, stream=stream, tools=tools, wait_streaming=wait_streaming, cut=hello, twice=twice)

@@ -19,12 +19,7 @@ async def wait_streaming():
     return "".join(await pieces(SLOW))
 
 
-def ids():
-    runs = [agent.run_sync(SUM) for _ in range(3)]
-    return [message.provider_response_id for run in runs for message in run.all_messages() if message.kind == "response"]
-
-
 play(
     hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: ask(SUM), wait_streaming=wait_streaming,
-    cut=lambda: ask(QUESTION), twice=lambda: [ask(QUESTION), ask(QUESTION)], ids=ids,
+    cut=lambda: ask(QUESTION), twice=lambda: [ask(QUESTION), ask(QUESTION)],
 )  # fmt: skip

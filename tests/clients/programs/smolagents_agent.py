@@ -32,11 +32,7 @@ def pieces(text):
     return [delta.content for delta in model.generate_stream(user(text)) if delta.content]
 
 
-def ids():
-    return [model.generate(user(QUESTION)).raw.id for _ in range(5)]
-
-
 play(
     hello=hello, stream=lambda: pieces(QUESTION), tools=lambda: str(ToolCallingAgent([plus], model).run(SUM)),
-    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()], ids=ids,
+    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()],
 )  # fmt: skip
