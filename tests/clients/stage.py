@@ -58,7 +58,12 @@ def answer(call: CoreCall) -> Script:
 
 def in_fields(asked: str, said: str) -> str:
     """The answer in the form that DSPy asks of any model: a heading for each output field."""
-    values = {"answer": WAITED if "your time" in said else HELLO, "next_thought": "I add.", "next_tool_name": "add", "next_tool_args": '{"a": 40, "b": 2}'}
+    values = {
+        "answer": WAITED if "your time" in said else HELLO,
+        "next_thought": "I add.",
+        "next_tool_name": "add",
+        "next_tool_args": '{"a": 40, "b": 2}',
+    }
     if observed := re.search(r"\[\[ ## observation_0 ## \]\]\s*(\S+)", said):
         values |= {"next_tool_name": "finish", "next_tool_args": "{}", "answer": f"the tool said {observed[1]}"}
     wanted = re.findall(r"`(\w+)`", asked.partition("Your output fields are:")[2].partition("All interactions")[0])

@@ -45,5 +45,10 @@ def twice():
 
 
 play(
-    hello=hello, stream=lambda: pieces(QUESTION), tools=tools,     wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=twice,
-)  # fmt: skip
+    hello=hello,
+    stream=lambda: pieces(QUESTION),
+    tools=tools,
+    wait_streaming=lambda: "".join(pieces(SLOW)),
+    cut=hello,
+    twice=twice,
+)

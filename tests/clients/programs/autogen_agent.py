@@ -31,6 +31,10 @@ async def twice():
 
 
 play(
-    hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=tools, wait_streaming=wait_streaming,
-    cut=lambda: ask(QUESTION), twice=twice,
-)  # fmt: skip
+    hello=lambda: ask(QUESTION),
+    stream=lambda: pieces(QUESTION),
+    tools=tools,
+    wait_streaming=wait_streaming,
+    cut=lambda: ask(QUESTION),
+    twice=twice,
+)

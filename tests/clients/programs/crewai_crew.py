@@ -27,6 +27,10 @@ def streamed(text):
 
 
 play(
-    hello=hello, stream=lambda: [streamed(QUESTION), ""], tools=tools, wait_streaming=lambda: streamed(SLOW), cut=hello,
+    hello=hello,
+    stream=lambda: [streamed(QUESTION), ""],
+    tools=tools,
+    wait_streaming=lambda: streamed(SLOW),
+    cut=hello,
     twice=lambda: [hello(), hello()],
-)  # fmt: skip
+)

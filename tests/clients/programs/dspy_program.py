@@ -22,6 +22,10 @@ async def wait_streaming():
 
 
 play(
-    hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: dspy.ReAct("question -> answer", tools=[add])(question=SUM).answer,
-    wait_streaming=wait_streaming, cut=lambda: ask(QUESTION), twice=lambda: [ask(QUESTION), ask(QUESTION)],
-)  # fmt: skip
+    hello=lambda: ask(QUESTION),
+    stream=lambda: pieces(QUESTION),
+    tools=lambda: dspy.ReAct("question -> answer", tools=[add])(question=SUM).answer,
+    wait_streaming=wait_streaming,
+    cut=lambda: ask(QUESTION),
+    twice=lambda: [ask(QUESTION), ask(QUESTION)],
+)

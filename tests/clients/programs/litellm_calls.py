@@ -38,6 +38,10 @@ def tools():
 
 
 play(
-    hello=hello, stream=lambda: [piece for piece in pieces(QUESTION) if piece], tools=tools,
-    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()],
-)  # fmt: skip
+    hello=hello,
+    stream=lambda: [piece for piece in pieces(QUESTION) if piece],
+    tools=tools,
+    wait_streaming=lambda: "".join(pieces(SLOW)),
+    cut=hello,
+    twice=lambda: [hello(), hello()],
+)

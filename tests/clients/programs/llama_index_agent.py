@@ -22,6 +22,10 @@ async def tools():
 
 
 play(
-    hello=hello, stream=lambda: pieces(QUESTION), tools=tools, wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello,
+    hello=hello,
+    stream=lambda: pieces(QUESTION),
+    tools=tools,
+    wait_streaming=lambda: "".join(pieces(SLOW)),
+    cut=hello,
     twice=lambda: [hello(), hello()],
-)  # fmt: skip
+)

@@ -20,6 +20,10 @@ async def wait_streaming():
 
 
 play(
-    hello=lambda: ask(QUESTION), stream=lambda: pieces(QUESTION), tools=lambda: ask(SUM), wait_streaming=wait_streaming,
-    cut=lambda: ask(QUESTION), twice=lambda: [ask(QUESTION), ask(QUESTION)],
-)  # fmt: skip
+    hello=lambda: ask(QUESTION),
+    stream=lambda: pieces(QUESTION),
+    tools=lambda: ask(SUM),
+    wait_streaming=wait_streaming,
+    cut=lambda: ask(QUESTION),
+    twice=lambda: [ask(QUESTION), ask(QUESTION)],
+)

@@ -33,6 +33,10 @@ def pieces(text):
 
 
 play(
-    hello=hello, stream=lambda: pieces(QUESTION), tools=lambda: str(ToolCallingAgent([plus], model).run(SUM)),
-    wait_streaming=lambda: "".join(pieces(SLOW)), cut=hello, twice=lambda: [hello(), hello()],
-)  # fmt: skip
+    hello=hello,
+    stream=lambda: pieces(QUESTION),
+    tools=lambda: str(ToolCallingAgent([plus], model).run(SUM)),
+    wait_streaming=lambda: "".join(pieces(SLOW)),
+    cut=hello,
+    twice=lambda: [hello(), hello()],
+)
