@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, kernel_for_tests
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+CLIENTS = HERE.parents[1] / ".clients"
 HELLO = "hello from the core"
 WAITED = "it took a while"
 HOLD = "hold the slot for seconds: "
@@ -50,10 +51,21 @@ def answer(call: CoreCall) -> Script:
     if said.startswith(HOLD):
         return Script(first_s=float(said.removeprefix(HOLD)))
     if "sum of" in said and request.tools:
-        name = next(tool.name for tool in request.tools if "add" in tool.name)
-        number = sum(message.role == "user" for message in request.messages)
-        return Script(text="", tool_calls=(ToolCall(f"call_{call.id[-12:]}_{number}", name, '{"a": 40, "b": 2}'),))
+        return Script(text="", tool_calls=(sum_by([tool.name for tool in request.tools], call.id),))
     return Script(text=WAITED if "your time" in said else HELLO)
+
+
+SUMS = {
+    "add": {"a": 40, "b": 2},
+    "exec_command": {"cmd": "expr 40 + 2"},
+    "bash": {"command": "expr 40 + 2", "description": "add"},
+}
+
+
+def sum_by(tools: list[str], id: str) -> ToolCall:
+    """The sum by what the client has for it: its own function, or a shell."""
+    tool, arguments = next((name, SUMS[kind]) for kind in SUMS for name in tools if name.endswith(kind))
+    return ToolCall(f"call_{id[-12:]}", tool, json.dumps(arguments))
 
 
 def in_fields(asked: str, said: str) -> str:
@@ -150,6 +162,7 @@ class Stage:
     core: ScriptedCore
     wire: Wire
     token: str
+    folder: str
 
     async def hold_the_slot(self, seconds: float) -> None:
         """A call of somebody else's that takes this long."""
@@ -157,16 +170,20 @@ class Stage:
 
     async def play(self, client: str, program: str, scenes: list[str], **environment: str) -> dict[str, Any]:
         """Run a client's program, unmodified, with nothing of ours but addresses and a key; what each scene came to."""
-        env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        home = tempfile.mkdtemp(dir=self.folder)
+        env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         env |= {
+            "HOME": home, "TMPDIR": home, "CLIENT": str(CLIENTS / client),
             "OPENAI_BASE_URL": f"{self.wire.url}/v1", "OPENAI_API_KEY": self.token, "OPENAI_API_BASE": f"{self.wire.url}/v1",
             "ANTHROPIC_BASE_URL": self.wire.url, "ANTHROPIC_API_KEY": self.token, "PYTHONDONTWRITEBYTECODE": "1",
             "NO_PROXY": "127.0.0.1", **QUIET, **environment,
         }  # fmt: skip
-        python = ROOT / ".clients" / client / "bin/python"
+        python = CLIENTS / client / "bin/python"
+        if not python.exists():
+            python = Path(sys.executable)  # the program only starts a command that is no Python
         child = await asyncio.create_subprocess_exec(
             str(python), str(HERE / "programs" / program), *scenes, env=env, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=home,
         )  # fmt: skip
         try:
             async with asyncio.timeout(LIMIT_S):
@@ -198,12 +215,13 @@ QUIET = {
 @asynccontextmanager
 async def stage(slots: int = 8) -> AsyncIterator[Stage]:
     """A kernel with one core of so many slots behind the real doors, and a token for a client."""
-    core = ScriptedCore(answer, slots=slots, features=frozenset({"chat", "tools", "seed", "stop", "n", "json"}))
-    async with kernel_for_tests([core], aliases={"gpt-4.1-mini": ("scripted-1",)}) as k:
-        server = HttpServer(k.kernel, (NativeDoor(k.kernel), OpenAIDoor(k.kernel)), ServerConfig(port=0))
-        await server.start()
-        try:
-            async with Wire(server).open() as wire:
-                yield Stage(k, core, wire, (await k.token()).value)
-        finally:
-            await server.close(grace_s=1.0)
+    core = ScriptedCore(answer, slots=slots, window=200_000, features=frozenset({"chat", "tools", "seed", "stop", "n", "json"}))
+    with tempfile.TemporaryDirectory() as folder:
+        async with kernel_for_tests([core], aliases={"gpt-4.1-mini": ("scripted-1",)}) as k:
+            server = HttpServer(k.kernel, (NativeDoor(k.kernel), OpenAIDoor(k.kernel)), ServerConfig(port=0))
+            await server.start()
+            try:
+                async with Wire(server).open() as wire:
+                    yield Stage(k, core, wire, (await k.token()).value, folder)
+            finally:
+                await server.close(grace_s=1.0)
