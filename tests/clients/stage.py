@@ -24,6 +24,8 @@ from aios.testing.kernel import RunningKernel, kernel_for_tests
 
 HERE = Path(__file__).parent
 CLIENTS = HERE.parents[1] / ".clients"
+CORPUS = HERE.parent / "corpus"
+MOST_KEPT_BYTES = 12_000
 HELLO = "hello from the core"
 WAITED = "it took a while"
 HOLD = "hold the slot for seconds: "
@@ -87,7 +89,7 @@ def in_fields(asked: str, said: str) -> str:
 class Wire:
     """A relay on a port of its own. `cut`: the next answer does not arrive; the connection is cut when it begins.
 
-    `said`: all that the kernel said, also what was cut off.
+    `said`: all that the kernel said, also what was cut off; `asked`: all that clients did.
     """
 
     server: HttpServer
@@ -95,6 +97,7 @@ class Wire:
     cuts: int = 0
     port: int = 0
     said: bytearray = field(default_factory=bytearray)
+    asked: bytearray = field(default_factory=bytearray)
     _relays: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -105,6 +108,15 @@ class Wire:
         """The ids of all answers that were on their way to clients."""
         found = set(re.findall(rb'"id": ?"((?:chatcmpl-|resp_|msg_)[^"]+)"', self.said))
         return {id for id in found if not id.startswith(b"msg_")} or found
+
+    def bodies(self) -> list[tuple[str, bytes]]:
+        """What clients asked: the door, and the body of the request."""
+        found = re.finditer(
+            rb"POST /v1/(chat/completions|responses|messages)(?:\?\S*)? HTTP/1.1\r\n(.*?)\r\n\r\n", self.asked, re.S
+        )
+        sizes = [(match, re.search(rb"(?i)content-length: (\d+)", match[2])) for match in found]
+        bodies = [(match[1].decode(), self.asked[match.end() : match.end() + int(size[1])]) for match, size in sizes if size]
+        return [(door.partition("/")[0], bytes(body)) for door, body in bodies]
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Wire]:
@@ -125,7 +137,7 @@ class Wire:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
         try:
             async with asyncio.TaskGroup() as both:
-                there = both.create_task(_copy(reader, far_writer))
+                there = both.create_task(_copy(reader, far_writer, self.asked))
                 await self._back(far_reader, writer)
                 there.cancel()
         except* OSError:
@@ -147,8 +159,9 @@ class Wire:
             await writer.drain()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: bytearray) -> None:
     while data := await reader.read(65536):
+        seen += data
         writer.write(data)
         await writer.drain()
     writer.write_eof()
@@ -192,9 +205,31 @@ class Stage:
             child.kill()
             out, err = await child.communicate()
             print(f"`{client}` did not come to an end within {LIMIT_S:g} s", file=sys.stderr)
+        if "AIOS_RECORD" in os.environ:
+            record(client, self.wire.bodies())
         lines = [json.loads(line) for line in out.decode().splitlines() if line.startswith('{"scene"')]
         print(err.decode()[-8000:], file=sys.stderr)
         return {line["scene"]: line.get("value", Failure(line.get("error", ""))) for line in lines}
+
+
+def record(client: str, bodies: list[tuple[str, bytes]]) -> None:
+    """Keep what a client asked as a body of the corpus: those of a few kilobytes whose fields nobody had so far."""
+    for door, body in bodies:
+        folder = CORPUS / door
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = sorted(folder.glob(f"{client}-*.json"))
+        shapes = [shape(json.loads(file.read_bytes())) for file in kept]
+        if len(body) <= MOST_KEPT_BYTES and shape(json.loads(body)) not in shapes:
+            (folder / f"{client}-{len(kept) + 1:02}.json").write_bytes(body + b"\n")
+
+
+def shape(value: Any) -> Any:
+    """The fields and types of a JSON value, without what stands in them."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in sorted(value.items())}
+    if isinstance(value, list):
+        return sorted({json.dumps(shape(inner)) for inner in value})
+    return type(value).__name__
 
 
 class Failure(str):
