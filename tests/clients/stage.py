@@ -39,7 +39,7 @@ def answer(call: CoreCall) -> Script:
     """What a model might say: it adds by its tool, and then says what the tool has said."""
     request = call.request
     assert isinstance(request, Generate)
-    last = request.messages[-1]
+    last = next(message for message in reversed(request.messages) if message.role != "system")
     said = text_of(last)
     if "Your output fields are:" in text_of(request.messages[0]):
         return Script(text=in_fields(text_of(request.messages[0]), said))

@@ -1,7 +1,7 @@
 """The Agent SDK of Claude, which drives the `claude` command: Messages in the older version, with a long list of betas."""
 
 from claude_agent_sdk import ClaudeAgentOptions, ResultMessage, StreamEvent, create_sdk_mcp_server, query, tool
-from harness import MODEL, QUESTION, SLOW, SUM, add, play
+from harness import FOREIGN_MODEL, QUESTION, SLOW, SUM, add, play
 
 
 @tool("add", "Add two numbers.", {"a": int, "b": int})
@@ -10,8 +10,9 @@ async def plus(numbers):
 
 
 options = ClaudeAgentOptions(
-    model=MODEL,
+    model=FOREIGN_MODEL,  # `default` is a name of its own there
     mcp_servers={"sums": create_sdk_mcp_server("sums", tools=[plus])},
+    tools=[],
     allowed_tools=["mcp__sums__add"],
     include_partial_messages=True,
     max_turns=4,
