@@ -24,6 +24,7 @@ from aios.testing.kernel import RunningKernel, kernel_for_tests
 HERE = Path(__file__).parent
 CLIENTS = HERE.parents[1] / ".clients"
 CORPUS = HERE.parent / "corpus"
+MODEL_CALL = re.compile(rb"POST /v1/(chat/completions|responses|messages)(?:\?\S*)? HTTP/1.1\r\n(.*?)\r\n\r\n", re.S)
 MOST_KEPT_BYTES = 12_000
 HELLO = "hello from the core"
 WAITED = "it took a while"
@@ -133,24 +134,26 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._relays.add(task)
+        asked = bytearray()
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
         try:
             async with asyncio.TaskGroup() as both:
-                there = both.create_task(_copy(reader, far_writer, self.asked))
-                await self._back(far_reader, writer)
+                there = both.create_task(_copy(reader, far_writer, asked))
+                await self._back(far_reader, writer, asked)
                 there.cancel()
         except* OSError:
             pass
         finally:
             self._relays.discard(task)
+            self.asked += asked
             writer.close()
             far_writer.close()
 
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """What the kernel says, to the client; or nothing of it, once it has begun, if the wire is to be cut."""
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: bytearray) -> None:
+        """What the kernel says, to the client; or nothing of a model's answer, once it has begun, if the wire is to be cut."""
         while data := await reader.read(65536):
             self.said += data
-            if self.cut:
+            if self.cut and MODEL_CALL.search(asked):
                 self.cut = False
                 self.cuts += 1
                 return
