@@ -19,7 +19,7 @@ from aios.abi.process import Explain, List, Logs, Self, SignalProcess, Spawn, Wa
 from aios.abi.request import CallOptions
 from aios.abi.system import AddToken, Drain, ListTokens, RevokeToken, Sleep
 from aios.ports.gate import Gate
-from aios.server.doors import doors
+from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
 from aios.testing import Script, ScriptedCore, time
 from aios.testing.kernel import RunningKernel, kernel_for_tests, manifest_of
@@ -351,7 +351,7 @@ class Listening:
 async def listening() -> AsyncIterator[Listening]:
     core = ScriptedCore("fine")
     async with kernel_for_tests([core]) as k:
-        server = HttpServer(k.kernel, doors(k.kernel), ServerConfig(port=0))
+        server = HttpServer(k.kernel, doors_to(k.kernel), ServerConfig(port=0))
         await server.start()
         yield Listening(k, server.port, (await k.token()).value, core)
         await server.close(grace_s=1.0)

@@ -16,7 +16,7 @@ from typing import Any
 
 from aios.abi.llm import Generate, Message, ToolCall
 from aios.ports.core import CoreCall
-from aios.server.doors import doors
+from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
 from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, kernel_for_tests
@@ -255,7 +255,7 @@ async def stage(slots: int = 8) -> AsyncIterator[Stage]:
     core = ScriptedCore(answer, slots=slots, window=200_000, features=frozenset({"chat", "tools", "seed", "stop", "n", "json"}))
     with tempfile.TemporaryDirectory() as folder:
         async with kernel_for_tests([core], aliases={"gpt-4.1-mini": ("scripted-1",)}) as k:
-            server = HttpServer(k.kernel, doors(k.kernel), ServerConfig(port=0))
+            server = HttpServer(k.kernel, doors_to(k.kernel), ServerConfig(port=0))
             await server.start()
             try:
                 async with Wire(server).open() as wire:

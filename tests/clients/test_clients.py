@@ -33,7 +33,10 @@ PLAYED = (
     Client("openai-3", "openai_sdk.py"),
     Client("openai-2", "openai_sdk.py"),
     Client("anthropic", "anthropic_sdk.py"),
+    Client("openai-agents", "openai_agents.py"),
     Client("langgraph", "langgraph_agent.py"),
+    Client("pydantic-ai", "pydantic_ai_agent.py"),
+    Client("agent-framework", "agent_framework_agent.py"),
     Client("autogen", "autogen_agent.py"),
     Client("crewai", "crewai_crew.py"),
     Client("smolagents", "smolagents_agent.py"),
@@ -41,6 +44,7 @@ PLAYED = (
     Client("dspy", "dspy_program.py", says_retries=False),
     Client("litellm", "litellm_calls.py"),
     Client("claude-agent-sdk", "claude_agent.py", says_retries=False),
+    Client("codex", "codex_cli.py", streams=False, says_retries=False),
     Client("opencode", "opencode_cli.py", streams=False, says_retries=False),
 )
 EVERY = bool(os.environ.get("AIOS_TEST_CLIENTS"))

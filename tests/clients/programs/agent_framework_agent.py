@@ -13,7 +13,9 @@ async def ask(text):
 
 
 async def pieces(text):
-    return [update.text async for update in agent.run(text, stream=True) if update.text]
+    updates = [update async for update in agent.run(text, stream=True)]
+    told = [content for update in updates for content in update.contents if content.type == "text"]
+    return [content.text for content in told if content.text and content.merge_mode != "replace"]  # at the end it says all again
 
 
 async def wait_streaming():
