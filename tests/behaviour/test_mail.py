@@ -251,7 +251,7 @@ async def test_a_call_that_would_close_a_ring_is_refused(transport: str) -> None
         assert told == f"this would wait for ever: {ring}"
         process = await started(w, gate, "top", grants=("spawn /agents/*",))
         told = await outcome(gate, process)
-        assert "waits for a reply of `top-" in told and told.count("waits for the end of") == 2 and time() == 2
+        assert "waits for a reply of `top-" in told and told.count("waits for the end of") == 2
 
 
 @proves("label mail")

@@ -23,11 +23,16 @@ class After:
     @property
     def wait(self) -> Wait | None:
         """For whom it waits now; None when all have ended."""
-        living = [process.name for process in self._processes if process.exit is None]
+        living = [process.name for process in self.living]
         if not living:
             return None
         others = f" and {len(living) - 1} others" if len(living) > 2 else f" and {living[1]}" if len(living) == 2 else ""
         return Wait(code="W", on=living[0] + others, since_ns=self._since_ns, holder=living[0])
+
+    @property
+    def living(self) -> list[Process]:
+        """Those that have not ended."""
+        return [process for process in self._processes if process.exit is None]
 
     async def hand_over(self, process: Process) -> None:
         """When all have ended, put their results behind the process's own arguments; its label becomes no better than theirs.

@@ -267,6 +267,7 @@ class CallPath:
         if call.stopped is not None and call.task is not None:
             call.task.uncancel()
         call.task = None
+        call.process.last_call = self._clock.monotonic()
         if call.process.calls.get(call.path) is call:
             del call.process.calls[call.path]
         self._deadlines.done(call)

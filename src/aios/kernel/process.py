@@ -6,7 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -38,10 +38,16 @@ class Held(Protocol):
 
 
 class Predecessors(Protocol):
-    """Those that must have ended before a process begins. `wait`: for whom it waits now, None when all have ended."""
+    """Those that must have ended before a process begins. `wait`: for whom it waits now, None when all have ended.
+
+    `living`: those that have not.
+    """
 
     @property
     def wait(self) -> Wait | None: ...
+
+    @property
+    def living(self) -> list[Process]: ...
 
     async def hand_over(self, process: Process) -> None:
         """When they have ended, give the process what it begins with. Raises `ChildFailed` if none of them ended well."""
@@ -53,8 +59,9 @@ class Call:
 
     __slots__ = (
         "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
-        "first_ns", "holders", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request",
-        "row", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "waits", "withdraw",
+        "first_ns", "holder", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request",
+        "row", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "wait_number", "waits",
+        "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +81,8 @@ class Call:
         self.cancels = 0
         self.waits: Callable[[], Wait | None] | None = None
         self.withdraw: Callable[[], None] | None = None
-        self.holders: Callable[[], Collection[Process]] | None = None
+        self.holder: Callable[[], Process | None] | None = None
+        self.wait_number = 0
         self.turn: Held | None = None
         self.ticket: object | None = None
         self.allowed: tuple[str, ...] = ()

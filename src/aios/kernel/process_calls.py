@@ -30,7 +30,7 @@ from aios.kernel.logs import Logs as LogBook
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall, check_range
-from aios.kernel.waiting import refuse_ring
+from aios.kernel.waiting import wait_for
 
 MOST_PROCESSES = 20_000
 MOST_CHILDREN = 1000
@@ -122,9 +122,7 @@ class ProcessCalls:
         if process is call.process:
             raise Invalid("a process cannot wait for itself", field="pid")
         wait = Wait(code="W", on=process.name, since_ns=call.asked_ns, holder=process.name)
-        refuse_ring(call, process)
-        call.waits, call.holders = lambda: wait, lambda: () if process.exit is not None else (process,)
-        await process.ended.wait()
+        await wait_for(call, lambda: None if process.exit is not None else process, lambda: wait, process.ended.wait)
         assert process.exit is not None
         call.label = process.label
         return process.exit

@@ -1,88 +1,124 @@
-"""Who waits for whom: the graph of waits between processes, and the calls that would close a ring in it.
+"""Who waits for whom: the graph of waits between processes, and the calls that close a ring in it.
 
-The graph is not kept beside the calls: it is the calls. An open call that waits for processes says which (`Call.holders`), as
+The graph is not kept beside the calls: it is the calls. An open call that waits for a process says for which (`Call.holder`), as
 long as it does; so an edge comes and goes with its call, however that ends.
 
-A call that would close a ring is refused, and it alone: the others go on waiting, and who was refused can still serve them. A
-process that has any other call open (a timer, a model, its mailbox) may come to serve by that one, so no ring goes through it.
-Nor through a session: behind one name there are as many clients as use its token. A lease that passes on closes no ring by
-itself, because who gets it goes on, and its next call is looked at.
+The call that closed a ring, the youngest in it, is refused, and it alone: the others go on waiting, and who was refused can
+still serve them. But the kernel does not see the code of an agent between two calls: a parent whose children run in the
+background may be about to reply to one of them. So a ring counts when none of its processes has made a call or had one answered
+for 3 s. A process with any other call open (a timer, a model, its mailbox) may come to serve by that one: no ring goes through
+it. Nor through a session, which has as many hands as there are clients that use its token.
 """
 
 from __future__ import annotations
 
-from aios.abi.errors import Deadlock, QueueFull
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from aios.abi.errors import Deadlock
+from aios.abi.waits import Wait
 from aios.kernel.process import Call, Process, kin
 
-MOST_EDGES = 20_000
-"""Waits that are looked at for one call, which takes 3 ms."""
+SURE_S = 3.0
+"""So long must all processes of a ring have been silent."""
+LOOK_S = 60.0
+"""A wait without a ring is looked at again after 3, 6, 12 s and so on, at last every so often: its holder may stop serving."""
+MOST_PROCESSES = 2000
+"""That are looked at for one call; where more hang together, nothing is concluded."""
+_numbers = itertools.count(1)
 ANOTHER = "another"
 """The name of a process that the caller may not know of."""
 
 
-def refuse_ring(call: Call, holder: Process) -> None:
-    """Raise `Deadlock` if the process that a call is about to wait for waits for the call's own."""
-    ring = find_ring(call, holder)
-    if ring:
-        raise Deadlock(f"this would wait for ever: {_told(ring, call.process)}")
+class Edge(NamedTuple):
+    """`process` waits for `holder`; `how`: the words between their names; `number` counts waits."""
+
+    process: Process
+    how: str
+    holder: Process
+    number: int
 
 
-def find_ring(call: Call, holder: Process) -> list[Call]:
-    """The waits that lead from what the call is about to wait for back to its own process, itself first; or none."""
-    start = call.process
-    if not _only_waits(start, but=call):
+async def wait_for(
+    call: Call, holder: Callable[[], Process | None], why: Callable[[], Wait], arrived: Callable[[], Awaitable[Any]]
+) -> None:
+    """Wait until `arrived()` returns, which is asked more than once. Raises `Deadlock` if it never will.
+
+    `holder`: the process that the call waits for now; None when it is about to go on.
+    """
+    call.waits, call.holder, call.wait_number = why, holder, next(_numbers)
+    now = asyncio.get_running_loop().time
+    pause_s = SURE_S / 2
+    while True:
+        ring = find_ring(call)
+        quiet_s = now() - max((edge.process.last_call for edge in ring), default=0.0)
+        if ring and quiet_s >= SURE_S and call.wait_number == max(edge.number for edge in ring):
+            raise Deadlock(f"this would wait for ever: {_told(ring, call)}")
+        pause_s = SURE_S - quiet_s if ring and quiet_s < SURE_S else min(LOOK_S, 2 * pause_s)
+        try:
+            async with asyncio.timeout(pause_s):
+                await arrived()
+            return
+        except TimeoutError:
+            pass
+
+
+def find_ring(call: Call) -> list[Edge]:
+    """The waits that lead from the call back to its own process, its own first; or none."""
+    start, first = call.process, _edge(call)
+    if first is None or _edges(start) is None:
         return []
-    came: dict[Process, Call] = {}
-    left = [(call, holder)]
-    seen = 0
-    while left:
-        waits, process = left.pop()
-        seen += 1
-        if seen > MOST_EDGES:
-            raise QueueFull(f"more than {MOST_EDGES} waits hang together here: try again later", retry_after_s=10.0)
-        if process in came:
+    came: dict[Process, Edge] = {}
+    left = [first]
+    while left and len(came) < MOST_PROCESSES:
+        edge = left.pop()
+        if edge.holder in came:
             continue
-        came[process] = waits
-        if process is start:
-            return _way_back(call, came)
-        if process.calls and _only_waits(process):
-            left += [(each, holder) for each in process.calls.values() if each.holders for holder in each.holders()]
+        came[edge.holder] = edge
+        if edge.holder is start:
+            return _way_back(first, came)
+        left += _edges(edge.holder) or ()
     return []
 
 
-def _only_waits(process: Process, but: Call | None = None) -> bool:
-    """Whether nothing but the end of a wait for other processes can move it (the call `but` aside)."""
+def _edges(process: Process) -> list[Edge] | None:
+    """For whom a process waits; None if something else may move it."""
     if process.kind != "agent" or process.exit is not None:
-        return False
-    return all(call is but or _holds_still(call) for call in process.calls.values())
+        return None
+    if not process.begun:
+        return [Edge(process, "begins after", other, 0) for other in process.after.living] if process.after is not None else []
+    edges = [_edge(call) for call in process.calls.values()]
+    waits = [edge for edge in edges if edge is not None]
+    return waits if len(waits) == len(edges) else None
 
 
-def _holds_still(call: Call) -> bool:
-    return call.holders is not None and not call.ending and bool(call.holders())
+def _edge(call: Call) -> Edge | None:
+    holder = call.holder() if call.holder is not None and not call.ending else None
+    return Edge(call.process, _hows[call.row.name], holder, call.wait_number) if holder is not None else None
 
 
-def _way_back(call: Call, came: dict[Process, Call]) -> list[Call]:
-    ring = [came[call.process]]
-    while ring[-1] is not call:
-        ring.append(came[ring[-1].process])
-    return ring[::-1]
-
-
-def _told(ring: list[Call], caller: Process) -> str:
-    """A ring in words."""
-    names = [_name_for(caller, call.process) for call in ring]
-    if len(ring) > 1 and ring[0].row.name != "lease.acquire":
-        names[1] = ring[1].process.name  # whom the caller itself named
-    links = zip(names, ring, [*names[1:], names[0]], strict=True)
-    return ", ".join(f"`{name}` {_verbs[call.row.name]} `{holder}`" for name, call, holder in links)
-
-
-_verbs = {
+_hows = {
     "process.wait": "waits for the end of",
     "mail.request": "waits for a reply of",
     "lease.acquire": "waits for a lease of",
 }
 
 
-def _name_for(caller: Process, process: Process) -> str:
-    return process.name if kin(caller, process) or caller.operator else ANOTHER
+def _way_back(first: Edge, came: dict[Process, Edge]) -> list[Edge]:
+    ring = [came[first.process]]
+    while ring[-1] is not first:
+        ring.append(came[ring[-1].process])
+    return ring[::-1]
+
+
+def _told(ring: list[Edge], call: Call) -> str:
+    """A ring in words. The caller hears no names but of its family, and of whom it named itself."""
+    caller = call.process
+    known = {ring[0].holder} if call.row.name != "lease.acquire" else set()
+
+    def name_of(process: Process) -> str:
+        return process.name if process in known or kin(caller, process) else ANOTHER
+
+    return ", ".join(f"`{name_of(edge.process)}` {edge.how} `{name_of(edge.holder)}`" for edge in ring)

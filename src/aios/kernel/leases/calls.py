@@ -11,7 +11,7 @@ from aios.abi.waits import Wait
 from aios.kernel.leases.leases import LeaseId, Leases, Waiter
 from aios.kernel.process import Call, Process, kin
 from aios.kernel.syscall import Syscall, check_name, check_range
-from aios.kernel.waiting import ANOTHER, refuse_ring
+from aios.kernel.waiting import ANOTHER, wait_for
 from aios.ports.clock import Clock
 
 LEAST_TTL_S, MOST_TTL_S = 1.0, 3600.0
@@ -47,17 +47,14 @@ class LeaseCalls:
         """Stand in line. Raises `Conflict` when the time is over, `Deadlock` if it would never be."""
         if request.wait_s == 0:
             raise Conflict(f"lease `{request.name}` is held by `{self._holder(call, id)}`", field="name")
-        lease = self._leases.find(id)
-        assert lease is not None
-        refuse_ring(call, lease.holder)
         waiter = self._leases.enter(id, call.process, request.ttl_s)
-        call.waits, call.holders = lambda: self._why(call, id, waiter), lambda: self._holders(id, waiter)
         taken = False
         try:
             async with asyncio.timeout(request.wait_s):
-                token = await waiter.got
+                why, got = (lambda: self._why(call, id, waiter)), (lambda: asyncio.wait((waiter.got,)))
+                await wait_for(call, lambda: self._blocker(id, waiter), why, got)
             taken = True
-            return token
+            return waiter.got.result()
         except TimeoutError:
             raise Conflict(
                 f"lease `{request.name}` is still held by `{self._holder(call, id)}` after {request.wait_s:g} s", field="name"
@@ -65,9 +62,9 @@ class LeaseCalls:
         finally:
             self._leases.leave(id, waiter, taken)
 
-    def _holders(self, id: LeaseId, waiter: Waiter) -> tuple[Process, ...]:
+    def _blocker(self, id: LeaseId, waiter: Waiter) -> Process | None:
         lease = self._leases.find(id)
-        return () if lease is None or waiter.got.done() else (lease.holder,)
+        return None if lease is None or waiter.got.done() else lease.holder
 
     def _why(self, call: Call, id: LeaseId, waiter: Waiter) -> Wait:
         """Held by whom; how long still is known for the first in line, if the holder does not renew."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from aios.abi.errors import Conflict, Invalid, NotFound
@@ -13,7 +15,7 @@ from aios.kernel.access.grants import Grants
 from aios.kernel.mail.post import Letter, Post, Reply
 from aios.kernel.process import Call, Process, ProcessTable, kin
 from aios.kernel.syscall import Syscall, check_range, json_text
-from aios.kernel.waiting import refuse_ring
+from aios.kernel.waiting import wait_for
 from aios.ports.clock import Clock
 
 MOST_WAIT_S = 366 * 86400.0
@@ -97,13 +99,12 @@ class MailCalls:
         check_lives(to)
         letter = self._letter(call, request.value, asks=True)
         wait = Wait(code="W", on=f"a reply of {to.name}", since_ns=call.asked_ns, holder=to.name)
-        refuse_ring(call, to)
         asked = self._post.ask(to, letter)
-        call.waits, call.holders = lambda: wait, lambda: () if asked.reply.done() else (to,)
         try:
-            reply = await asked.reply
+            await wait_for(call, lambda: None if asked.reply.done() else to, lambda: wait, lambda: asyncio.wait((asked.reply,)))
         finally:
             self._post.give_up(asked)
+        reply = asked.reply.result()
         if reply is None:
             check_lives(to)
             raise AssertionError("only an end leaves a request without a reply")
