@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from aios.abi.manifest import Manifest
     from aios.abi.request import CallOptions
     from aios.sdk.agent import Agent, agent
+    from aios.sdk.boards import Board
     from aios.sdk.client import Client
     from aios.sdk.group import Child, Group
     from aios.sdk.kernel import Kernel
+    from aios.sdk.leases import Lease
+    from aios.sdk.mail import Received
     from aios.sdk.process import Process
     from aios.sdk.run import run
 
@@ -52,6 +55,7 @@ __all__ = [
     "Agent",
     "AiosError",
     "BadRequest",
+    "Board",
     "CallOptions",
     "Cancelled",
     "Child",
@@ -73,6 +77,7 @@ __all__ = [
     "Invalid",
     "Kernel",
     "Killed",
+    "Lease",
     "Manifest",
     "Message",
     "NeedsApproval",
@@ -82,6 +87,7 @@ __all__ = [
     "Process",
     "QueueFull",
     "RateLimited",
+    "Received",
     "Refused",
     "Stopped",
     "TooLarge",
@@ -97,10 +103,13 @@ _places = {
     "aios.abi.manifest": ("Manifest",),
     "aios.abi.request": ("CallOptions",),
     "aios.sdk.agent": ("Agent", "agent"),
+    "aios.sdk.boards": ("Board",),
     "aios.sdk.client": ("Client",),
     "aios.sdk.group": ("Child", "Group"),
     "aios.sdk.kernel": ("Kernel",),
     "aios.sdk.process": ("Process",),
+    "aios.sdk.leases": ("Lease",),
+    "aios.sdk.mail": ("Received",),
     "aios.sdk.run": ("run",),
 }
 _place_of = {name: place for place, names in _places.items() for name in names}

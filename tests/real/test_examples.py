@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = {"hello": "Ada", "fleet": '["river", "kettle"]'}
+ARGUMENTS = {"hello": "Ada", "fleet": '["river", "kettle"]', "library": '["What is a river?"]', "paper": "rivers"}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

@@ -7,17 +7,23 @@ from collections.abc import AsyncGenerator, Awaitable, Iterator
 from typing import Any, cast
 
 from aios.abi.errors import Invalid
+from aios.sdk.boards import Board
 from aios.sdk.kernel import Kernel
+from aios.sdk.leases import Lease
+from aios.sdk.mail import Received
 from aios.sdk.process import Process
+
+Handle = Process | Received | Board | Lease
+"""What a handle gives out, and what is a handle itself."""
 
 
 class BlockingKernel:
     """The handle of an agent that is a plain function, in a thread of its own: the same methods, and they block.
 
-    `stream` gives a plain iterator, `spawn` a process whose methods block.
+    `stream` gives a plain iterator, `spawn` a process whose methods block, and so do those of mail, boards and leases.
     """
 
-    def __init__(self, target: Kernel | Process, calls: Calls) -> None:
+    def __init__(self, target: Kernel | Handle, calls: Calls) -> None:
         self._target, self._calls = target, calls
 
     def __getattr__(self, name: str) -> Any:
@@ -28,15 +34,21 @@ class BlockingKernel:
             return method
 
         def block(*args: Any, **kwargs: Any) -> Any:
-            made = method(*args, **kwargs)
+            made = method(*(each._target if isinstance(each, BlockingKernel) else each for each in args), **kwargs)
             if isinstance(made, AsyncGenerator):
                 return self._drain(made)
-            if not asyncio.iscoroutine(made):
-                return made
-            value = self._calls.wait(made)
-            return BlockingKernel(value, self._calls) if isinstance(value, Process) else value
+            return self._handed(self._calls.wait(made) if asyncio.iscoroutine(made) else made)
 
         return block
+
+    def __enter__(self) -> Any:
+        return self._handed(self._calls.wait(cast(Any, self._target).__aenter__()))
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._calls.wait(cast(Any, self._target).__aexit__(*error))
+
+    def _handed(self, value: Any) -> Any:
+        return BlockingKernel(value, self._calls) if isinstance(value, Handle) else value
 
     def _drain(self, pieces: AsyncGenerator[Any]) -> Iterator[Any]:
         end = object()

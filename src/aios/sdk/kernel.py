@@ -16,7 +16,10 @@ from aios.abi.request import NO_OPTIONS, CallOptions, Class, Request
 from aios.abi.system import Now, RandomBytes, Sleep
 from aios.ports.gate import Gate
 from aios.sdk.agent import Agent
+from aios.sdk.boards import Board
 from aios.sdk.group import MOST_WIDTH, Group, OnError
+from aios.sdk.leases import Lease
+from aios.sdk.mail import Addressee, Received, receive, request, send
 from aios.sdk.process import Process, spawning
 
 R = TypeVar("R")
@@ -112,6 +115,29 @@ class Kernel:
         async with self.group(width=width) as group:
             children = group.map(agent, items, cls=cls, key=key)
         return [child.result for child in children]
+
+    async def send(self, to: Addressee, value: Any) -> str:
+        """Send a JSON value to a process of one's family, or one that `write /mail/AGENT` grants; the mail's id.
+
+        `to`: a pid, a name, the word `parent`, a process that was started, or mail whose sender is meant.
+        """
+        return await send(self._gate, to, value)
+
+    async def receive(self, *, sender: Addressee | None = None, timeout_s: float | None = None) -> Received:
+        """The oldest mail, or the oldest of one sender; waits for it. Raises `DeadlineExceeded` after `timeout_s`."""
+        return await receive(self._gate, sender, timeout_s)
+
+    async def request(self, to: Addressee, value: Any, *, timeout_s: float | None = None) -> Any:
+        """Send a value and wait for the reply. Raises `DeadlineExceeded`, `Conflict` if the other ends, `Deadlock`."""
+        return await request(self._gate, to, value, timeout_s)
+
+    def board(self, name: str) -> Board:
+        """A board: versioned values that all read and watch who are granted `read /boards/NAME`."""
+        return Board(self._gate, name)
+
+    def lease(self, name: str, *, ttl_s: float = 30.0, timeout_s: float | None = None) -> Lease:
+        """A lease, to be held in a block: `async with k.lease("printer") as lease:`. Waits for it at most `timeout_s`."""
+        return Lease(self._gate, name, ttl_s, timeout_s)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
