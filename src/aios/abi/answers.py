@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aios.abi.errors import ERRORS, AiosError, ChildFailed, Fault, Internal, NeedsApproval, Unauthenticated
+from aios.abi.errors import ERRORS, AiosError, ChildFailed, Fault, Internal, NeedsApproval, ToolFailed, Unauthenticated
 from aios.abi.wire import MAX_VALUES, values_in
 
 MAX_RESULT_BYTES = 1 << 20
@@ -92,6 +92,12 @@ def check_json_value(value: Any, most: int = MAX_VALUES) -> None:
             raise TypeError(f"{each} is no JSON number")
         elif each is not None and not isinstance(each, str | int | float):
             raise TypeError(f"a `{type(each).__name__}` is no JSON value")
+
+
+def failure_of_tool(name: str, fault: Fault) -> AiosError:
+    """The error that tool `name` ended in, in its own words; what its result is not stands for the tool, not for its process."""
+    error = failure_of(name, fault)
+    return ToolFailed(f"`{name}` failed: {error.message}") if isinstance(error, ChildFailed) else error
 
 
 def failure_of(name: str, fault: Fault) -> AiosError:

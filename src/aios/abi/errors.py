@@ -3,7 +3,7 @@
     AiosError
       Refused       Unauthenticated Denied NeedsApproval RateLimited QueueFull NoCore Draining Unavailable Deadlock
       BadRequest    UnknownCall Invalid NotFound Conflict TooLarge
-      Failed        CoreFailed ChildFailed ContextFull OutcomeUnknown Internal
+      Failed        CoreFailed ToolFailed ChildFailed ContextFull OutputInvalid OutcomeUnknown Internal
       Stopped       DeadlineExceeded Cancelled Killed Fenced
 
 An error says what went wrong and what would make it work. It never carries another tenant's data, a secret, or a stack
@@ -156,6 +156,12 @@ class CoreFailed(Failed):
     http, retry, way_out = 502, True, "`aios models` shows which cores are up"
 
 
+class ToolFailed(Failed):
+    """A tool raised, or gave what is no result."""
+
+    http, way_out = 502, "the message says what the tool said"
+
+
 class ChildFailed(Failed):
     """An agent's own code raised, or its process died."""
 
@@ -166,6 +172,12 @@ class ContextFull(Failed):
     """The conversation is longer than the model's window."""
 
     http, way_out = 400, "send fewer tokens, or use a model with a larger window"
+
+
+class OutputInvalid(Failed):
+    """A model's answer is not what was asked for, and asking again did not help."""
+
+    http, way_out = 502, "a simpler form, more `repairs` or `max_steps`, or a better model"
 
 
 class OutcomeUnknown(Failed):

@@ -5,7 +5,7 @@ questions and the agents' calls do not share a counter. In a host child every fr
 kernel takes only pids that it placed there.
 
     child → kernel   Hello · Call · Cancel · Answer · Print
-    kernel → child   Welcome · Event · Reply · Ask · Tell
+    kernel → child   Welcome · Event · Reply · Ask · RunTool · Cancel · Tell
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Call(msgspec.Struct, frozen=True, tag="call", omit_defaults=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """The caller gives up call `id`; its reply still comes, and says `Cancelled`."""
+    """The caller gives up call `id`; its reply still comes, and says `Cancelled`. From the kernel: it gives up question `id`."""
 
     id: int
 
@@ -84,6 +84,15 @@ class Ask(msgspec.Struct, frozen=True, tag="ask", omit_defaults=True):
     model: str
 
 
+class RunTool(msgspec.Struct, frozen=True, tag="tool", omit_defaults=True):
+    """The kernel's question `id` to process `pid`'s host: run the function `tool` that the process has registered."""
+
+    id: int
+    pid: str
+    tool: str
+    arguments: dict[str, Any] = {}
+
+
 class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
     """The answer to question `id`: what the function returned, as JSON text (`abi/answers.py`), or a fault."""
 
@@ -108,7 +117,7 @@ class Print(msgspec.Struct, frozen=True, tag="print"):
 
 
 FromChild = Hello | Call | Cancel | Answer | Print
-FromKernel = Welcome | Event | Reply | Ask | Tell
+FromKernel = Welcome | Event | Reply | Ask | RunTool | Cancel | Tell
 
 _encoder = msgspec.msgpack.Encoder()
 _from_child = msgspec.msgpack.Decoder(FromChild)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi import board, event, lease, llm, mail, process, system
+from aios.abi import board, event, lease, llm, mail, process, system, tool
 from aios.abi.request import Request, reply_of
 
 Lane = Literal["cores", "index"]
@@ -99,6 +99,12 @@ TABLE: tuple[Row, ...] = (
         "internal",   "private",      "no",   10,   "Hold a named resource for longer."),
     Row("lease.release",     lease.ReleaseLease,    "use /leases/{name}",             None,
         "internal",   "private",      "no",   10,   "Give a named resource back."),
+    Row("tool.register",     tool.RegisterTools,    "",                               None,
+        "internal",   "private",      "no",   10,   "Tell of an agent's own functions."),
+    Row("tool.list",         tool.ListTools,        "",                               None,
+        "repeatable", "read",         "no",   10,   "List the tools that may be used."),
+    Row("tool.execute",      tool.ExecuteTool,      "",                               None,
+        "once",       "external",     "no",   3600, "Run a tool."),
     Row("event.read",        event.ReadEvents,      "read /events",                   None,
         "repeatable", "read",         "long", None, "Read what happened."),
     Row("core.list",         system.ListCores,      "read /cores",                    None,

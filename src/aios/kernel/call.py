@@ -240,6 +240,7 @@ class CallPath:
 
     def _fail(self, call: Call, error: AiosError) -> None:
         self.failed += 1
+        error = call.unknown or error
         if call.digest:
             self._journal.error(call, error)
         self._tell_end(call, error.code)

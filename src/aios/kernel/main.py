@@ -45,6 +45,7 @@ from aios.kernel.process_calls import ProcessCalls
 from aios.kernel.record.journal import Journal
 from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall
+from aios.kernel.tools.calls import ToolCalls
 from aios.kernel.wards import Wards
 from aios.ports.clock import Clock
 from aios.ports.core import Core
@@ -125,6 +126,7 @@ class Kernel:
         self._supervisor = Supervisor(
             wards, self._programs, self.processes, self.events, holds, self.tokens, self.clock, self._tasks, self._left
         )
+        self._tools = ToolCalls(self._supervisor.run_tool, self._journal)
         self._path = CallPath(
             self.clock,
             self.processes,
@@ -150,6 +152,7 @@ class Kernel:
             MailCalls(self._post, self.processes, self._grants, self.clock),
             BoardCalls(self._boards, self.clock),
             LeaseCalls(self._leases, self.clock),
+            self._tools,
             NodeCalls(
                 self.clock, self.events, self.processes, self._grants, self.tokens, self.statistics, self.drain, self._revoked
             ),
@@ -308,6 +311,7 @@ class Kernel:
 
     def _left(self, process: Process) -> None:
         """A life of a process is over: what it held or was asked is no longer its own."""
+        self._tools.forget(process)
         self._grants.forget(process)
         self._post.left(process)
         self._leases.left(process)

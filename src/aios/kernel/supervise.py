@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -22,7 +22,7 @@ from aios.kernel.events import EventLog
 from aios.kernel.holding import Holds
 from aios.kernel.process import Process, ProcessTable
 from aios.kernel.restarts import Restarts, storm
-from aios.kernel.wards import Wards
+from aios.kernel.wards import Ward, Wards
 from aios.ports.clock import Clock
 from aios.ports.host import HostGone
 from aios.ports.program import Launch, Program, Programs
@@ -187,6 +187,13 @@ class Supervisor:
         self._left(process)
 
     # --- signals ----------------------------------------------------------------------------------------------------
+
+    async def run_tool(self, process: Process, tool: str, arguments: dict[str, Any]) -> Any:
+        """Have a process's host run one of its functions. Raises what it raises, and `HostGone`."""
+        place = self._at.get(process)
+        if not isinstance(place, Ward):
+            raise Conflict(f"`{process.name}` does not run in a host now")
+        return await place.host.run_tool(process.pid, tool, arguments)
 
     def signal(self, process: Process, signal: Signal, by: Process) -> None:
         """Do to an agent what a signal says, see `SignalProcess`. What has ended hears nothing.

@@ -25,6 +25,14 @@ class Host(Protocol):
         """
         ...
 
+    async def run_tool(self, pid: str, tool: str, arguments: dict[str, Any]) -> Any:
+        """Run a function that process `pid`, which runs here, has registered, and return its result.
+
+        Raises the error that the function raised (`ToolFailed` for what is not an `AiosError`), `RateLimited` if too many run, or
+        `HostGone`. Cancelling it cancels the function.
+        """
+        ...
+
     def signal(self, pid: str, signal: Signal) -> None:
         """Pass a signal on."""
         ...

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aios.abi import request as abi
-from aios.abi.answers import MAX_SAID_CHARACTERS, failure_of, read_result
-from aios.abi.errors import AiosError, Cancelled, ChildFailed, Denied, Internal, Invalid, RateLimited, TooLarge
+from aios.abi.answers import MAX_SAID_CHARACTERS, failure_of, failure_of_tool, read_result
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, Denied, Internal, Invalid, RateLimited, TooLarge, ToolFailed
 from aios.abi.frames import (
     Answer,
     Ask,
@@ -25,6 +25,7 @@ from aios.abi.frames import (
     Hello,
     Print,
     Reply,
+    RunTool,
     Tell,
     Welcome,
     encode_frame,
@@ -42,6 +43,8 @@ MAX_OPEN_CALLS = 256
 """Of one process."""
 MAX_HOST_CALLS = 4096
 """Of all processes in a host."""
+MAX_RUNNING_TOOLS = 64
+"""Of one process."""
 MAX_UNREAD_BYTES = 1_000_000
 FOREIGN_FRAMES = 3
 """Frames for processes that never ran here, until the host is not trusted any more."""
@@ -68,6 +71,8 @@ class SocketHost(asyncio.Protocol):
         self._calls_of: Counter[str] = Counter()
         self._asks: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._asked = 0
+        self._tools: dict[int, tuple[str, str, asyncio.Future[Any]]] = {}
+        self._tools_of: Counter[str] = Counter()
         self._residents: dict[str, Caller] = {}
         self._former: set[str] = set()
         self._foreign = 0
@@ -104,6 +109,26 @@ class SocketHost(asyncio.Protocol):
             return await answer
         except asyncio.CancelledError:
             self.signal(pid, "kill")
+            raise
+
+    async def run_tool(self, pid: str, tool: str, arguments: dict[str, Any]) -> Any:
+        """Run a function of a process. What is given up here is cancelled there, and counts as running until it has answered."""
+        if self._ended.is_set():
+            raise HostGone(self._how)
+        if self._tools_of[pid] >= MAX_RUNNING_TOOLS:
+            text = f"{MAX_RUNNING_TOOLS} functions of this process run, or have not ended though they were told to"
+            raise RateLimited(text, retry_after_s=1.0)
+        self._asked += 1
+        id = self._asked
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        frame = encode_frame(RunTool(id, pid, tool, arguments))
+        self._tools[id] = (pid, tool, answer)
+        self._tools_of[pid] += 1
+        self._write(frame)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._write(encode_frame(Cancel(id)))
             raise
 
     def signal(self, pid: str, signal: Signal) -> None:
@@ -156,10 +181,11 @@ class SocketHost(asyncio.Protocol):
         if not self.greeted.done():
             said = "\n".join(self._last_lines)[-MAX_SAID_CHARACTERS:]
             self.greeted.set_exception(ChildFailed(f"`{self._program}` could not be started: {how}\n{said}".rstrip()))
-        for _, answer in self._asks.values():
+        for answer in (*(ask[-1] for ask in self._asks.values()), *(tool[-1] for tool in self._tools.values())):
             if not answer.done():
                 answer.set_exception(HostGone(how))
         self._asks.clear()
+        self._tools.clear()
         self._residents.clear()
 
     # the connection
@@ -286,6 +312,8 @@ class SocketHost(asyncio.Protocol):
             self._loop.call_soon(task.cancel)
 
     def _answer(self, frame: Answer) -> None:
+        if frame.id in self._tools:
+            return self._tool_answer(frame)
         pid, answer = self._asks.pop(frame.id, ("", None))
         if answer is None:
             raise Invalid(f"it answered question {frame.id}, which was not asked")
@@ -297,6 +325,22 @@ class SocketHost(asyncio.Protocol):
             if frame.fault is not None:
                 raise failure_of(name, frame.fault)
             answer.set_result(read_result(frame.result))
+        except AiosError as error:
+            answer.set_exception(error)
+
+    def _tool_answer(self, frame: Answer) -> None:
+        pid, tool, answer = self._tools.pop(frame.id)
+        self._tools_of[pid] -= 1
+        if not self._tools_of[pid]:
+            del self._tools_of[pid]
+        if answer.done():
+            return
+        try:
+            if frame.fault is not None:
+                raise failure_of_tool(tool, frame.fault)
+            answer.set_result(read_result(frame.result))
+        except ChildFailed as error:
+            answer.set_exception(ToolFailed(f"`{tool}`: {error.message}"))
         except AiosError as error:
             answer.set_exception(error)
 

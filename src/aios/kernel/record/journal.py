@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aios.abi.errors import AiosError, Conflict
+from aios.abi.errors import AiosError, Conflict, Fault, OutcomeUnknown
 from aios.abi.label import Label
 from aios.abi.record import ABI_VERSION, Kind, Record
 from aios.abi.table import TABLE
@@ -20,6 +20,7 @@ SHARD = 0
 
 _encoder = msgspec.msgpack.Encoder()
 _label_decoder = msgspec.msgpack.Decoder(Label)
+_fault_decoder = msgspec.msgpack.Decoder(Fault)
 
 
 @lru_cache(maxsize=4096)
@@ -45,7 +46,8 @@ class Journal:
     def recorded(self, call: Call, digest: bytes) -> tuple[Any, Label] | None:
         """The recorded result of this call, if it has one; a call that failed is attempted anew, under the next number.
 
-        Raises `Conflict` if another request was made under the same id.
+        Raises `Conflict` if another request was made under the same id, `OutcomeUnknown` if it was begun and nobody knows what
+        came of it: that is never attempted again.
         """
         records = self._store.find(call.process.pid, call.path)
         if any(record.digest != digest for record in records):
@@ -53,6 +55,8 @@ class Journal:
         for record in records:
             if record.kind == "result":
                 return _reply_decoders[call.row.name].decode(record.body), _label_decoder.decode(record.label)
+            if record.kind == "error" and (fault := _fault_decoder.decode(record.body)).code == OutcomeUnknown.__name__:
+                raise OutcomeUnknown(fault.message)
         call.attempt = 1 + max((record.attempt for record in records), default=0)
         return None
 

@@ -1,0 +1,1 @@
+"""Tools: who has which, and how they are run."""
