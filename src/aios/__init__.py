@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         NoCore,
         NotFound,
         OutcomeUnknown,
+        OutputInvalid,
         QueueFull,
         RateLimited,
         Refused,
         Stopped,
         TooLarge,
+        ToolFailed,
         Unauthenticated,
         Unavailable,
         UnknownCall,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from aios.sdk.mail import Received
     from aios.sdk.process import Process
     from aios.sdk.run import run
+    from aios.sdk.tool import Tool, tool
 
 __version__ = "0.1.0"
 
@@ -84,6 +87,7 @@ __all__ = [
     "NoCore",
     "NotFound",
     "OutcomeUnknown",
+    "OutputInvalid",
     "Process",
     "QueueFull",
     "RateLimited",
@@ -91,11 +95,14 @@ __all__ = [
     "Refused",
     "Stopped",
     "TooLarge",
+    "Tool",
+    "ToolFailed",
     "Unauthenticated",
     "Unavailable",
     "UnknownCall",
     "agent",
     "run",
+    "tool",
 ]
 
 _places = {
@@ -111,6 +118,7 @@ _places = {
     "aios.sdk.leases": ("Lease",),
     "aios.sdk.mail": ("Received",),
     "aios.sdk.run": ("run",),
+    "aios.sdk.tool": ("Tool", "tool"),
 }
 _place_of = {name: place for place, names in _places.items() for name in names}
 

@@ -22,6 +22,7 @@ from aios.abi.frames import (
     Hello,
     Print,
     Reply,
+    RunTool,
     Tell,
     Welcome,
     encode_frame,
@@ -48,6 +49,8 @@ KERNEL = [
     Reply(1, pack({"a": 1}), label=UNTRUSTED),
     Reply(2, fault=Fault("Denied", "no", field="model", retry_after_s=1.5)),
     Ask(1, "42", "main", ("x", {"y": 1}), "default"),
+    RunTool(2, "42", "add", {"left": 1}),
+    Cancel(2),
     Tell("42", "kill"),
 ]
 ENDS = [(CHILD, reader_of_child), (KERNEL, reader_of_kernel)]

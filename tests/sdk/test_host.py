@@ -20,6 +20,7 @@ from aios.abi.llm import Choice, Completion, Delta, Usage
 from aios.abi.process import Exit, ProcessInfo
 from aios.abi.request import Done
 from aios.abi.system import Instant
+from aios.abi.tool import ToolResult
 from aios.abi.wire import decode_request, row_named
 
 pytestmark = pytest.mark.real
@@ -402,3 +403,67 @@ async def test_a_host_without_a_kernel_says_so_and_fails(tmp_path: Path) -> None
         end.transport.abort()
         _, said = await child.communicate()
         assert (child.returncode, said.decode()) == (1, "the kernel is gone\n")
+
+
+async def test_tools_run_for_their_agent_in_tasks_and_threads_and_are_cancelled(tmp_path: Path) -> None:
+    code = """
+        import threading
+
+        @aios.tool
+        async def greet(name: str) -> str:
+            print("greeting", name)
+            return "hello " + name
+
+        @aios.tool
+        def where(names: set[str]) -> list:
+            print("in a thread")
+            return [threading.current_thread() is threading.main_thread(), sorted(names), type(names).__name__]
+
+        @aios.tool
+        async def forever() -> None:
+            await asyncio.Event().wait()
+
+        @aios.tool
+        def leave() -> None:
+            sys.exit("enough")
+
+        @aios.agent
+        async def main(k):
+            await k.do(greet, "Ada")
+            try:
+                await k.ask("x", tools=[greet, where, forever, leave])
+            except aios.Conflict:
+                return "ended"
+    """
+    async with host(tmp_path, code) as end:
+        ask(end, "main")
+        registering, request = await heard_call(end)
+        assert [tool.name for tool in request.tools] == ["greet"]
+        reply(end, registering, Done())
+        call, request = await heard_call(end)
+        assert (request.tool, request.arguments) == ("greet", {"name": "Ada"})
+        end.say(frames.RunTool(7, "1", "greet", {"name": "Ada"}))
+        said = [await end.hear(object), await end.hear(object)]
+        assert {type(frame) for frame in said} == {frames.Print, frames.Answer}
+        (answer,) = [frame for frame in said if isinstance(frame, frames.Answer)]
+        assert (answer.id, result(answer)) == (7, "hello Ada")
+        reply(end, call, ToolResult(value="hello Ada"))
+        call, request = await heard_call(end)
+        reply(end, call, Done())
+        generating, request = await heard_call(end)
+        assert [tool.name for tool in request.tools] == ["greet", "where", "forever", "leave"]
+        for number, tool, arguments, expected in (
+            (8, "where", {"names": ["b", "a", "b"]}, [False, ["a", "b"], "set"]),
+            (9, "greet", {"nam": 1}, "Invalid"),
+            (10, "nothing", {}, "NotFound"),
+            (11, "leave", {}, "ToolFailed"),
+        ):
+            end.say(frames.RunTool(number, "1", tool, arguments))
+            while not isinstance(frame := await end.hear(object), frames.Answer):
+                assert isinstance(frame, frames.Print)
+            assert frame.id == number and (frame.fault.code if frame.fault else result(frame)) == expected
+        end.say(frames.RunTool(12, "1", "forever"), frames.Cancel(12), frames.RunTool(13, "2", "greet", {"name": "x"}))
+        answers = {answer.id: answer.fault for answer in (await end.hear(frames.Answer), await end.hear(frames.Answer))}
+        assert {number: fault and fault.code for number, fault in answers.items()} == {12: "Cancelled", 13: "NotFound"}
+        end.say(frames.Reply(generating.id, fault=Fault("Conflict", "enough")))
+        assert result(await end.hear(frames.Answer)) == "ended"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from aios.abi.errors import Invalid
 from aios.abi.manifest import Grant, Manifest
 from aios.abi.request import Class
+from aios.sdk.tool import Tool, tools_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,12 +24,16 @@ class Agent(Generic[P, R]):
     It is still the function: tests call it with a stand-in for the kernel.
     """
 
-    def __init__(self, function: Callable[P, R], name: str, model: str, cls: Class, grants: tuple[str, ...]) -> None:
+    def __init__(
+        self, function: Callable[P, R], name: str, model: str, cls: Class, grants: tuple[str, ...],
+        tools: tuple[Tool[..., Any], ...] = (),
+    ) -> None:  # fmt: skip
         self.function = function
         self.name = name
         self.model = model
         self.cls = cls
         self.grants = grants
+        self.tools = tools
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__wrapped__ = function
@@ -55,7 +60,12 @@ def agent(function: Callable[P, R], /) -> Agent[P, R]: ...
 
 @overload
 def agent(
-    *, name: str | None = None, model: str = "default", cls: Class = "standard", grants: tuple[str, ...] = DEFAULT_GRANTS
+    *,
+    name: str | None = None,
+    model: str = "default",
+    cls: Class = "standard",
+    grants: tuple[str, ...] = DEFAULT_GRANTS,
+    tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
 ) -> Callable[[Callable[P, R]], Agent[P, R]]: ...
 
 
@@ -67,16 +77,18 @@ def agent(
     model: str = "default",
     cls: Class = "standard",
     grants: tuple[str, ...] = DEFAULT_GRANTS,
+    tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
 ) -> Agent[P, R] | Callable[[Callable[P, R]], Agent[P, R]]:
     """Make a function an agent: `@agent`, or `@agent(model="fast", cls="batch")`.
 
     `name`: what people see (its own name). `model`: what `default` means for it. `cls`: the highest class of its calls.
-    `grants`: its rights as `verb /resource`. Raises ValueError for what is no grant.
+    `grants`: its rights as `verb /resource`. `tools`: functions that its models may have run (`k.ask`).
+    Raises ValueError for what is no grant.
     """
     for grant in grants:
         Grant.parse(grant)
 
     def make(function: Callable[P, R]) -> Agent[P, R]:
-        return Agent(function, name or function.__name__.replace("_", "-"), model, cls, tuple(grants))
+        return Agent(function, name or function.__name__.replace("_", "-"), model, cls, tuple(grants), tools_of(tools))
 
     return make if function is None else make(function)

@@ -35,6 +35,12 @@ class Resident(Protocol):
 
     def asked(self, ask: frames.Ask) -> None: ...
 
+    def asked_tool(self, ask: frames.RunTool) -> None: ...
+
+    def given_up(self, id: int) -> None:
+        """The kernel waits no more for the answer to its question, which it still takes."""
+        ...
+
     def told(self, tell: frames.Tell) -> None: ...
 
     def cut_off(self) -> None:
@@ -150,6 +156,10 @@ class SocketGate(asyncio.Protocol):
                 self._early.append(frame)
             case frames.Ask():
                 self._resident.asked(frame)
+            case frames.RunTool():
+                self._resident.asked_tool(frame)
+            case frames.Cancel():
+                self._resident.given_up(frame.id)
             case frames.Tell():
                 self._resident.told(frame)
 

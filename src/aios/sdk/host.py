@@ -17,25 +17,30 @@ from types import ModuleType
 
 import uvloop
 
-from aios.abi.errors import AiosError, QueueFull, Unavailable
-from aios.abi.frames import Answer, Ask, Print, Tell
+from aios.abi.errors import AiosError, Cancelled, NotFound, QueueFull, Unavailable
+from aios.abi.frames import Answer, Ask, Print, RunTool, Tell
 from aios.sdk.gate import SocketGate
 from aios.sdk.kernel import Kernel
 from aios.sdk.printed import Printed, StreamName, route_printing
-from aios.sdk.program import failure, function_of, load
+from aios.sdk.program import agent_of, failure, load
 from aios.sdk.running import Running, new_task
 
 MAX_AGENTS = 200
 
 
 class Host:
-    """Runs the agents of a program. `program`: its module, or the error that loading it ended in."""
+    """Runs the agents of a program. `program`: its module, or the error that loading it ended in.
 
-    def __init__(self, program: ModuleType | AiosError) -> None:
+    `threads`: whether plain functions run in threads of their own, as they should; else plain tools run in the loop, and plain
+    agents not at all.
+    """
+
+    def __init__(self, program: ModuleType | AiosError, threads: bool = True) -> None:
         self._program = program
         self._agents: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._threads = ThreadPoolExecutor(MAX_AGENTS, thread_name_prefix="agent")
+        self._tools: dict[int, asyncio.Task[Answer]] = {}
+        self._threads = ThreadPoolExecutor(MAX_AGENTS, thread_name_prefix="agent") if threads else None
         self._gate: SocketGate | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -59,6 +64,31 @@ class Host:
         self._tasks.add(task)
         task.add_done_callback(self._left)
 
+    def asked_tool(self, ask: RunTool) -> None:
+        """A question to one of the agents' functions."""
+        running = self._agents.get(ask.pid)
+        if running is None:
+            self._answer(Answer(ask.id, fault=NotFound(f"process {ask.pid} does not run here").fault()))
+            return
+        task = self._tools[ask.id] = running.begin(self._run_tool(ask, running))
+        task.add_done_callback(partial(self._tool_left, ask))
+
+    def given_up(self, id: int) -> None:
+        """Nobody waits any more for what a function returns: it is cancelled, and answers so."""
+        if (task := self._tools.get(id)) is not None:
+            task.cancel()
+
+    async def _run_tool(self, ask: RunTool, running: Running) -> Answer:
+        try:
+            return Answer(ask.id, await running.run_tool(ask.tool, ask.arguments))
+        except AiosError as error:
+            return Answer(ask.id, fault=error.fault())
+
+    def _tool_left(self, ask: RunTool, task: asyncio.Task[Answer]) -> None:
+        """Also a function that was cancelled before its first step has its answer."""
+        del self._tools[ask.id]
+        self._answer(Answer(ask.id, fault=Cancelled("it was told to end").fault()) if task.cancelled() else task.result())
+
     def told(self, tell: Tell) -> None:
         """A signal; one for an agent that has just ended is late."""
         if (running := self._agents.get(tell.pid)) is not None:
@@ -73,8 +103,8 @@ class Host:
         try:
             if isinstance(self._program, AiosError):
                 raise self._program
-            function = function_of(self._program, ask.entry)
-            k = Kernel(self._gate.of(ask.pid), ask.model)
+            function, tools = agent_of(self._program, ask.entry)
+            k = Kernel(self._gate.of(ask.pid), ask.model, tools)
             answer = Answer(ask.id, await running.run(function, k, ask.arguments))
         except AiosError as error:
             answer = Answer(ask.id, fault=error.fault())
@@ -100,7 +130,8 @@ class Host:
             running.tell("kill")
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._threads.shutdown(wait=False)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
         if self._gate is not None:
             self._gate.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -14,66 +15,113 @@ from aios.abi.manifest import Manifest
 from aios.abi.process import ProcessInfo, Self
 from aios.abi.request import NO_OPTIONS, CallOptions, Class, Request
 from aios.abi.system import Now, RandomBytes, Sleep
+from aios.abi.tool import ExecuteTool
 from aios.ports.gate import Gate
 from aios.sdk.agent import Agent
 from aios.sdk.boards import Board
+from aios.sdk.asking import Bounds, Conversation, Form
 from aios.sdk.group import MOST_WIDTH, Group, OnError
 from aios.sdk.leases import Lease
 from aios.sdk.mail import Addressee, Received, receive, request, send
 from aios.sdk.process import Process, spawning
+from aios.sdk.tool import Tool, Toolbox, tools_of
 
+P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 Prompt = str | Iterable[Message | Mapping[str, Any]]
 
 
-class Kernel:
-    """A process's handle. `model`: what `default` means for it."""
+class Saying(TypedDict, total=False):
+    """How a model is asked, see `Generate` and `CallOptions`."""
 
-    def __init__(self, gate: Gate, model: str = "default") -> None:
+    model: str | None
+    system: str | None
+    max_tokens: int | None
+    temperature: float | None
+    stop: Sequence[str]
+    seed: int | None
+    cls: Class | None
+    deadline_s: float | None
+
+
+class Asking(Saying, total=False):
+    """How a model is asked until it has answered, see `Kernel.ask`."""
+
+    tools: Sequence[Tool[..., Any] | Callable[..., Any]] | None
+    tool_choice: str | dict[str, Any] | None
+    max_steps: int
+    repairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The same with its defaults. Raises TypeError for a name that is none of them."""
+
+    model: str | None = None
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    stop: Sequence[str] = ()
+    seed: int | None = None
+    cls: Class | None = None
+    deadline_s: float | None = None
+    tools: Sequence[Tool[..., Any] | Callable[..., Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    max_steps: int = 8
+    repairs: int = 2
+
+
+class Kernel:
+    """A process's handle. `model`: what `default` means for it. `tools`: those of its agent."""
+
+    def __init__(self, gate: Gate, model: str = "default", tools: Iterable[Tool[..., Any]] = ()) -> None:
         self._gate = gate
         self._model = model
+        self.tools = Toolbox(gate, tools)
         self._groups = 0
 
-    async def ask(
-        self,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        cls: Class | None = None,
-        deadline_s: float | None = None,
-    ) -> str:
+    @overload
+    async def ask(self, prompt: Prompt, *, out: type[T], **how: Unpack[Asking]) -> T: ...
+
+    @overload
+    async def ask(self, prompt: Prompt, *, out: None = None, **how: Unpack[Asking]) -> str: ...
+
+    async def ask(self, prompt: Prompt, *, out: type[T] | None = None, **how: Unpack[Asking]) -> T | str:
         """Ask a model and return its answer. `prompt`: a text, or the messages of a conversation.
 
-        The other arguments are those of `Generate` and `CallOptions`. Raises `AiosError`.
+        `out`: the type of the answer, of which JSON can speak (a `msgspec.Struct`, dataclass, `TypedDict` or builtin); an answer
+        that does not fit is shown to the model with what is wrong, `repairs` times (2), then `OutputInvalid` is raised.
+        `tools`: functions that the model may have run, instead of the agent's; `max_steps`: answers that may ask for some (8);
+        `tool_choice`: of the first of them, see `Generate`. The other arguments are those of `Generate` and `CallOptions`;
+        `deadline_s` is of the whole question. Raises `AiosError`.
         """
-        request = self._generate(prompt, model, system, max_tokens, temperature, stop, seed)
-        return (await self._gate.call(request, _options(cls, deadline_s))).text
+        asked = Asked(**how)
+        conversation = Conversation(
+            self._gate,
+            self.tools,
+            self._generate(prompt, asked),
+            Bounds.of(asked.max_steps, asked.repairs, asked.cls, asked.deadline_s),
+        )
+        tools = self.tools.own if asked.tools is None else tools_of(asked.tools)
+        if out is not None:
+            return await conversation.typed(Form(out), tools, asked.tool_choice)
+        return await conversation.text(tools, asked.tool_choice)
 
-    async def stream(
-        self,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        cls: Class | None = None,
-        deadline_s: float | None = None,
-    ) -> AsyncIterator[str]:
-        """The same, piece by piece. Closing the iterator cancels the call."""
-        request = self._generate(prompt, model, system, max_tokens, temperature, stop, seed)
-        events = cast(Any, self._gate.stream(request, _options(cls, deadline_s)))
+    async def stream(self, prompt: Prompt, **how: Unpack[Saying]) -> AsyncIterator[str]:
+        """The same, piece by piece, without tools. Closing the iterator cancels the call."""
+        asked = Asked(**how)
+        events = cast(Any, self._gate.stream(self._generate(prompt, asked), _options(asked.cls, asked.deadline_s)))
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Delta) and event.text:
                     yield event.text
+
+    async def do(self, tool: Tool[P, R], *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Have a tool run by the kernel, as a model can: bounded, recorded, and known to whoever asks why. Raises `AiosError`."""
+        await self.tools.ready((tool,))
+        arguments = tool.said(args, kwargs)
+        return tool.result((await self._gate.call(ExecuteTool(tool=tool.name, arguments=arguments))).value)
 
     async def score(
         self, prompt: str, labels: Sequence[str], *, model: str | None = None, baseline: str | None = None,
@@ -163,26 +211,17 @@ class Kernel:
         """Write a line to this process's log, as `print` does."""
         print(text)
 
-    def _generate(
-        self,
-        prompt: Prompt,
-        model: str | None,
-        system: str | None,
-        max_tokens: int | None,
-        temperature: float | None,
-        stop: Sequence[str],
-        seed: int | None,
-    ) -> Generate:
+    def _generate(self, prompt: Prompt, asked: Asked) -> Generate:
         said = [Message("user", prompt)] if isinstance(prompt, str) else [_message(message) for message in prompt]
-        if system is not None:
-            said.insert(0, Message("system", system))
+        if asked.system is not None:
+            said.insert(0, Message("system", asked.system))
         return Generate(
-            model=model or self._model,
+            model=asked.model or self._model,
             messages=tuple(said),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            seed=seed,
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop),
+            seed=asked.seed,
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 from aios.abi.answers import MAX_SAID_CHARACTERS
 from aios.abi.errors import AiosError, ChildFailed, NotFound
 from aios.sdk.agent import Agent
+from aios.sdk.tool import Tool
 
 MOST_SAID = 10
 """Errors of a group, in words."""
@@ -39,8 +40,8 @@ def load(file: Path) -> ModuleType:
     return module
 
 
-def function_of(module: ModuleType, entry: str) -> Callable[..., Any]:
-    """The agent function of that qualified name. Raises `NotFound`."""
+def agent_of(module: ModuleType, entry: str) -> tuple[Callable[..., Any], tuple[Tool[..., Any], ...]]:
+    """The agent function of that qualified name, and its tools. Raises `NotFound`."""
     try:
         found: Any = reduce(getattr, entry.split("."), cast(Any, module))
     except AttributeError:
@@ -48,7 +49,7 @@ def function_of(module: ModuleType, entry: str) -> Callable[..., Any]:
     function = found.function if isinstance(found, Agent) else found
     if not callable(function):
         raise NotFound(f"`{Path(module.__file__ or '').name}` has no agent function `{entry}`")
-    return function
+    return function, found.tools if isinstance(found, Agent) else ()
 
 
 def failure(error: BaseException) -> AiosError:

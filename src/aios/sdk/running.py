@@ -8,18 +8,22 @@ import typing
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import ContextVar, copy_context
+from functools import partial
 from types import GenericAlias
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from aios.abi.answers import result_text
-from aios.abi.errors import AiosError, Cancelled, Invalid, Killed
+from aios.abi.errors import AiosError, Cancelled, Invalid, Killed, NotFound, ToolFailed
 from aios.abi.process import Signal
 from aios.sdk.blocking import BlockingKernel, Calls
 from aios.sdk.kernel import Kernel
 from aios.sdk.printed import Printed, printing
 from aios.sdk.program import failure, own_traceback
+from aios.sdk.tool import Toolbox
+
+T = TypeVar("T")
 
 LEFT_BEHIND_S = 2.0
 """How long the tasks that an agent left behind may take to end when they are cancelled."""
@@ -30,12 +34,14 @@ _running: ContextVar[Running | None] = ContextVar("running", default=None)
 class Running:
     """An agent function from question to answer. Its tasks are children of its own: none outlives it."""
 
-    def __init__(self, printed: Printed, threads: Executor) -> None:
+    def __init__(self, printed: Printed, threads: Executor | None) -> None:
         self.told: Signal | None = None
         self.printed = printed
         self._threads = threads
         self._tasks: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[Any] | None = None
+        self._context = copy_context()
+        self._toolbox: Toolbox | None = None
 
     def tell(self, signal: Signal) -> None:
         """A signal: its code sees a cancellation."""
@@ -47,6 +53,7 @@ class Running:
         """Run the function to its end and return its result as JSON. Raises the `AiosError` that its caller is told."""
         call = bound(function, arguments)
         running, speaker = _running.set(self), printing.set(self.printed)
+        self._context, self._toolbox = copy_context(), k.tools
         try:
             run = self._in_task if inspect.iscoroutinefunction(function) else self._in_thread
             self._main = asyncio.get_running_loop().create_task(run(function, k, call), name=function.__qualname__)
@@ -68,6 +75,8 @@ class Running:
 
     async def _in_thread(self, function: Callable[..., Any], k: Kernel, call: inspect.BoundArguments) -> Any:
         """A plain function cannot be cancelled: the calls that it waits for are, and then it is waited for."""
+        if self._threads is None:
+            raise Invalid(f"`{function.__qualname__}` is a plain function, which blocks while it waits: it needs a real loop")
         loop = asyncio.get_running_loop()
         calls = Calls()
         handle = BlockingKernel(k, calls)
@@ -79,6 +88,36 @@ class Running:
             except asyncio.CancelledError:
                 calls.stop()
         return work.result()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start something of the agent's that the kernel asked for: it prints as the agent does, and ends with it."""
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
+        self.adopt(task)
+        return task
+
+    async def run_tool(self, name: str, arguments: dict[str, Any]) -> bytes:
+        """Run a function that the agent has registered and return its result as JSON. Raises the `AiosError` that is told."""
+        if self._toolbox is None:
+            raise NotFound("the agent has not begun")
+        function = self._toolbox.find(name)
+        call = partial(function.function, **function.bound(arguments))
+        try:
+            return result_text(await self._made(call, inspect.iscoroutinefunction(function.function)))
+        except AiosError:
+            raise
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # the edge: foreign code, which may also raise SystemExit
+            self.printed.write("err", own_traceback(error))
+            raise ToolFailed(failure(error).message) from error
+
+    async def _made(self, call: Callable[[], Any], waits: bool) -> Any:
+        """What a tool's function returns; a plain one runs in a thread, which goes on when nobody waits for it any more."""
+        if waits:
+            return await call()
+        if self._threads is None:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, call)
 
     def _result(self, main: asyncio.Task[Any]) -> Any:
         if main.cancelled():

@@ -9,7 +9,7 @@
 
 Agents run as they do in a host child, in this very loop: each as a process of its own, with its rights, tools and children, over
 a connection to the kernel. Nothing confines them, and what they print goes where the test prints. In virtual time
-(`run_virtual`, `VirtualLoop`) waiting costs nothing; plain functions need threads, and with them a real loop.
+(`run_virtual`, `VirtualLoop`) waiting costs nothing, and plain tools run in the loop; plain agents need a real one.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from aios.sdk.process import Process, result_of, spawning
 from aios.sdk.program import failure, load
 from aios.server.socket import SocketHosts
 from aios.testing.kernel import RunningKernel, kernel_for_tests
+from aios.testing.virtual import VirtualLoop
 
 FEATURES: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop", "n", "score", "tools", "json"})
 
@@ -138,7 +139,9 @@ class _HostHere:
     def __init__(self, program: ModuleType | AiosError, end: socket.socket, os_pid: int) -> None:
         self.os_pid = os_pid
         self._how = "exit 0"
-        self._life = asyncio.ensure_future(self._live(Host(program), end))
+        self._life = asyncio.ensure_future(
+            self._live(Host(program, threads=not isinstance(asyncio.get_running_loop(), VirtualLoop)), end)
+        )
 
     async def _live(self, host: Host, end: socket.socket) -> None:
         try:

@@ -19,7 +19,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aios.abi.errors import AiosError, Cancelled, ChildFailed
+from aios.abi.answers import read_result, result_text
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, ToolFailed
 from aios.abi.manifest import Manifest
 from aios.abi.process import ProcessInfo, Signal, Spawn
 from aios.abi.request import Class
@@ -40,6 +41,8 @@ EPOCH_NS = 1_700_000_000 * 10**9
 
 AgentFunction = Callable[..., Awaitable[Any]]
 """Takes a `Gate` and the agent's arguments."""
+ToolFunction = Callable[..., Awaitable[Any]]
+"""Takes the arguments of a tool, by their names."""
 
 
 PROGRAM = __file__
@@ -77,9 +80,12 @@ class MemoryDocument:
 class ScriptedHost:
     """The port `Host` by script: a host whose agents are coroutines of this loop, and which may die at any time."""
 
-    def __init__(self, kernel: Kernel, agents: Mapping[str, AgentFunction], program: str, os_pid: int) -> None:
+    def __init__(
+        self, kernel: Kernel, agents: Mapping[str, AgentFunction], tools: Mapping[str, ToolFunction], program: str, os_pid: int
+    ) -> None:
         self._kernel = kernel
         self._agents = agents
+        self._tools = tools
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.program = program
@@ -117,6 +123,23 @@ class ScriptedHost:
             del self._running[pid]
             work.cancel()
 
+    async def run_tool(self, pid: str, tool: str, arguments: dict[str, Any]) -> Any:
+        """See the port."""
+        work = asyncio.ensure_future(self._tools[tool](**arguments))
+        try:
+            await asyncio.wait((work, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if self._ended.done():
+                raise HostGone(self._ended.result())
+            return read_result(result_text(work.result()))
+        except ChildFailed as error:
+            raise ToolFailed(f"`{tool}`: {error.message}") from None
+        except (AiosError, HostGone):
+            raise
+        except Exception as error:  # noqa: BLE001  # a tool's own code may raise anything
+            raise ToolFailed(f"`{tool}` failed: {type(error).__name__}: {error}") from None
+        finally:
+            work.cancel()
+
     def signal(self, pid: str, signal: Signal) -> None:
         """See the port: both signals arrive as a cancellation."""
         self.signals.append((pid, signal))
@@ -140,8 +163,11 @@ class ScriptedHost:
 class ScriptedHosts:
     """The port `Hosts`: every program has the same agents. `hosts`: all that were started; `start_s`: how long that takes."""
 
-    def __init__(self, agents: Mapping[str, AgentFunction], start_s: float = 0.0) -> None:
+    def __init__(
+        self, agents: Mapping[str, AgentFunction], start_s: float = 0.0, tools: Mapping[str, ToolFunction] | None = None
+    ) -> None:
         self._agents = agents
+        self._tools = tools or {}
         self._kernel: Kernel | None = None
         self._os_pids = itertools.count(1001)
         self.start_s = start_s
@@ -156,7 +182,7 @@ class ScriptedHosts:
         assert self._kernel is not None
         if self.start_s:
             await asyncio.sleep(self.start_s)
-        host = ScriptedHost(self._kernel, self._agents, program, next(self._os_pids))
+        host = ScriptedHost(self._kernel, self._agents, self._tools, program, next(self._os_pids))
         self.hosts.append(host)
         return host
 
@@ -287,14 +313,15 @@ async def kernel_for_tests(
     cores: Sequence[Core] = (), agents: Mapping[str, AgentFunction] | None = None, *, lane: LaneConfig | None = None,
     aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, hosts: ServedHosts | None = None,
     index: LaneConfig | None = None, embedders: Sequence[Embedder] = (),
-    programs: Mapping[str, ProgramFunction] | None = None, limit_s: float = 4000.0,
+    programs: Mapping[str, ProgramFunction] | None = None, tools: Mapping[str, ToolFunction] | None = None,
+    limit_s: float = 4000.0,
 ) -> AsyncIterator[RunningKernel]:  # fmt: skip
     """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time.
 
-    `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run. `programs`: what commands do,
-    by their name. `tokens`: content of the token file.
+    `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run; `tools`: the functions that
+    they may register. `programs`: what commands do, by their name. `tokens`: content of the token file.
     """
-    scripted, store, document = ScriptedHosts(agents or {}), MemoryStore(), MemoryDocument(tokens)
+    scripted, store, document = ScriptedHosts(agents or {}, tools=tools), MemoryStore(), MemoryDocument(tokens)
     served, commands = hosts or scripted, ScriptedPrograms(programs or {})
     parts = Parts(
         clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=served, lane=lane or LaneConfig(),

@@ -18,8 +18,8 @@ import aiohttp
 import msgspec
 
 from aios.abi.answers import result_text
-from aios.abi.errors import AiosError, Cancelled, ChildFailed, Fault, error_of
-from aios.abi.frames import Answer, Ask, Tell
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, Fault, ToolFailed, error_of
+from aios.abi.frames import Answer, Ask, RunTool, Tell
 from aios.abi.llm import Delta, Queued, Started
 from aios.abi.request import NO_OPTIONS, CallOptions, Class, Request
 from aios.abi.table import ROW_OF
@@ -30,7 +30,7 @@ from aios.sdk.gate import SocketGate
 from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
 from aios.server.socket import SocketHosts
-from aios.testing.kernel import AgentFunction, RunningKernel, kernel_for_tests, manifest_of
+from aios.testing.kernel import AgentFunction, RunningKernel, ToolFunction, kernel_for_tests, manifest_of
 
 TRANSPORTS = ("in process", "socket", "http")
 ALL = ("use /*", "read /*", "write /*", "spawn /*", "own /*")
@@ -169,7 +169,7 @@ async def _over_sockets(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[A
         await asyncio.Event().wait()
 
     with tempfile.TemporaryDirectory() as folder:
-        sandbox = LoopSandbox({**agents, "puppet": puppet})
+        sandbox = LoopSandbox({**agents, "puppet": puppet}, kernel.pop("tools", None) or {})
         hosts = SocketHosts(sandbox, folder, readable=())
         async with kernel_for_tests(cores, hosts=hosts, **kernel) as k:
 
@@ -186,8 +186,9 @@ async def _over_sockets(cores: Any, agents: Any, kernel: Any) -> AsyncIterator[A
 class LoopSandbox:
     """The port `Sandbox` whose children are no processes: the agents' end of the socket is served in this loop."""
 
-    def __init__(self, agents: Mapping[str, AgentFunction]) -> None:
+    def __init__(self, agents: Mapping[str, AgentFunction], tools: Mapping[str, ToolFunction]) -> None:
         self._agents = agents
+        self._tools = tools
         self._os_pids = itertools.count(1001)
         self.children: list[LoopChild] = []
 
@@ -197,7 +198,7 @@ class LoopSandbox:
     async def start(
         self, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int], rules: Rules, folder: str, output: Output
     ) -> "LoopChild":
-        child = LoopChild(self._agents, socket.socket(fileno=socket.dup(fds[0])), next(self._os_pids))
+        child = LoopChild(self._agents, self._tools, socket.socket(fileno=socket.dup(fds[0])), next(self._os_pids))
         self.children.append(child)
         return child
 
@@ -205,8 +206,12 @@ class LoopSandbox:
 class LoopChild:
     """A host child whose agents are coroutines of this loop, behind a real connection."""
 
-    def __init__(self, agents: Mapping[str, AgentFunction], end: socket.socket, os_pid: int) -> None:
+    def __init__(
+        self, agents: Mapping[str, AgentFunction], tools: Mapping[str, ToolFunction], end: socket.socket, os_pid: int
+    ) -> None:
         self._agents = agents
+        self._tools = tools
+        self._tools_running: dict[int, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._end = end
@@ -238,6 +243,27 @@ class LoopChild:
         if not self._ended.done():
             gate.send(answer)
 
+    def asked_tool(self, ask: RunTool) -> None:
+        self._tools_running[ask.id] = asyncio.ensure_future(self._run_tool(ask))
+
+    def given_up(self, id: int) -> None:
+        if id in self._tools_running:
+            self._tools_running[id].cancel()
+
+    async def _run_tool(self, ask: RunTool) -> None:
+        gate = await self.gate()
+        try:
+            answer = Answer(ask.id, result_text(await self._tools[ask.tool](**ask.arguments)))
+        except asyncio.CancelledError:
+            answer = Answer(ask.id, fault=Cancelled("it was told to end").fault())
+        except AiosError as error:
+            answer = Answer(ask.id, fault=error.fault())
+        except Exception as error:  # noqa: BLE001  # a tool's own code may raise anything
+            answer = Answer(ask.id, fault=ToolFailed(f"{type(error).__name__}: {error}").fault())
+        del self._tools_running[ask.id]
+        if not self._ended.done():
+            gate.send(answer)
+
     def told(self, tell: Tell) -> None:
         if tell.pid in self._running:
             self._running[tell.pid].cancel()
@@ -251,7 +277,7 @@ class LoopChild:
             self._ended.set_result("killed by signal 9")
             with contextlib.suppress(OSError):  # it is closed already
                 self._end.shutdown(socket.SHUT_RDWR)
-            for task in (self._connecting, *self._running.values()):
+            for task in (self._connecting, *self._running.values(), *self._tools_running.values()):
                 task.cancel()
 
     async def wait_ended(self) -> str:
