@@ -18,8 +18,8 @@ from aios.abi.system import Now, RandomBytes, Sleep
 from aios.abi.tool import ExecuteTool
 from aios.ports.gate import Gate
 from aios.sdk.agent import Agent
-from aios.sdk.boards import Board
 from aios.sdk.asking import Bounds, Conversation, Form
+from aios.sdk.boards import Board
 from aios.sdk.group import MOST_WIDTH, Group, OnError
 from aios.sdk.leases import Lease
 from aios.sdk.mail import Addressee, Received, receive, request, send
