@@ -30,6 +30,10 @@ def assistant(*blocks: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": list(blocks)}
 
 
+def system(*blocks: Any) -> dict[str, Any]:
+    return {"role": "system", "content": list(blocks)}
+
+
 def text(said: str) -> dict[str, Any]:
     return {"type": "text", "text": said}
 
@@ -340,6 +344,7 @@ async def test_a_prompt_that_is_too_long_is_said_in_the_words_that_clients_look_
         ("", {"messages": [*HELLO["messages"], assistant({"type": "compaction", "content": "x"}), user(text("x"))]},
          "messages[1].content[0].type"),
         ("", {"system": [{"type": "image"}]}, "system[0].type"),
+        ("", {"messages": [user(text("a")), system({"type": "tool_addition"})]}, "messages[1].content[0].tool"),
         ("", {"model": 5}, "model"),
         ("", {"max_tokens": None}, "max_tokens"),
         ("", {"max_tokens": 0}, "max_tokens"),
@@ -493,6 +498,48 @@ FAR = {"type": "image", "source": {"type": "url", "url": "https://x.example/a.pn
 )  # fmt: skip
 def test_turns_are_understood(turns: list[Any], messages: list[Message]) -> None:
     assert list(read(messages=turns).messages) == messages
+
+
+def reference(name: str) -> dict[str, Any]:
+    return {"type": "tool_reference", "name": name}
+
+
+LATER = {**WEATHER, "name": "later", "defer_loading": True}
+FOUND = [user(text("a")), assistant(USE), user(result([{"type": "tool_reference", "tool_name": "later"}]))]
+
+
+@pytest.mark.parametrize(
+    ("turns", "names"),
+    [
+        ([user(text("a"))], ["weather"]),
+        (FOUND, ["weather", "later"]),
+        (
+            [*FOUND, assistant({**USE, "id": "t2"}), user(result(FOUND[2]["content"][0]["content"], use="t2"))],
+            ["weather", "later"],
+        ),
+        ([user(text("a")), system({"type": "tool_addition", "tool": reference("later")}), user(text("b"))], ["weather", "later"]),
+        ([user(text("a")), system({"type": "tool_removal", "tool": reference("weather")})], []),
+        (
+            [
+                user(text("a")),
+                system({"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {"name": "new"}}}),
+            ],
+            ["weather", "new"],
+        ),
+        ([user(text("a")), system({"type": "tool_addition", "tool": {"type": "mcp_toolset_reference"}})], ["weather"]),
+    ],
+)
+def test_tools_are_offered_as_the_conversation_has_it(turns: list[Any], names: list[str]) -> None:
+    found = read(messages=turns, tools=[WEATHER, LATER])
+    assert [tool.name for tool in found.tools] == names
+    assert all(message.role != "system" for message in found.messages)
+
+
+def test_what_the_system_says_for_one_turn_is_over_with_the_next() -> None:
+    once = {"role": "system", "content": "hurry", "clear_at": "next_user_message"}
+    assert [m.content for m in read(messages=[user(text("a")), once]).messages] == ["a", "hurry"]
+    talk = [user(text("a")), once, assistant(text("b")), user(text("c"))]
+    assert [m.content for m in read(messages=talk).messages] == ["a", "b", "c"]
 
 
 def test_what_another_provider_ran_is_left_out_and_named() -> None:

@@ -18,7 +18,7 @@ from aios.abi.errors import Invalid, NoCore, NotFound
 from aios.abi.llm import Count, Generate, ToolSpec
 from aios.abi.wire import check_json, refuse
 from aios.server.hints import Hints
-from aios.server.turns import Content, Talk, Turn
+from aios.server.turns import Content, Talk, Tool, Turn
 
 OLDEST, STRICT = "2023-06-01", "2026-10-21"
 """The version of a client that names none, and the one from which on some fields are refused."""
@@ -29,16 +29,6 @@ B = TypeVar("B")
 
 class ThreadNotFound(NotFound):
     """A conversation that the client takes to be kept here. Its library then sends the whole of it again, by itself."""
-
-
-class Tool(msgspec.Struct):
-    """A tool of the client's own, or the name of one that its provider knows or runs: then `type` is not `custom`."""
-
-    name: str = ""
-    type: str | None = None
-    description: str | None = None
-    input_schema: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
 class ToolChoice(msgspec.Struct):
@@ -102,6 +92,8 @@ MEANINGLESS = frozenset(
 )  # fmt: skip
 """Fields of Anthropic's that change nothing about an answer here: taken in silence, whatever they hold."""
 
+CUSTOM = (None, "custom")
+"""Types of the client's own tools."""
 SAMPLING = ("temperature", "top_p", "top_k")
 _message = msgspec.json.Decoder(MessagesBody)
 _question = msgspec.json.Decoder(Question)
@@ -131,13 +123,14 @@ def read_message(raw: bytes, version: str) -> Asked:
     """What a body asks for. Raises `Invalid` with the path of the field, `NoCore` for what nothing here does."""
     body, ignored = _read(raw, _message)
     _check(body, version)
-    talk = Talk(version >= STRICT)
-    tools = _tools(body.tools or (), talk.left_out)
+    talk = Talk(version >= STRICT, body.tools or ())
+    messages = talk.read(body.system, body.messages)
+    tools, foreign = _tools(talk.tools)
     choice, parallel = _tool_choice(body.tool_choice, tools)
     try:
         request = Generate(
             model=body.model or "default",
-            messages=talk.read(body.system, body.messages),
+            messages=messages,
             max_tokens=body.max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
@@ -152,16 +145,16 @@ def read_message(raw: bytes, version: str) -> Asked:
     if body.top_k is not None:
         ignored.append("top_k")
     thinks = body.thinking is not None and body.thinking.type != "disabled" and body.thinking.display != "omitted"
-    return Asked(request, bool(body.stream), thinks, body.aios, body.service_tier, [*ignored, *talk.left_out])
+    return Asked(request, bool(body.stream), thinks, body.aios, body.service_tier, [*ignored, *foreign, *talk.left_out])
 
 
 def read_question(raw: bytes, version: str) -> Count:
     """What a body wants counted. Raises as `read_message` does."""
     body, _ = _read(raw, _question)
     _check(body, version)
-    talk = Talk(version >= STRICT)
-    tools = _tools(body.tools or (), talk.left_out)
-    return Count(model=body.model or "default", messages=talk.read(body.system, body.messages), tools=tools)
+    talk = Talk(version >= STRICT, body.tools or ())
+    messages = talk.read(body.system, body.messages)
+    return Count(model=body.model or "default", messages=messages, tools=_tools(talk.tools)[0])
 
 
 def _read(raw: bytes, decoder: msgspec.json.Decoder[B]) -> tuple[B, list[str]]:
@@ -179,6 +172,9 @@ def _check(body: Question, version: str) -> None:
         for name in SAMPLING:
             if getattr(body, name) is not None:
                 raise Invalid(f"`{name}`: version {version} has no such field: leave it out", field=name)
+    for at, tool in enumerate(body.tools or ()):
+        if not tool.name and tool.type in CUSTOM:
+            raise Invalid(f"`tools[{at}].name` is missing", field=f"tools[{at}].name")
     if body.compaction is not None:
         raise NoCore("no core here makes compaction blocks: leave out `compaction`", field="compaction")
     if body.thread is not None and body.thread.type == "continue":
@@ -204,17 +200,12 @@ def _response_format(body: Question) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema}}
 
 
-def _tools(tools: Sequence[Tool], left_out: list[str]) -> tuple[ToolSpec, ...]:
-    """The client's own tools; those that its provider knows or runs are left out and named."""
-    found = []
-    for at, tool in enumerate(tools):
-        if tool.type not in (None, "custom"):
-            left_out.append(tool.type or "")
-        elif not tool.name:
-            raise Invalid(f"`tools[{at}].name` is missing", field=f"tools[{at}].name")
-        else:
-            found.append(ToolSpec(tool.name, tool.description or "", tool.input_schema or {}, tool.strict))
-    return tuple(found)
+def _tools(tools: Sequence[Tool]) -> tuple[tuple[ToolSpec, ...], list[str]]:
+    """The client's own tools, and the types of those that its provider knows or runs."""
+    own = tuple(
+        ToolSpec(tool.name, tool.description or "", tool.input_schema or {}, tool.strict) for tool in tools if tool.type in CUSTOM
+    )
+    return own, [tool.type for tool in tools if tool.type and tool.type not in CUSTOM]
 
 
 def _tool_choice(choice: ToolChoice | None, tools: Sequence[ToolSpec]) -> tuple[str | dict[str, Any] | None, bool | None]:

@@ -5,7 +5,7 @@ A result of a tool stands in the user's turn there and is a message of its own h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Literal, NoReturn
 
@@ -24,6 +24,28 @@ class Source(msgspec.Struct):
     url: str | None = None
 
 
+class Tool(msgspec.Struct):
+    """A tool of the client's own, or the name of one that its provider knows or runs: then `type` is not `custom`.
+
+    `defer_loading`: the model is told of it when the conversation refers to it.
+    """
+
+    name: str = ""
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    defer_loading: bool | None = None
+
+
+class ToolChange(msgspec.Struct):
+    """Which tool is offered from here on, or no longer: one that is declared, or a new one."""
+
+    type: str
+    name: str = ""
+    definition: Tool | None = None
+
+
 class Block(msgspec.Struct):
     """A block of content of any type: all fields of those that are read. `input` and `content` are read where they are used."""
 
@@ -37,16 +59,20 @@ class Block(msgspec.Struct):
     tool_use_id: str | None = None
     content: msgspec.Raw = msgspec.Raw()
     is_error: bool | None = None
+    tool: ToolChange | None = None
+    tool_name: str = ""
 
 
 Content = str | tuple[Block, ...]
+Role = Literal["user", "assistant", "system"]
 
 
 class Turn(msgspec.Struct):
-    """What one side says."""
+    """What one side says. `clear_at`: of the system, `next_user_message` if it is said for one turn only."""
 
-    role: Literal["user", "assistant", "system"]
-    content: Content
+    role: Role
+    content: Content | None = None
+    clear_at: str | None = None
 
 
 Placed = Iterable[tuple[str, Content]]
@@ -61,11 +87,14 @@ _result = msgspec.json.Decoder(Content)
 class Talk:
     """A conversation while it is read. Each use of a tool must have its one result in the user's turn that follows.
 
-    `strict`: as the newer version of the wire has it. `left_out`: types of blocks that were.
+    `strict`: as the newer version of the wire has it. `tools`: offered to the model at the end. `left_out`: types of blocks that
+    were.
     """
 
-    def __init__(self, strict: bool) -> None:
+    def __init__(self, strict: bool, tools: Sequence[Tool]) -> None:
         self._strict = strict
+        self._declared = {tool.name: tool for tool in tools}
+        self.tools = [tool for tool in tools if not tool.defer_loading]
         self._messages: list[Message] = []
         self._used: set[str] = set()
         self._open: set[str] = set()
@@ -75,8 +104,8 @@ class Talk:
         """All messages. Turns of one role that follow each other are one. Raises `Invalid`, `NoCore`."""
         if system:
             self._take("system", [("system", system)])
-        for role, several in groupby(enumerate(turns), lambda turn: turn[1].role):
-            placed = [(f"messages[{at}].content", turn.content) for at, turn in several]
+        for role, several in groupby(_shown(turns), lambda turn: turn[0]):
+            placed = [(where, content) for _, where, content in several]
             if role == "assistant":
                 self._take_assistant(placed)
             else:
@@ -93,7 +122,7 @@ class Talk:
                 said.append(Part("text", text=content))
             else:
                 said += self._take_blocks(where, content, role)
-        if said or len(self._messages) == before:
+        if said or (role == "user" and len(self._messages) == before):
             self._messages.append(Message(role=role, content=_content(said)))
 
     def _take_blocks(self, where: str, blocks: Sequence[Block], role: Literal["user", "system"]) -> list[Part]:
@@ -109,9 +138,25 @@ class Talk:
                 self._messages.append(self._result(place, block))
             elif block.type == "image" and role == "user":
                 said.append(_image(place, block))
+            elif block.type in ("tool_addition", "tool_removal"):
+                self._change(place, block)
             else:
                 raise _unread(place, block, role)
         return said
+
+    def _change(self, place: str, block: Block) -> None:
+        """Offer one more tool from here on, or one less."""
+        change = block.tool
+        if change is None:
+            raise Invalid(f"`{place}.tool` is missing", field=f"{place}.tool")
+        tool = change.definition or self._declared.get(change.name)
+        if tool is None:
+            self.left_out.append(change.type)
+            return
+        self._declared[tool.name] = tool
+        self.tools = [other for other in self.tools if other.name != tool.name]
+        if block.type == "tool_addition":
+            self.tools.append(tool)
 
     def _take_assistant(self, placed: Placed) -> None:
         said: list[Part] = []
@@ -154,40 +199,59 @@ class Talk:
             field = f"{place}.tool_use_id"
             raise Invalid(f"`{field}`: no `tool_use` in the turn before waits for a result by the id `{use[:100]}`", field=field)
         self._open.remove(use)
-        said = _result_parts(f"{place}.content", bytes(block.content).strip())
+        said = self._result_parts(f"{place}.content", bytes(block.content).strip())
         if block.is_error:
             text = said.pop(0).text if said and said[0].type == "text" else ""
             said.insert(0, Part("text", text=f"Error: {text}"))
         return Message(role="tool", content=_content(said), tool_call_id=use)
+
+    def _result_parts(self, where: str, raw: bytes) -> list[Part]:
+        """What a tool returned: nothing, a text, or blocks. One that searches for tools returns names of such as are declared."""
+        if raw in (b"", b"null"):
+            return []
+        try:
+            content = _result.decode(raw)
+        except msgspec.ValidationError as error:
+            _refuse_below(where, error)
+        if isinstance(content, str):
+            return [Part("text", text=content)]
+        said = []
+        for at, block in enumerate(content):
+            place = f"{where}[{at}]"
+            if block.type == "tool_reference":
+                said.append(self._reference(block.tool_name))
+            elif block.type in ("text", "image"):
+                said.append(_text(place, block) if block.type == "text" else _image(place, block))
+            else:
+                raise _unread(place, block, "user")
+        return said
+
+    def _reference(self, name: str) -> Part:
+        tool = self._declared.get(name)
+        if tool is not None and all(other.name != name for other in self.tools):
+            self.tools.append(tool)
+        return Part("text", text=f"The tool `{name}` can be called now.")
 
     def _check_answered(self, where: str) -> None:
         if self._open:
             raise Invalid(f"`{where}`: no `tool_result` for the `tool_use` {', '.join(sorted(self._open))[:200]}", field=where)
 
 
+def _shown(turns: Sequence[Turn]) -> Iterator[tuple[Role, str, Content]]:
+    """The turns that the model is shown, with their paths. What the system said for one turn is over with the user's next."""
+    last_user = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    for at, turn in enumerate(turns):
+        where = f"messages[{at}].content"
+        if turn.content is None and turn.role != "system":
+            raise Invalid(f"`{where}` is missing", field=where)
+        if turn.clear_at != "next_user_message" or at > last_user:
+            yield turn.role, where, turn.content or ()
+
+
 def _content(said: Sequence[Part]) -> str | tuple[Part, ...]:
     if not said:
         return ""
     return said[0].text if len(said) == 1 and said[0].type == "text" else tuple(said)
-
-
-def _result_parts(where: str, raw: bytes) -> list[Part]:
-    """What a tool returned: nothing, a text, or blocks."""
-    if raw in (b"", b"null"):
-        return []
-    try:
-        content = _result.decode(raw)
-    except msgspec.ValidationError as error:
-        _refuse_below(where, error)
-    if isinstance(content, str):
-        return [Part("text", text=content)]
-    said = []
-    for at, block in enumerate(content):
-        place = f"{where}[{at}]"
-        if block.type not in ("text", "image"):
-            raise _unread(place, block, "user")
-        said.append(_text(place, block) if block.type == "text" else _image(place, block))
-    return said
 
 
 def _text(place: str, block: Block) -> Part:
