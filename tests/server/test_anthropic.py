@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from messages_wire import HELLO, ask, put_together, stream
 from served import Served, served, until
 
 from aios.abi.event import CallEnded
@@ -16,7 +17,6 @@ from aios.server.messages import OLDEST, STRICT, read_message
 from aios.testing import Script, ScriptedCore
 
 ALL = frozenset(FEATURES)
-HELLO: dict[str, Any] = {"model": "default", "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}
 WEATHER = {"name": "weather", "description": "How it is", "input_schema": {"type": "object"}}
 CALLING = Script(text="I look.", tool_calls=(ToolCall("call_1", "weather", '{"city": "Rome"}'),), finish="tool_calls")
 USE = {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Rome"}}
@@ -44,54 +44,6 @@ def result(content: Any = "sunny", use: str = "t1", **more: Any) -> dict[str, An
 
 def read(version: str = OLDEST, **fields: Any) -> Generate:
     return read_message(json.dumps({**HELLO, **fields}).encode(), version).request
-
-
-async def ask(s: Served, version: str = STRICT, **fields: Any) -> dict[str, Any]:
-    """The whole answer to a message."""
-    async with s.post("/v1/messages", {**HELLO, **fields}, anthropic_version=version) as answer:
-        assert answer.status == 200, await answer.text()
-        found: dict[str, Any] = await answer.json()
-        return found
-
-
-async def stream(s: Served, version: str = STRICT, **fields: Any) -> list[dict[str, Any]]:
-    """The events of a streamed answer; each has its name twice."""
-    async with s.post("/v1/messages", {**HELLO, **fields, "stream": True}, anthropic_version=version) as answer:
-        assert answer.status == 200, await answer.text()
-        assert answer.content_type == "text/event-stream"
-        said = await answer.text()
-    events = []
-    for event in said.removesuffix("\n\n").split("\n\n"):
-        name, data = event.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
-    return events
-
-
-def put_together(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The message that a stream told, as the clients' own library does it."""
-    message: dict[str, Any] = {}
-    for event in events:
-        match event["type"]:
-            case "message_start":
-                message = event["message"]
-            case "content_block_start":
-                assert event["index"] == len(message["content"])
-                message["content"].append({**event["content_block"], "open": True})
-            case "content_block_delta":
-                block, delta = message["content"][event["index"]], event["delta"]
-                assert block["open"]
-                name = {"input_json_delta": "partial_json", "signature_delta": "signature"}.get(delta["type"], "")
-                name = name or delta["type"].removesuffix("_delta")
-                block[name] = block.get(name, "") + delta[name]
-            case "content_block_stop":
-                block = message["content"][event["index"]]
-                del block["open"]
-                if "partial_json" in block:
-                    block["input"] = json.loads(block.pop("partial_json"))
-            case "message_delta":
-                message |= event["delta"] | {"usage": event["usage"]}
-    return message
 
 
 # answers
