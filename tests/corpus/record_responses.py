@@ -1,9 +1,9 @@
 """Record what a real client sends to the Responses door: a kernel with a scripted core, and a program that talks to it.
 
-    python tests/corpus/record_responses.py openai-3-settings .venv/bin/python tests/corpus/programs/responses_openai.py...
+    python tests/corpus/record_responses.py openai-3-settings .venv/bin/python tests/corpus/programs/responses_openai.py
 
-runs the command (of the environment that has the client) with `OPENAI_BASE_URL` and `OPENAI_API_KEY` set, and writes each body that it posts, as it came, to
-`tests/corpus/responses/NAME-NN.json`; a body that is there already is not written twice.
+runs the command (of the environment that has the client) with `OPENAI_BASE_URL` and `OPENAI_API_KEY` set, and writes each body
+that it posts, as it came, to `tests/corpus/responses/openai-3-settings-NN.json`; what is there already is not written twice.
 """
 
 import asyncio

@@ -172,6 +172,17 @@ async def test_a_failure_before_the_first_word_keeps_its_status_and_a_later_one_
             assert answer.status == 404
 
 
+async def test_who_hangs_up_frees_the_core() -> None:
+    async with served(ScriptedCore(Script(text="a b", hang=True))) as s:
+        for stream in (True, False):
+            asking = asyncio.ensure_future(made(s, stream=stream))
+            await until(lambda: s.core.statistics().running == 1)
+            asking.cancel()
+            await asyncio.wait((asking,))
+            await until(lambda: s.core.statistics().running == 0)
+        assert s.core.statistics().aborted == 2
+
+
 async def test_likelihoods_of_tokens_are_told_where_they_are_asked_for() -> None:
     async with served(ScriptedCore("one two", features=ALL)) as s:
         await made(s, include=["message.output_text.logprobs"], top_logprobs=2)

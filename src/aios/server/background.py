@@ -74,7 +74,7 @@ class Background:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    def begin(self, work: BackgroundTask) -> Run:
+    def begin(self, work: BackgroundTask) -> None:
         """Begin to make one. Raises `RateLimited` if its process has too many under way, `TooLarge` if it cannot be kept."""
         turn, turns, response = work.turn, work.turns, work.response
         if turns.running >= MOST_RUNNING:
@@ -87,4 +87,3 @@ class Background:
         run.log.add(response.created("queued"))
         turns.running += 1
         call.add_done_callback(work.ended)
-        return run

@@ -47,6 +47,9 @@ class Turn:
     answer: bytes
     previous: Turn | None = None
     run: Run | None = None
+    body: bytes = b""
+    """The hash of the request, as long as its client may not have heard of the response."""
+    begun_s: float = 0.0
     values: int = 0
     """Of it and all that it goes on from."""
     size_bytes: int = 0
@@ -56,6 +59,10 @@ class Turn:
     @property
     def ended(self) -> bool:
         return self.run is None or self.run.over
+
+    def heard(self) -> None:
+        """Its client knows that it is there."""
+        self.body = b""
 
     def items(self) -> tuple[Item, ...]:
         """What was answered."""
@@ -119,6 +126,11 @@ class Turns:
         turn.size_bytes += size_bytes
         self._count(size_bytes)
         return self._make_room() and self.kept.make_room()
+
+    def unheard(self, body: bytes, after_s: float) -> Turn | None:
+        """The last background turn of this request, begun after that time, of which its client may not have heard."""
+        turns = (turn for turn in reversed(self.by_id.values()) if turn.body == body and turn.begun_s > after_s)
+        return next(turns, None)
 
     def forget(self, turn: Turn) -> None:
         """Keep it no longer."""

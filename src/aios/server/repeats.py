@@ -142,10 +142,10 @@ class Repeats:
         tell: Tell | None = None,
     ) -> Answer:  # fmt: skip
         """As the kernel's `call`. `tell` may hear nothing, if the answer is here already. Raises `AiosError`."""
-        tries = _tries(request)
+        tries = tries_of(request)
         if tries is None and not self._by_key:
             return await self._plain(request, writer, caller, wanted, options, tell)
-        key = _key(request)
+        key = key_of(request)
         known = self._find(key, tries or 0)
         if known is not None:
             return await self._join(known, writer, tell, tries)
@@ -163,7 +163,7 @@ class Repeats:
             return await self._kernel.call(caller, wanted, options, tell)
         except AiosError as error:
             if writer.state == "spaces" and not error.retry:
-                held = Held(_key(request), request.token_id, 0, writer, None)
+                held = Held(key_of(request), request.token_id, 0, writer, None)
                 held.finish(error)
                 self._by_key.setdefault(held.key, []).append(held)
                 self._keep(held, "broken")
@@ -323,7 +323,7 @@ def _unheard(held: Held) -> bool:
     return held.fate == "runs" and all(listener.state in SILENT for listener in held.listeners)
 
 
-def _tries(request: HttpRequest) -> int | None:
+def tries_of(request: HttpRequest) -> int | None:
     """How often the client has tried before, None if it does not say."""
     said = request.headers.get(b"x-stainless-retry-count")
     if said is None or not said.isdigit() or len(said) > 9:
@@ -331,7 +331,8 @@ def _tries(request: HttpRequest) -> int | None:
     return min(int(said), MOST_RETRIES)
 
 
-def _key(request: HttpRequest) -> bytes:
+def key_of(request: HttpRequest) -> bytes:
+    """What is the same in all tries of a call."""
     whole = hashlib.sha256(b"%b %b\n" % (request.token_id.encode(), request.path.encode()))
     whole.update(request.body)
     return whole.digest()

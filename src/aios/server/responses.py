@@ -5,6 +5,7 @@ Whoever asks for a response must be the process that made it: another's is not t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping
 from urllib.parse import parse_qs
 
@@ -20,7 +21,7 @@ from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Re
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.kept import Before, Kept, Turn, Turns
 from aios.server.openai_errors import error_body, status_of
-from aios.server.repeats import Repeats
+from aios.server.repeats import KEEP_S, Repeats, key_of, tries_of
 from aios.server.response_body import generate_of, read_body, read_input
 from aios.server.response_events import Response
 from aios.server.response_list import input_items, number_of
@@ -87,7 +88,8 @@ class ResponsesDoor:
             if turn is None:
                 raise Invalid("a background response must be stored: leave out `store`", field="store")
             task = BackgroundTask(caller, wanted, options, response, turn, turns)
-            await self._in_background(task, bool(body.stream), writer, headers)
+            turn = self._begun(request, writer, task)
+            await _tell_of(turn, bool(body.stream), writer, [BACKGROUND, *headers])
         elif body.stream:
             stream = _Stream(writer, response, headers)
             call = self._repeats.call(request, writer, caller, wanted, options, stream.tell)
@@ -111,13 +113,16 @@ class ResponsesDoor:
         _keep(turns, turn, whole)
         await stream.writer.end(said)
 
-    async def _in_background(self, task: BackgroundTask, stream: bool, writer: Writer, headers: Headers) -> None:
-        """One that is made whether anybody listens or not."""
-        run = self._background.begin(task)
-        if stream:
-            await _follow(run, -1, writer, [*headers, BACKGROUND])
-        else:
-            await writer.whole(200, task.turn.answer, [JSON, BACKGROUND, *headers])
+    def _begun(self, request: HttpRequest, writer: Writer, task: BackgroundTask) -> Turn:
+        """A background response, begun now; or before, if this is another try of a client that did not hear of it."""
+        body, now_s = key_of(request), asyncio.get_running_loop().time()
+        turn = task.turns.unheard(body, now_s - KEEP_S) if tries_of(request) else None
+        if turn is None:
+            turn = task.turn
+            self._background.begin(task)
+            turn.body, turn.begun_s = body, now_s
+        writer.settle = turn.heard
+        return turn
 
     # those that are there
 
@@ -205,6 +210,14 @@ class _Stream:
         self._opened = True
         ticket = [(b"x-aios-ticket", call.encode())] if call else []
         self.writer.open([*self._headers, *ticket], after_s=after_s, first=first)
+
+
+async def _tell_of(turn: Turn, stream: bool, writer: Writer, headers: Headers) -> None:
+    """The answer to who begins a background response."""
+    if stream and turn.run is not None:
+        await _follow(turn.run, -1, writer, headers)
+    else:
+        await writer.whole(200, turn.answer, [JSON, *headers])
 
 
 async def _follow(run: Run, after: int, writer: Writer, headers: Headers) -> None:
