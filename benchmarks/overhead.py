@@ -41,6 +41,8 @@ MEANINGS = {
     "chunk_vs_relay": "CPU of a streamed token ÷ a bare relay's",
     "messages_cpu_vs_floor": "the same of a call on Anthropic's wire",
     "messages_chunk_vs_relay": "CPU of a streamed token on Anthropic's wire ÷ a bare relay's",
+    "responses_cpu_vs_floor": "the same of a call on OpenAI's newer wire, Responses, which the server keeps",
+    "responses_chunk_vs_relay": "CPU of a streamed token on that wire ÷ a bare relay's",
     "cpu_us_per_call": "CPU of a call, µs, 64 at once",
     "cpu_us_per_chunk": "CPU of a streamed token, µs",
     "added_ms_p50": "added to a call that is alone, median, ms",
@@ -52,7 +54,7 @@ MEANINGS = {
     "stalled_reader_cost": "share of the others' throughput that a stalled reader costs",
 }
 
-DOORS = {"": "/v1/chat/completions", "messages_": "/v1/messages"}
+DOORS = {"": "/v1/chat/completions", "messages_": "/v1/messages", "responses_": "/v1/responses"}
 """Paths of the doors whose calls and pieces are measured, by what their figures' names begin with."""
 
 CALL = Work("eight")

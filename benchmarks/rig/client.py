@@ -20,7 +20,8 @@ from benchmarks.rig.work import BODIES, Work, http_request
 
 CONNECT_AT_ONCE = 128
 SMALL_BUFFER_BYTES = 4096
-_stamp = re.compile(rb'"@(\d+) ')
+_stamp = re.compile(rb'"(?:content|delta|text_delta","text)":"@(\d+) ')
+"""Of a piece; one door tells the whole once more, at its end."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

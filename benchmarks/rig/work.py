@@ -48,7 +48,17 @@ def messages_body(work: Work, stream: bool) -> bytes:
     return _encoder.encode(asked)
 
 
-BODIES: Mapping[str, Callable[[Work, bool], bytes]] = {"/v1/chat/completions": chat_body, "/v1/messages": messages_body}
+def response_body(work: Work, stream: bool) -> bytes:
+    """The same question on OpenAI's newer wire."""
+    asked = {"model": work.model, "instructions": SYSTEM, "input": QUESTION, "stream": stream, "max_output_tokens": 4096}
+    return _encoder.encode(asked)
+
+
+BODIES: Mapping[str, Callable[[Work, bool], bytes]] = {
+    "/v1/chat/completions": chat_body,
+    "/v1/messages": messages_body,
+    "/v1/responses": response_body,
+}
 """What an agent asks at each door, by the door's path."""
 
 

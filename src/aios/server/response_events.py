@@ -152,7 +152,8 @@ class Response:
 
     def created(self, status: Literal["queued", "in_progress"]) -> bytes:
         """It is there, and waits for a turn or has it."""
-        return self._lifecycle(b"created", self.object(status)) + self._lifecycle(status.encode(), self.object(status))
+        response = self.object(status)
+        return self._lifecycle(b"created", response) + self._lifecycle(status.encode(), response)
 
     def started(self, model: str) -> bytes:
         """It has its turn, after waiting."""
