@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from aios.abi.errors import CoreFailed, Invalid, TooLarge, Unavailable
-from aios.abi.llm import Completion, Count, Delta, Message, Part
+from aios.abi.errors import ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
+from aios.abi.llm import Completion, Count, Delta, Generate, Message, Part
 from aios.drivers.core.local import models
 from aios.drivers.core.local.driver import LocalCore, LocalCoreConfig
 from aios.ports.core import CoreEvent
@@ -214,6 +215,15 @@ async def test_bad_fields_are_named(home: Path, field: str, fields: dict[str, An
     with pytest.raises(Invalid) as refused:
         await core.generate(candidate.call(**fields), ignore)
     assert refused.value.field == field
+
+
+async def test_conversations_of_many_messages_do_not_silence_the_host(home: Path) -> None:
+    async with local(home, freeze_s=0.5) as candidate:
+        many = Generate(messages=(Message(role="user"),) * 33_000)
+        calls = [replace(candidate.call(), request=many) for _ in range(7)]
+        refused = await asyncio.gather(*(candidate.core.generate(call, ignore) for call in calls), return_exceptions=True)
+        assert {type(each) for each in refused} == {ContextFull}
+        assert candidate.core.health().restarts == 0
 
 
 async def test_what_the_template_has_no_words_for_is_refused(home: Path) -> None:

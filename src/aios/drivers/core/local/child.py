@@ -23,6 +23,7 @@ from aios.drivers.core.local import golden, models
 from aios.drivers.core.local.batching import Batcher
 from aios.drivers.core.local.engine import EXACT, Engine, EngineFault
 from aios.drivers.core.local.exactness import Proof, probe, remember, remembered
+from aios.drivers.core.local.inbox import Inbox
 from aios.drivers.core.local.llama import EngineUnavailable, Llama
 from aios.drivers.core.local.protocol import (
     VERSION,
@@ -187,14 +188,19 @@ def serve(wire: Wire) -> None:
     slots = Slots(engine, greeting.slots, greeting.store_bytes, public, greeting.share)
     batcher = Batcher(engine, slots, chunk=greeting.chunk, backlog=greeting.backlog)
     wire.say(ready)
-    commands = early
+    inbox = Inbox()
+    inbox.add(early)
     while True:
-        answers = [answer for command in commands for answer in obey(command, batcher, engine)]
+        while command := inbox.next(busy=batcher.has_work()):
+            began = time.monotonic()
+            if answers := obey(command, batcher, engine):
+                wire.say(*answers)
+            inbox.took(time.monotonic() - began)
         if batcher.has_work():
-            answers.append(batcher.step())
-        if answers:
-            wire.say(*answers)
-        commands = wire.hear(wait=not batcher.has_work())
+            step = batcher.step()
+            inbox.passed(step.seconds)
+            wire.say(step)
+        inbox.add(wire.hear(wait=not (batcher.has_work() or inbox)))
 
 
 def _first(wire: Wire) -> list[Command]:

@@ -85,11 +85,19 @@ class Engine:
         if frame is None:
             raise EngineFault("the chat template does not take this conversation")
         tokens: list[int] = []
+        between: dict[str, list[int]] = {}  # what stands between messages is nearly always the same
+        at = 0
         for index, (turn, mark) in enumerate(zip(prompt.turns, marks, strict=True)):
-            before, _, frame = frame.partition(mark)
-            tokens += self._encode(before, special=True, start=index == 0)
+            end = found if (found := frame.find(mark, at)) >= 0 else len(frame)
+            text, at = frame[at:end], end + len(mark)
+            if index == 0:
+                tokens += self._encode(text, special=True, start=True)
+            else:
+                if text not in between:
+                    between[text] = self._encode(text, special=True, start=False)
+                tokens += between[text]
             tokens += self._encode(turn.content, special=False, start=False)
-        return tokens + self._encode(frame, special=True, start=False)
+        return tokens + self._encode(frame[at:], special=True, start=False)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; none for a special one."""
@@ -221,6 +229,8 @@ class Engine:
             size = needed
 
     def _encode(self, text: str, *, special: bool, start: bool) -> list[int]:
+        if not text and not start:
+            return []
         data = text.encode()
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
