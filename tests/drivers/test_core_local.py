@@ -159,6 +159,66 @@ async def test_a_call_that_three_hosts_die_of_is_poisoned_and_the_others_go_on(h
     await core.close()
 
 
+async def test_calls_beside_a_poisoned_count_go_on(home: Path) -> None:
+    core = LocalCore(config(home))
+    candidate = Candidate(core, running=lambda: core.statistics().in_flight)
+    loop = asyncio.get_running_loop()
+
+    def strike() -> None:
+        """Stands for a text that the tokenizer dies of, before a pass is made for anybody."""
+        pid = core.health().pid
+        if pid is not None and any(ask.open for ask in core._asks.values()):
+            os.kill(pid, signal.SIGKILL)
+
+    await core.start(lambda _event: None if _event.change == "down" else loop.call_soon(strike) and None)
+    innocent = candidate.call("Write about cats.")
+    alone = await core.generate(innocent, ignore)
+    bystander = asyncio.create_task(core.generate(innocent, ignore))
+    counting = asyncio.create_task(core.count(Count(text="poison"), candidate.call().model))
+    await asyncio.sleep(0)
+    strike()
+    with pytest.raises(CoreFailed, match="died 3 times of this text"):
+        await counting
+    assert (await bystander).text == alone.text
+    await core.close()
+
+
+@pytest.mark.parametrize("why", ["frozen", "unread"])
+async def test_a_suspect_that_stands_still_does_not_keep_the_others_waiting(home: Path, why: str) -> None:
+    core = LocalCore(config(home, backlog=4))
+    candidate = Candidate(core, running=lambda: core.statistics().in_flight)
+    up: asyncio.Queue[CoreEvent] = asyncio.Queue()
+    await core.start(lambda event: up.put_nowait(event) if event.change == "up" else None)
+    await up.get()
+    suspect, began, go_on = candidate.call("Write about poison."), asyncio.Event(), asyncio.Event()
+
+    async def wait(_delta: Delta) -> None:
+        began.set()
+        if why == "unread":
+            await go_on.wait()
+
+    alone = await core.generate(suspect, ignore)
+    running = asyncio.create_task(core.generate(suspect, wait))
+    await began.wait()
+    if why == "frozen":
+        core.freeze(suspect.id)
+    else:
+        async with asyncio.timeout(SETTLE_S):
+            while sum(len(job.tokens) for job in core._jobs.values()) < 4:
+                await asyncio.sleep(0)
+    for _ in range(2):
+        pid = core.health().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await up.get()
+    async with asyncio.timeout(SETTLE_S):
+        assert (await core.generate(candidate.call("Write about cats."), ignore)).text
+    go_on.set()
+    core.thaw(suspect.id)
+    assert (await running).text == alone.text
+    await core.close()
+
+
 async def test_cancelling_while_the_host_is_frozen_is_bounded(home: Path) -> None:
     async with local(home, freeze_s=1.0) as candidate:
         heard = Heard()

@@ -240,6 +240,11 @@ class _Ask:
     measure: Measure
     answer: asyncio.Future[int]
     crashes: int = 0
+    open: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.answer.done()
 
 
 class LocalCore:
@@ -389,6 +394,7 @@ class LocalCore:
                 job.frozen = frozen
                 if job.open and self._host is not None:
                     self._host.say(Freeze(job.number) if frozen else Thaw(job.number))
+        self._open_waiting()
 
     async def count(self, request: Count, model: str) -> Tokens:
         """Ask the model's own tokenizer. Raises `TooLarge` over 1 M characters, `CoreFailed` if the host dies of it."""
@@ -399,12 +405,11 @@ class LocalCore:
         ask = _Ask(Measure(self._number(), prompt), asyncio.get_running_loop().create_future())
         self._asks[ask.measure.ask] = ask
         try:
-            if self._host is not None:
-                self._host.say(ask.measure)
-                self._watch()
+            self._open_waiting()
             return Tokens(tokens=await ask.answer, exact=True)
         finally:
             del self._asks[ask.measure.ask]
+            self._open_waiting()
 
     async def close(self) -> None:
         """End the host and fail what is in flight."""
@@ -422,17 +427,31 @@ class LocalCore:
     # Calls.
 
     def _open_waiting(self) -> None:
-        """Tell the host of the calls it does not know. A call that two hosts died of runs alone, to find out if it is the one."""
+        """Tell the host of what it does not know. What two hosts died of runs alone, to find out if it is the one."""
         if self._host is None:
             return
-        suspects = [job for job in self._jobs.values() if job.crashes >= POISONED_AFTER - 1]
-        for job in suspects[:1] or list(self._jobs.values()):
-            if not job.open and not job.over:
-                self._host.say(self._opening(job))
-                job.open, job.acked = True, job.passed
-                if job.frozen:
-                    self._host.say(Freeze(job.number))
+        waiting: list[_Ask | _Job] = [*self._asks.values(), *self._jobs.values()]
+        for each in [each for each in waiting if self._suspected(each)][:1] or waiting:
+            if each.open or each.over:
+                continue
+            each.open = True
+            if isinstance(each, _Ask):
+                self._host.say(each.measure)
+            else:
+                self._open(self._host, each)
         self._watch()
+
+    def _suspected(self, each: _Ask | _Job) -> bool:
+        """Whether all else should wait to see if a host dies of this; not if it stands still by itself, which may be for ever."""
+        if each.over or each.crashes < POISONED_AFTER - 1:
+            return False
+        return isinstance(each, _Ask) or not (each.frozen or len(each.tokens) - each.passed >= self.config.backlog)
+
+    def _open(self, host: Host, job: _Job) -> None:
+        host.say(self._opening(job))
+        job.acked = job.passed
+        if job.frozen:
+            host.say(Freeze(job.number))
 
     def _opening(self, job: _Job) -> Open | Weigh:
         if isinstance(job.call, ScoreCall):
@@ -583,9 +602,6 @@ class LocalCore:
             self._features -= {"chat"}
         self._tell("up", self._caveat())
         self._open_waiting()
-        for ask in self._asks.values():
-            self._host.say(ask.measure)
-        self._watch()
 
     def _sha256(self) -> str | None:
         """What the model file must have: a new host goes on with answers of the old one, so it must not find another model."""
@@ -641,7 +657,8 @@ class LocalCore:
             if job.crashes >= POISONED_AFTER and not job.over:
                 job.fail(CoreFailed(f"the model's host died {job.crashes} times of this call: it is poisoned"))
         for ask in self._asks.values():
-            ask.crashes += 1
+            ask.crashes += ask.open and not ask.over
+            ask.open = False
             if ask.crashes >= POISONED_AFTER and not ask.answer.done():
                 ask.answer.set_exception(CoreFailed(f"the model's host died {ask.crashes} times of this text"))
         self._tell("down", f"{self._detail} {words}".strip())
