@@ -334,6 +334,14 @@ async def test_a_model_file_that_is_none_is_refused_in_one_sentence(home: Path, 
         assert expected in await refusal(config(home, path=path)), name
 
 
+async def test_public_texts_that_are_too_much_together_are_refused(home: Path, tmp_path: Path) -> None:
+    paths = tuple(tmp_path / name for name in ("a", "b", "c"))
+    for path in paths:
+        path.write_text("\N{GRINNING FACE}" * 900_000)
+    with pytest.raises(Unavailable, match="public texts"):
+        await LocalCore(config(home, public=paths)).start(lambda _: None)
+
+
 async def test_a_window_without_memory_for_it_is_refused(home: Path) -> None:
     message = await refusal(config(home, slots=64, window=1 << 20))
     assert "need" in message and "MB" in message

@@ -137,6 +137,28 @@ async def test_a_frozen_call_gives_its_slot_and_goes_on_unchanged(home: Path, st
             assert (await first).text == alone[0]
 
 
+async def test_a_call_that_is_frozen_between_its_answers_stands_still(home: Path) -> None:
+    async with local(home) as core:
+        request = Generate(prompt=COMMON, max_tokens=4, temperature=0.8, n=2)
+        call = CoreCall(id="both", model=core.config.name, request=request, seed=5, tenant="acme")
+        whole = await core.generate(call, lambda _: None)
+        heard: list[int] = []
+
+        def emit(delta: Delta) -> None:
+            heard.append(delta.index)
+            if delta.finish and delta.index == 0:
+                core.freeze("both")
+
+        running = asyncio.create_task(core.generate(call, emit))
+        while 0 not in heard:
+            await asyncio.sleep(0)
+        await ask(core, OTHER, id="other", tokens=3 * LONG)
+        assert 1 not in heard
+        core.thaw("both")
+        assert (await running).choices == whole.choices
+        assert not core._frozen
+
+
 async def test_a_call_that_nobody_reads_gives_its_slot_to_others(home: Path) -> None:
     asked = [prompts(1)[0], prompts(1, OTHER)[0]]
     async with local(home, slots=1, backlog=4) as core:

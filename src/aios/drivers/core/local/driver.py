@@ -268,6 +268,8 @@ class LocalCore:
         self._supervisor: asyncio.Task[None] | None = None
         self._jobs: dict[int, _Job] = {}
         self._asks: dict[int, _Ask] = {}
+        self._frozen: set[str] = set()
+        """The calls that are frozen: their further answers begin so."""
         self._numbers = 0
         self._detail = "it is not started"
         self._given_up = True
@@ -320,7 +322,7 @@ class LocalCore:
         self._changed = changed
         self._path = self.config.path or models.find(models.EMBEDDED)
         installed_version()
-        self._public = tuple(_text_of(path) for path in self.config.public)
+        self._public = _texts_of(self.config.public)
         try:
             await self._bring_up()
         except HostFailed as problem:
@@ -339,7 +341,10 @@ class LocalCore:
         self._refuse_if_given_up()
         self._calls += 1
         jobs = [_Job(self._number(), call, prompt, index, constraint=constraint) for index in range(call.request.n)]
-        choices = [await self._answer(job, emit) for job in jobs]
+        try:
+            choices = [await self._answer(job, emit) for job in jobs]
+        finally:
+            self._frozen.discard(call.id)
         last = jobs[0].last
         return Completion(
             id=call.id,
@@ -351,9 +356,8 @@ class LocalCore:
 
     async def _answer(self, job: _Job, emit: Emit) -> Choice:
         """One answer. A call's answers come one after the other: it has one turn, so it takes one slot."""
-        self._jobs[job.number] = job
         try:
-            self._open_waiting()
+            self._join(job)
             return await self._relay(job, emit)
         finally:
             await self._leave(job)
@@ -369,13 +373,15 @@ class LocalCore:
         self._refuse_too_long(call.model, prompts)
         self._refuse_if_given_up()
         self._calls += 1
-        return scores_of(call, self.config.name, [await self._weigh(call, prompt, labels) for prompt in prompts])
+        try:
+            return scores_of(call, self.config.name, [await self._weigh(call, prompt, labels) for prompt in prompts])
+        finally:
+            self._frozen.discard(call.id)
 
     async def _weigh(self, call: ScoreCall, prompt: Prompt, labels: tuple[str, ...]) -> Weighed:
         job = _Job(self._number(), call, prompt, labels=labels)
-        self._jobs[job.number] = job
         try:
-            self._open_waiting()
+            self._join(job)
             return await job.wait_weights()
         finally:
             await self._leave(job)
@@ -389,8 +395,13 @@ class LocalCore:
         self._hold(call, False)
 
     def _hold(self, call: str, frozen: bool) -> None:
-        for job in self._jobs.values():
-            if job.call.id == call and not job.over:
+        jobs = [job for job in self._jobs.values() if job.call.id == call]
+        if jobs and frozen:
+            self._frozen.add(call)
+        else:
+            self._frozen.discard(call)
+        for job in jobs:
+            if not job.over:
                 job.frozen = frozen
                 if job.open and self._host is not None:
                     self._host.say(Freeze(job.number) if frozen else Thaw(job.number))
@@ -499,6 +510,11 @@ class LocalCore:
             self._host.say(Abort(job.number))
             await asyncio.wait({job.gone}, timeout=ABORT_S)
         self._jobs.pop(job.number, None)
+        self._open_waiting()
+
+    def _join(self, job: _Job) -> None:
+        job.frozen = job.call.id in self._frozen
+        self._jobs[job.number] = job
         self._open_waiting()
 
     def _refuse_too_long(self, model: str, prompts: list[Prompt]) -> None:
@@ -756,15 +772,18 @@ def _check(request: Generate) -> None:
         raise Invalid(f"a `stop` text has at most {MOST_STOP_CHARACTERS} characters", field="stop")
 
 
-def _text_of(path: Path) -> str:
-    """A text that all tenants may share. Raises `Unavailable` if it cannot be read."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise Unavailable(f"the public text `{path}` cannot be read ({problem}): put it there, or leave it out") from None
-    if len(text) > MOST_CHARACTERS:
-        raise Unavailable(f"the public text `{path}` has more than {MOST_CHARACTERS} characters: make it shorter")
-    return text
+def _texts_of(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    """The texts that all tenants may share. Raises `Unavailable` if one cannot be read, or all together are too much."""
+    texts: list[str] = []
+    for path in paths:
+        try:
+            texts.append(path.read_text())
+        except (OSError, UnicodeDecodeError) as problem:
+            raise Unavailable(f"the public text `{path}` cannot be read ({problem}): put it there, or leave it out") from None
+        if sum(map(len, texts)) > MOST_CHARACTERS:
+            said = f"the public texts, up to `{path}`, have more than {MOST_CHARACTERS} characters: make them shorter"
+            raise Unavailable(said)
+    return tuple(texts)
 
 
 def _nobody(_event: CoreEvent) -> None:
