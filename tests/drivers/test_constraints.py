@@ -229,6 +229,8 @@ NO_FORMS = {
     "deep call": (Constraint("call", json.dumps([["f", nested(400)]])), "nested too deeply"),
     "deeper call": (Constraint("call", '[["f", ' + '{"a":' * 5000 + "1" + "}" * 5000 + "]]"), "nested too deeply"),
     "unknown keyword": (schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
+    "one of several": (schema({"oneOf": [{"type": "string"}, {"type": "string", "minLength": 2}]}), "write `anyOf`"),
+    "together": (schema({"type": "string", "pattern": "^(a|b)*c$", "minLength": 500, "maxLength": 600}), "too complex"),
     "no type": (schema({"type": "strin"}), "strin"),
     "explodes": (schema({"allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for j in range(6)]} for i in range(12)]}), "large"),
     "open bracket": (Constraint("regex", "(abc"), "unclosed group"),

@@ -184,6 +184,10 @@ def _reason(error: str) -> str:
         return "no text has this form"
     if "recursion limit" in line:
         return TOO_DEEP
+    if "coerce_one_of" in line:
+        return "`oneOf` is not understood: write `anyOf`"
+    if "Unable to determine" in line:
+        return "it is too complex (patterns or lengths that have to hold together)"
     if "retriever" in line:
         return "a `$ref` must point into the schema itself: nothing is fetched"
     return line[:300]

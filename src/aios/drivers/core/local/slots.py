@@ -144,7 +144,10 @@ class Slots:
 
 
 class Store:
-    """What had to leave its slot, the least recently used first."""
+    """What had to leave its slot, the least recently used first.
+
+    Where there is no room, the tenant that has the most in it gives way, so that nobody empties it for the others.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -155,19 +158,27 @@ class Store:
         return tuple(self._left)
 
     def add(self, left: Left) -> None:
-        """Take it in, for what was used longest ago, and instead of what it begins with."""
+        """Take it in, for what the greatest tenant used longest ago, and instead of what it begins with."""
         for other in self.all():
             if other.tenant == left.tenant and left.tokens[: other.read] == other.tokens:
                 self._drop(other)
         self._left[left] = None
         self._bytes += len(left.data)
         while self._bytes > self._most_bytes:
-            self._drop(next(iter(self._left)))
+            greatest = max(self._sizes().items(), key=lambda found: found[1])[0]
+            self._drop(next(other for other in self._left if other.tenant == greatest))
 
     def use(self, left: Left) -> None:
         """It is wanted: forget it last."""
         del self._left[left]
         self._left[left] = None
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes by tenant."""
+        sizes: dict[str, int] = {}
+        for left in self._left:
+            sizes[left.tenant] = sizes.get(left.tenant, 0) + len(left.data)
+        return sizes
 
     def _drop(self, left: Left) -> None:
         del self._left[left]
