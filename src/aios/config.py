@@ -45,10 +45,10 @@ class LanesConfig:
     index: LaneConfig = dataclasses.field(default_factory=LaneConfig)
 
     def __post_init__(self) -> None:
-        for lane, policy in (("cores", self.cores.policy), ("index", self.index.policy)):
-            if policy not in POLICIES:
+        for lane, config in (("cores", self.cores), ("index", self.index)):
+            if config.policy not in POLICIES:
                 known = ", ".join(f"`{name}`" for name in POLICIES)
-                raise ValueError(f"`{lane}.policy` must be one of {known}{nearest(policy, POLICIES)}")
+                raise ValueError(f"`{lane}.policy` must be one of {known}{nearest(config.policy, POLICIES)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

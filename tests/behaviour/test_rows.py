@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from requirements import proves
 
-from aios.abi.errors import Draining, Killed, Unauthenticated
+from aios.abi.errors import Draining, Invalid, Killed, NotFound, Unauthenticated
 from aios.abi.event import ProcessChanged, ReadEvents
+from aios.abi.lane import ListLanes, UseLane
 from aios.abi.llm import Completion, Count, Delta, Embed, Generate, Message, Models, Score, Started
 from aios.abi.process import Exit, Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import Done
@@ -200,6 +201,31 @@ async def test_list_cores(transport: str) -> None:
         assert (core.name, core.up, core.slots, core.running, cores.waiting) == ("scripted", True, 2, 2, {"standard": 1})
         for call in calls:
             call.cancel()
+
+
+@proves("row lane.list", "row lane.use")
+async def test_lanes(transport: str) -> None:
+    core = ScriptedCore(Script(text="x", first_s=1), slots=1)
+    async with world(transport, [core]) as w:
+        gate, low, high = await w.process(ALL), await w.process(cls="batch"), await w.process(cls="interactive")
+        calls = [asyncio.ensure_future(gate.call(Generate(prompt="first")))]
+        for caller, name in ((low, "low"), (high, "high")):
+            await asyncio.sleep(0.1)
+            calls.append(asyncio.ensure_future(caller.call(Generate(prompt=name))))
+        await asyncio.sleep(0.1)
+        cores, index = (await gate.call(ListLanes())).lanes
+        assert (cores.name, cores.policy, cores.width, cores.running, cores.waiting) == (
+            "cores", "priority", 1, 1, {"batch": 1, "interactive": 1}
+        )  # fmt: skip
+        assert (index.name, index.width) == ("index", 0)
+        assert await gate.call(UseLane(lane="cores", policy="fifo")) == Done()
+        await asyncio.gather(*calls)
+        assert [call.request.prompt for call in core.calls] == ["first", "low", "high"]
+        with pytest.raises(NotFound, match="no lane `core`, but `cores`"):
+            await gate.call(UseLane(lane="core", policy="fifo"))
+        with pytest.raises(Invalid, match="did you mean `fair`") as refused:
+            await gate.call(UseLane(lane="cores", policy="fare"))
+        assert refused.value.field == "policy"
 
 
 @proves("row token.add", "row token.list", "row token.revoke")

@@ -20,14 +20,13 @@ policies = pytest.mark.parametrize("policy", sorted(POLICIES))
 feasible = st.frozensets(st.sampled_from(SERVERS), min_size=1)
 
 
-def ticket(name: str, cls: Class, able: frozenset[str], asked: float) -> Ticket:
-    return Ticket("t", cls, name, name, asked, round(asked * 1e9), able)
+def ticket(name: str, cls: Class, able: frozenset[str], asked: float, who: str = "") -> Ticket:
+    return Ticket("t", cls, who or name, name, asked, round(asked * 1e9), able, f"t/{who or name}")
 
 
 # --- policies alone ---------------------------------------------------------------------------------------------------
 
-Arrive = tuple[str, Class, frozenset[str]]
-arrivals = st.tuples(st.just("arrive"), st.sampled_from(CLASSES), feasible)
+arrivals = st.tuples(st.just("arrive"), st.sampled_from(CLASSES), feasible, st.sampled_from("pqr"))
 picks = st.tuples(st.just("pick"), st.frozensets(st.sampled_from(SERVERS)))
 leaves = st.tuples(st.just("leave"), st.integers(0, 1000))
 waits = st.tuples(st.just("wait"), st.sampled_from([1.0, 30.0, 200.0, 900.0]))
@@ -42,9 +41,9 @@ def run(policy: Policy, trace: list[tuple[object, ...]]) -> list[tuple[str, str,
     now, count = 0.0, 0
     for step in trace:
         match step:
-            case ("arrive", cls, able):
+            case ("arrive", cls, able, who):
                 count += 1
-                waiting.append(ticket(f"{count}", cls, able, now))  # type: ignore[arg-type]
+                waiting.append(ticket(f"{count}", cls, able, now, who))  # type: ignore[arg-type]
                 policy.add(waiting[-1])
             case ("leave", place) if waiting:
                 policy.remove(waiting.pop(place % len(waiting)))  # type: ignore[operator]
@@ -62,16 +61,20 @@ def run(policy: Policy, trace: list[tuple[object, ...]]) -> list[tuple[str, str,
                     assert not aged or since_aged[dispatch.server] >= AGEING_EVERY - 1, "age takes one turn of a server in four"
                     since_aged[dispatch.server] = 0 if aged else since_aged[dispatch.server] + 1
                     waiting.remove(dispatch.ticket)
+                    policy.started(dispatch.ticket)
+                    policy.settled(dispatch.ticket, 10.0 * count)
                     decisions.append((dispatch.ticket.name, dispatch.server, dispatch.reason))
         assert sorted(t.name for t in policy.order(now)) == sorted(t.name for t in waiting), "nobody is lost"
     return decisions
 
 
 def check_order(name: str, dispatch: Dispatch, could: list[Ticket], now: float) -> None:
-    """Whom each policy promises to serve, among those that could be served."""
+    """Whom each policy promises to serve, among those that could be served; of a process or a share, who came first."""
     chosen = dispatch.ticket
     if name == "fifo":
         assert chosen is could[0]
+    elif name in ("fair", "round-robin"):
+        assert chosen is next(one for one in could if one.pid == chosen.pid)
     elif dispatch.reason == "age":
         assert now - chosen.asked > PATIENCE_S[chosen.cls]
         here = [one for one in could if dispatch.server in one.feasible and now - one.asked > PATIENCE_S[one.cls]]
@@ -95,21 +98,21 @@ def test_the_same_trace_leads_to_the_same_decisions(policy: str, trace: list[tup
 
 
 @given(
-    ages=st.lists(st.tuples(st.sampled_from(CLASSES), st.floats(0, 1000)), min_size=1, max_size=30),
+    ages=st.lists(st.tuples(st.sampled_from(CLASSES), st.floats(0, 1000), st.sampled_from("pqr")), min_size=1, max_size=30),
     before=st.integers(0, 10),
     now=st.floats(1000, 2000),
 )
 @settings(max_examples=400, deadline=None)
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_the_order_that_is_told_is_the_order_that_is_taken(
-    policy: str, ages: list[tuple[Class, float]], before: int, now: float
+    policy: str, ages: list[tuple[Class, float, str]], before: int, now: float
 ) -> None:
     chooser = POLICIES[policy]()
     for number in range(before):
         chooser.add(ticket(f"before {number}", "interactive", frozenset("a"), now))
         chooser.pick({"a": 0.0}, now)
-    for number, (cls, asked) in enumerate(sorted(ages, key=lambda age: age[1])):
-        chooser.add(ticket(f"{number}", cls, frozenset("a"), asked))
+    for number, (cls, asked, who) in enumerate(sorted(ages, key=lambda age: age[1])):
+        chooser.add(ticket(f"{number}", cls, frozenset("a"), asked, who))
     told = [one.name for one in chooser.order(now)]
     taken = [decision.ticket.name for decision in iter(lambda: chooser.pick({"a": 0.0}, now), None)]
     assert told == taken
@@ -181,6 +184,7 @@ async def caller(lane: Lane, model: Model, one: Ticket, works_s: float, patience
                 model.working[server] -= 1
                 turn.release()
                 turn.release()
+                turn.settle(works_s)
         model.served += 1
     except TimeoutError:
         model.given_up += 1

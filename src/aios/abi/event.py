@@ -99,9 +99,9 @@ class HostChanged(Happened, frozen=True, gc=False, tag="host"):
 
 
 class KernelChanged(Happened, frozen=True, gc=False, tag="kernel"):
-    """The kernel itself: up, draining, or its loop was late by `lag_s` seconds."""
+    """The kernel itself: up, draining, its loop was late by `lag_s` seconds, or a lane has another policy."""
 
-    change: Literal["up", "draining", "late"]
+    change: Literal["up", "draining", "late", "policy"]
     lag_s: float = 0.0
     detail: str = ""
 

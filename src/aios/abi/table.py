@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi import board, event, lease, llm, mail, process, system, tool
+from aios.abi import board, event, lane, lease, llm, mail, process, system, tool
 from aios.abi.request import Request, reply_of
 
 Lane = Literal["cores", "index"]
@@ -109,6 +109,10 @@ TABLE: tuple[Row, ...] = (
         "repeatable", "read",         "long", None, "Read what happened."),
     Row("core.list",         system.ListCores,      "read /cores",                    None,
         "repeatable", "read",         "no",   10,   "List the cores and their load."),
+    Row("lane.list",         lane.ListLanes,        "read /lanes",                    None,
+        "repeatable", "read",         "no",   10,   "List the lanes and their policies."),
+    Row("lane.use",          lane.UseLane,          "own /lanes",                     None,
+        "internal",   "private",      "no",   10,   "Let another policy decide who is next."),
     Row("token.add",         system.AddToken,       "own /tokens",                    None,
         "internal",   "private",      "no",   10,   "Make a token for an agent."),
     Row("token.list",        system.ListTokens,     "own /tokens",                    None,

@@ -23,6 +23,7 @@ from aios.abi.table import ROW_OF, ROWS
 from aios.kernel.access.grants import Grants
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
+from aios.kernel.lanes.fair import cost_of
 from aios.kernel.lanes.lane import Lane, Ticket, Turn, Withdrawn
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.record.journal import Journal
@@ -192,15 +193,20 @@ class CallPath:
     async def _attempt(self, call: Call, lane: Lane, syscall: Syscall) -> Any:
         assert syscall.plan is not None
         turn = call.turn = await self._turn(call, lane)
+        ended_well = False
         try:
             call.core = turn.dispatch.server
             call.turn_ns = self._clock.now_ns()
             self._tell_turn(call, turn)
             call.plan = syscall.plan(call)
             await self._journal.commit(self._journal.intent(call, call.plan))
-            return await syscall.act(call)
+            value = await syscall.act(call)
+            ended_well = True
+            return value
         finally:
             turn.release()
+            cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
+            turn.settle(cost, at_least=not ended_well)
 
     def _tell_turn(self, call: Call, turn: Turn) -> None:
         process = call.process
@@ -213,12 +219,15 @@ class CallPath:
         """A turn. A call whose process is held gives up its place meanwhile, and queues again."""
         process, asked, again = call.process, call.asked, False
         while True:
-            ticket = Ticket(process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible)
+            ticket = Ticket(
+                process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share
+            )
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
             if process.held is None and turn is not None:
                 return turn
             if turn is not None:
                 turn.release()
+                turn.settle(0.0)
             await self._resumed(call)
             asked, again = self._clock.monotonic(), True
 

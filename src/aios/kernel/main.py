@@ -32,8 +32,9 @@ from aios.kernel.cores.pool import Pool
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
 from aios.kernel.holding import Holds
+from aios.kernel.lanes.calls import LaneCalls
 from aios.kernel.lanes.lane import Lane, LaneConfig
-from aios.kernel.lanes.policies import POLICIES
+from aios.kernel.lanes.policies import policy_of
 from aios.kernel.leases.calls import LeaseCalls
 from aios.kernel.leases.leases import Leases
 from aios.kernel.logs import Logs
@@ -99,9 +100,10 @@ class Kernel:
         self._grants = Grants()
         self.consents = Consents(parts.consents, parts.clock)
         self._journal = Journal(parts.store, parts.clock)
+        self._lane_configs = {"cores": parts.lane, "index": parts.index}
         self._lanes = {
-            name: Lane(name, POLICIES[config.policy](), parts.clock, config.queue)
-            for name, config in (("cores", parts.lane), ("index", parts.index))
+            name: Lane(name, policy_of(config.policy, config.weights), parts.clock, config.queue)
+            for name, config in self._lane_configs.items()
         }
         self._embedders = Embedders(self._lanes["index"], parts.embedders, self.events, parts.aliases)
         embed = self._embedders.models
@@ -148,6 +150,7 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock),
             self._embedders,
+            LaneCalls(self._lanes, self._lane_configs, self.events),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
             MailCalls(self._post, self.processes, self._grants, self.clock),
             BoardCalls(self._boards, self.clock),

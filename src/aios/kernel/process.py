@@ -60,7 +60,7 @@ class Call:
     __slots__ = (
         "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
         "first_ns", "holder", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request",
-        "row", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
+        "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +93,7 @@ class Call:
         self.core = ""
         self.started = False
         self.input_tokens = self.cached_tokens = self.output_tokens = 0
+        self.said_tokens = 0
         self.answer = ""
         self.stopped: AiosError | None = None
         self.unknown: AiosError | None = None
@@ -148,7 +149,11 @@ class Hold:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Process:
-    """One run of an agent, or an operator's or client's session. Its identity is the kernel's."""
+    """One run of an agent, or an operator's or client's session. Its identity is the kernel's.
+
+    `share`: whose share of the models its calls are of: its own agent's, or that of the ancestor that it all began with.
+    `most_cls`: the highest class that whoever it all began with may have.
+    """
 
     pid: str
     name: str
@@ -165,6 +170,8 @@ class Process:
     token: str = ""
     after: Predecessors | None = None
     label: Label = USER
+    share: str = ""
+    most_cls: Class = "batch"
     children: dict[Process, None] = dataclasses.field(default_factory=dict)
     children_alive: int = 0
     depth: int = 0
@@ -284,6 +291,8 @@ class ProcessTable:
         )  # fmt: skip
         self._by_pid[process.pid] = self._by_name[tenant, process.name] = process
         self._living[process] = None
+        process.share = f"{tenant}/{agent}" if parent is None or parent.operator else parent.share
+        process.most_cls = cls if parent is None else parent.most_cls
         if parent is not None:
             parent.children[process] = None
             parent.children_alive += 1

@@ -133,6 +133,7 @@ class CoreCalls:
         def emit(delta: Delta) -> Awaitable[None] | None:
             if call.first_ns is None:
                 call.first_ns = now_ns()
+            call.said_tokens += delta.tokens or 1
             full = tell(delta) if tell is not None else None
             return self._reader(call, full) if full is not None else None
 

@@ -15,25 +15,31 @@ from typing import Protocol
 
 import msgspec
 
-from aios.abi.bounds import within
+from aios.abi.bounds import above_zero, within
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
 from aios.abi.waits import Code, Wait
 from aios.ports.clock import Clock
 
+MOST_WEIGHT = 1000.0
 DOWN_PATIENCE_S = 15.0
 """How long a call waits for a server that is down, before it is told so."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LaneConfig:
-    """`policy`: by name (`fifo`, `priority`). `queue`: calls that may wait, per tenant and class; more are refused."""
+    """`policy`: by name (`fifo`, `round-robin`, `priority`, `fair`). `queue`: calls that may wait, per tenant and class; more are
+    refused. `weights`: for `fair`, how much an agent with its children gets beside others, 1 where nothing is said.
+    """
 
     policy: str = "priority"
     queue: int = 2048
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         within("queue", self.queue, 1, 1_000_000)
+        for agent, weight in self.weights.items():
+            above_zero(f"weights.{agent}", weight, MOST_WEIGHT)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -57,7 +63,10 @@ class Server:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Ticket:
-    """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it."""
+    """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it.
+
+    `share`: whose share of the work it belongs to, `tenant/agent`: that of the agent or client that it all began with.
+    """
 
     tenant: str
     cls: Class
@@ -66,6 +75,7 @@ class Ticket:
     asked: float
     asked_ns: int
     feasible: frozenset[str]
+    share: str = ""
     queued: bool = False
     given: asyncio.Future[Dispatch] | None = None
 
@@ -87,13 +97,23 @@ class Policy(Protocol):
 
     name: str
 
-    def add(self, ticket: Ticket) -> None: ...
+    def add(self, ticket: Ticket) -> None:
+        """It waits from now on."""
+        ...
 
-    def remove(self, ticket: Ticket) -> None: ...
+    def remove(self, ticket: Ticket) -> None:
+        """It gave up waiting."""
+        ...
 
     def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
         """Take out the ticket that is next among those that an idle server can do. `idle`: name → load, 0 to 1."""
         ...
+
+    def started(self, ticket: Ticket) -> None:
+        """It has its turn: it was picked, or never waited because a server was free."""
+
+    def settled(self, ticket: Ticket, cost: float, at_least: bool = False) -> None:
+        """What started has ended, and came to so many weighted tokens; or to that at least, where more is not known."""
 
     def order(self, now: float) -> Iterable[Ticket]:
         """The waiting tickets as they would be dispatched if nothing else came and no time passed."""
@@ -116,6 +136,10 @@ class Turn:
         if self._held:
             self._held = False
             self._lane.freed(self.dispatch)
+
+    def settle(self, cost: float, at_least: bool = False) -> None:
+        """Say what the call came to, once, in weighted tokens; `at_least`: what is known of it, when it did not end well."""
+        self._lane.policy.settled(self.dispatch.ticket, cost, at_least)
 
 
 class Lane:
@@ -199,11 +223,31 @@ class Lane:
         except BaseException:
             self.leave(ticket)
             if given.done() and not given.cancelled() and given.exception() is None:
-                self.freed(given.result())  # given and given up in the same step
+                self.policy.settled(ticket, 0.0)  # given and given up in the same step
+                self.freed(given.result())
             raise
         finally:
             ticket.given = None  # its result holds the ticket: a ring would be left to the collector
         return Turn(self, dispatch, self.waiting_by_class())
+
+    def use(self, policy: Policy) -> None:
+        """From now on another policy decides; who waits goes on waiting, and who has a turn keeps it."""
+        waiting = sorted(self.policy.order(self._clock.monotonic()), key=lambda ticket: ticket.asked)
+        self.policy = policy
+        for server in self._servers.values():
+            for holder in server.holders:
+                policy.started(holder)
+        for ticket in waiting:
+            policy.add(ticket)
+
+    def change_class(self, ticket: Ticket, cls: Class) -> None:
+        """A queued ticket is of another class from now on; in its queue it stands behind those that were there before."""
+        if ticket.queued:
+            self.policy.remove(ticket)
+            self._waiting[ticket.tenant, ticket.cls] -= 1
+            ticket.cls = cls
+            self._waiting[ticket.tenant, cls] += 1
+            self.policy.add(ticket)
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there."""
@@ -244,6 +288,7 @@ class Lane:
             return None
         dispatch = Dispatch(ticket, name, "free")
         self._servers[name].holders[ticket] = None
+        self.policy.started(ticket)
         return Turn(self, dispatch, {})
 
     def _check_up(self, ticket: Ticket) -> None:
@@ -301,8 +346,10 @@ class Lane:
             given = dispatch.ticket.given
             if given is not None and not given.done():
                 self._servers[dispatch.server].holders[dispatch.ticket] = None
+                self.policy.started(dispatch.ticket)
                 given.set_result(dispatch)
                 return True
+            self.policy.settled(dispatch.ticket, 0.0)  # it gave up in this very step
         return False
 
 

@@ -1,15 +1,19 @@
-"""The simple policies. Each keeps waiting tickets and picks one: a decision is a value."""
+"""The policies by name, and the simple ones of them. Each keeps waiting tickets and picks one: a decision is a value."""
 
 from __future__ import annotations
 
-import collections
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 
+from aios.abi.errors import Invalid
 from aios.abi.request import CLASSES, Class
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket, least_loaded
+from aios.abi.wire import nearest
+from aios.kernel.lanes.fair import Fair
+from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
+from aios.kernel.lanes.queue import Queue, dispatch
+from aios.kernel.lanes.round_robin import RoundRobin
 
 PATIENCE_S: dict[Class, float] = {"interactive": 20.0, "standard": 120.0, "batch": 600.0}
 """How long a call of each class waits before it is overdue."""
@@ -19,44 +23,7 @@ AGEING_EVERY = 4
 AGED = "age"
 
 
-class Queue:
-    """Tickets in the order in which they came.
-
-    They are kept apart by the servers that can do them: what is next is found among the first of each kind, however many wait
-    for servers that are full.
-    """
-
-    __slots__ = ("_count", "_kinds")
-
-    def __init__(self) -> None:
-        self._kinds: dict[frozenset[str], collections.OrderedDict[Ticket, int]] = {}
-        self._count = itertools.count()
-
-    def add(self, ticket: Ticket) -> None:
-        self._kinds.setdefault(ticket.feasible, collections.OrderedDict())[ticket] = next(self._count)
-
-    def remove(self, ticket: Ticket) -> None:
-        kind = self._kinds[ticket.feasible]
-        del kind[ticket]
-        if not kind:
-            del self._kinds[ticket.feasible]
-
-    def first(self, idle: Mapping[str, float]) -> Ticket | None:
-        """The first ticket that one of the idle servers can do."""
-        first, first_number = None, 0
-        for servers, tickets in self._kinds.items():
-            if not servers.isdisjoint(idle):
-                ticket, number = next(iter(tickets.items()))
-                if first is None or number < first_number:
-                    first, first_number = ticket, number
-        return first
-
-    def __iter__(self) -> Iterator[Ticket]:
-        kinds = (tickets.items() for tickets in self._kinds.values())
-        return map(itemgetter(0), heapq.merge(*kinds, key=itemgetter(1)))
-
-
-class Fifo:
+class Fifo(Policy):
     """Who came first is served first."""
 
     name = "fifo"
@@ -81,7 +48,7 @@ class Fifo:
         return iter(self._waiting)
 
 
-class Priority:
+class Priority(Policy):
     """The higher class first, then who came first; after three dispatches of a server the oldest overdue call is next.
 
     Counted per server: else the turns of the overdue could all fall to a server that they cannot use.
@@ -151,12 +118,13 @@ def overdue(ticket: Ticket, now: float) -> bool:
     return now - ticket.asked > PATIENCE_S[ticket.cls]
 
 
-def dispatch(ticket: Ticket, idle: dict[str, float], reason: str) -> Dispatch:
-    """The decision for a ticket: on the idle server with the least load."""
-    server = least_loaded(idle, ticket)
-    assert server is not None, "none of the idle servers can do it"
-    return Dispatch(ticket, server, reason)
-
-
-POLICIES: dict[str, type[Policy]] = {"fifo": Fifo, "priority": Priority}
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Fifo, RoundRobin, Priority, Fair)}
 """By the name that the configuration uses."""
+
+
+def policy_of(name: str, weights: Mapping[str, float]) -> Policy:
+    """A new policy. `weights`: of shares, for the one that has such. Raises `Invalid` with the nearest name."""
+    if name not in POLICIES:
+        known = ", ".join(f"`{known}`" for known in POLICIES)
+        raise Invalid(f"`policy` must be one of {known}{nearest(name, POLICIES)}", field="policy")
+    return Fair(weights) if name == Fair.name else POLICIES[name]()

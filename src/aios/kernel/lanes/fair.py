@@ -1,0 +1,139 @@
+"""The policy `fair`: who was served least is next, counted in weighted tokens, whatever anybody's number of calls.
+
+Sheng et al. 2024, "Fairness in Serving Large Language Models" (the virtual token counter), with the virtual time of Goyal et al.
+1996, "Start-time Fair Queueing". What a call will cost is not known when it starts: its share is charged what its calls cost on
+average, and the difference when it has ended.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
+from aios.kernel.lanes.queue import Queue, dispatch
+
+UNKNOWN_COST = 1000.0
+"""Weighted tokens that a call is taken to cost before any has ended."""
+LEARNING = 0.1
+"""Of a mean, what the last call counts."""
+KEPT_IDLE = 64
+"""Shares that are remembered without having anything to do."""
+
+
+def cost_of(input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+    """What a call came to, in weighted tokens: one that was read counts once, one that was known 0.1 times, a new one twice."""
+    return input_tokens - cached_tokens + 0.1 * cached_tokens + 2 * output_tokens
+
+
+class Fair(Policy):
+    """Each share of the work gets as much as every other one that wants it, times its weight.
+
+    `weights`: by agent, 1 where nothing is said. A share that had nothing to do begins where the one stands that was served last:
+    idling earns nothing, and who makes one call now and then is next. Of one share's calls the first comes first.
+    """
+
+    name = "fair"
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self._weights = weights or {}
+        self._waiting: dict[str, Queue] = {}
+        self._running: Counter[str] = Counter()
+        self._served: dict[str, float] = {}
+        self._charged: dict[Ticket, float] = {}
+        self._means: dict[str, float] = {}
+        self._mean = UNKNOWN_COST
+        self._floor = 0.0
+
+    def add(self, ticket: Ticket) -> None:
+        if ticket.share not in self._waiting:
+            self._lift(ticket.share)
+            self._waiting[ticket.share] = Queue()
+        self._waiting[ticket.share].add(ticket)
+
+    def remove(self, ticket: Ticket) -> None:
+        queue = self._waiting[ticket.share]
+        queue.remove(ticket)
+        if not queue:
+            del self._waiting[ticket.share]
+
+    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+        found = [(self._served[share], ticket) for share, queue in self._waiting.items() if (ticket := queue.first(idle))]
+        if not found:
+            return None
+        served, ticket = min(found, key=lambda each: (each[0], each[1].asked))
+        self.remove(ticket)
+        self._charge(ticket)
+        return dispatch(ticket, idle, f"least served, {served:.0f}")
+
+    def started(self, ticket: Ticket) -> None:
+        if ticket not in self._charged:  # it was not picked: a server was free
+            self._lift(ticket.share)
+            self._charge(ticket)
+
+    def settled(self, ticket: Ticket, cost: float, at_least: bool = False) -> None:
+        estimate = self._charged.pop(ticket, None)
+        if estimate is None:
+            return  # it had its turn of another policy
+        share = ticket.share
+        self._running[share] -= 1
+        if at_least:
+            cost = max(cost, estimate)
+        elif cost:
+            self._means[share] = self._means.get(share, self._mean)
+            self._means[share] += LEARNING * (cost - self._means[share])
+            self._mean += LEARNING * (cost - self._mean)
+        self._served[share] += (cost - estimate) / self._weight(share)
+        if not self._charged and not self._waiting:
+            self._start_afresh()
+
+    def order(self, now: float) -> Iterable[Ticket]:
+        """As it would be if each call cost what is expected of it."""
+        heads = []
+        for number, (share, queue) in enumerate(self._waiting.items()):
+            tickets = iter(queue)
+            heads.append((self._served[share], (first := next(tickets)).asked, number, first, tickets))
+        heapq.heapify(heads)
+        while heads:
+            served, _, number, ticket, tickets = heapq.heappop(heads)
+            yield ticket
+            following = next(tickets, None)
+            if following is not None:
+                served += self._estimate(ticket.share) / self._weight(ticket.share)
+                heapq.heappush(heads, (served, following.asked, number, following, tickets))
+
+    def _lift(self, share: str) -> None:
+        """A share has something to do again: it stands no lower than who was served last did then."""
+        if len(self._served) > 2 * len(self._waiting) + KEPT_IDLE:
+            self._forget_idle()
+        self._served[share] = max(self._served.get(share, 0.0), self._floor)
+
+    def _charge(self, ticket: Ticket) -> None:
+        self._floor = max(self._floor, self._served[ticket.share])
+        estimate = self._charged[ticket] = self._estimate(ticket.share)
+        self._running[ticket.share] += 1
+        self._served[ticket.share] += estimate / self._weight(ticket.share)
+
+    def _estimate(self, share: str) -> float:
+        return self._means.get(share, self._mean)
+
+    def _weight(self, share: str) -> float:
+        return self._weights.get(share.partition("/")[2], 1.0)
+
+    def _forget_idle(self) -> None:
+        """Forget those that have nothing to do and were served least; who comes anew gains nothing by that."""
+        idle = [share for share in self._served if share not in self._waiting and not self._running[share]]
+        idle.sort(key=lambda share: self._served[share])
+        for share in idle[: -KEPT_IDLE // 2]:
+            self._floor = max(self._floor, self._served.pop(share))
+            self._means.pop(share, None)
+            del self._running[share]
+
+    def _start_afresh(self) -> None:
+        """Nobody runs and nobody waits: nobody was kept from anything, so nobody is owed anything."""
+        self._served.clear()
+        self._running.clear()
+        self._floor = 0.0
+        if len(self._means) > KEPT_IDLE:
+            self._means.clear()

@@ -1,0 +1,54 @@
+"""The policy `round-robin`: one call of each process in turn."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Iterator
+
+from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
+from aios.kernel.lanes.queue import Queue, dispatch
+
+
+class RoundRobin(Policy):
+    """Who had a turn goes behind all the others that wait: between two of its turns each of them has one.
+
+    A process whose next call no idle server can do keeps its place.
+    """
+
+    name = "round-robin"
+
+    def __init__(self) -> None:
+        self._waiting: collections.OrderedDict[str, Queue] = collections.OrderedDict()
+
+    def add(self, ticket: Ticket) -> None:
+        self._waiting.setdefault(ticket.pid, Queue()).add(ticket)
+
+    def remove(self, ticket: Ticket) -> None:
+        queue = self._waiting[ticket.pid]
+        queue.remove(ticket)
+        if not queue:
+            del self._waiting[ticket.pid]
+
+    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+        for queue in self._waiting.values():
+            ticket = queue.first(idle)
+            if ticket is not None:
+                self.remove(ticket)
+                self.started(ticket)
+                return dispatch(ticket, idle, "its turn")
+        return None
+
+    def started(self, ticket: Ticket) -> None:
+        if ticket.pid in self._waiting:
+            self._waiting.move_to_end(ticket.pid)
+
+    def order(self, now: float) -> Iterable[Ticket]:
+        rounds: list[Iterator[Ticket]] = [iter(queue) for queue in self._waiting.values()]
+        while rounds:
+            left = []
+            for tickets in rounds:
+                ticket = next(tickets, None)
+                if ticket is not None:
+                    yield ticket
+                    left.append(tickets)
+            rounds = left
