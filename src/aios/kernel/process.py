@@ -60,7 +60,8 @@ class Call:
     __slots__ = (
         "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
         "first_ns", "holder", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request",
-        "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
+        "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown", "wait_number",
+        "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
