@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = {"hello": "Ada", "fleet": '["river", "kettle"]', "library": '["What is a river?"]', "paper": "rivers"}
+ARGUMENTS = {
+    "hello": "Ada",
+    "fleet": '["river", "kettle"]',
+    "quote": "I have 40 GBP. How many JPY is that?",
+    "digest": '["A river rose.", "", "Trains run."]',
+    "library": '["What is a river?"]',
+    "paper": "rivers",
+}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

@@ -225,6 +225,7 @@ async def test_what_a_model_cannot_mend_ends_the_question() -> None:
             await k.run(chat, "?")
         with pytest.raises(aios.OutputInvalid, match="no answer in 2 steps"):
             await k.run(chat, "?", 2)
+        assert [asked.tool_choice for asked in k.asked[-2:]] == [None, "none"]
 
 
 async def test_tools_that_are_asked_for_together_run_side_by_side() -> None:

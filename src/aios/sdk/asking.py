@@ -141,14 +141,14 @@ class Conversation:
         if not tools:
             return (await self._ask()).text
         specs = await self._toolbox.ready(tools)
-        for _ in range(self._bounds.steps):
-            said = await self._ask(tools=specs, tool_choice=choice)
+        for left in reversed(range(self._bounds.steps)):
+            said = await self._ask(tools=specs, tool_choice=choice if left else "none")
             if not said.tool_calls:
                 return said.text
             choice = None
             self._messages.append(Message("assistant", said.text, tool_calls=said.tool_calls))
             self._messages += await self._run_all(said.tool_calls)
-        raise OutputInvalid(f"no answer in {self._bounds.steps} steps: the model goes on asking for tools (`max_steps`)")
+        raise OutputInvalid(f"no answer in {self._bounds.steps} steps: the model asks for tools though it may not (`max_steps`)")
 
     async def typed(self, form: Form[T], tools: Sequence[Tool[..., Any]], choice: str | dict[str, Any] | None) -> T:
         """The answer as a value of the form. Raises `OutputInvalid`."""
