@@ -241,3 +241,84 @@ async def test_what_a_group_cannot_do_is_refused_where_it_is_written() -> None:
         said = await s.run(refused)
     assert said[:5] == ["width", "width", "on_error", "the group is not open", "the group is not open"]
     assert said[5:] == ["Invalid key", "Invalid key", "Invalid agent", "Invalid after", "Invalid arguments", "Conflict None"]
+
+
+@aios.agent(grants=ALL)
+async def leaves_at_once(k: aios.Kernel) -> list[str]:
+    children = []
+    try:
+        async with k.group() as g:
+            children.append(g.start(hang))
+            raise aios.Conflict("never mind")
+    except aios.Conflict:
+        pass
+    try:
+        async with k.group() as g:
+            children.append(g.start(hang))
+            await asyncio.sleep(0)  # its start is under way
+            raise aios.Conflict("never mind")
+    except aios.Conflict:
+        pass
+    try:
+        async with asyncio.timeout(2), k.group(width=1) as g:
+            children += g.map(hang_or, ["a", "b"])
+            await children[-1].wait()
+    except TimeoutError:
+        pass
+    return [str(child.error) for child in children]
+
+
+@aios.agent(grants=ALL)
+async def crowd(k: aios.Kernel) -> int:
+    async with k.group() as one, k.group() as other:
+        children = [*one.map(shout_late, range(150)), *other.map(shout_late, range(150))]
+    return len({child.pid for child in children})
+
+
+@aios.agent
+async def shout_late(k: aios.Kernel, number: int) -> None:
+    await k.sleep(5)
+
+
+@aios.agent(grants=ALL)
+def plain(k: Any) -> list[Any]:
+    try:
+        k.group()
+    except aios.Invalid as error:
+        return [k.map(shout, ["a", "b"]), k.do(count, "abc"), str(error)]
+    return []
+
+
+@aios.tool
+def count(text: str) -> int:
+    return len(text)
+
+
+async def test_what_is_left_at_once_leaves_nothing_behind() -> None:
+    async with scripted() as s:
+        assert await s.run(leaves_at_once) == [
+            "`hang-1` was not started: its group ended before",
+            "`hang-1` was ended with its group",
+            "`hang-or-1` was ended with its group",
+            "`hang-or-2` was not started: its group ended before",
+        ]
+        assert await living(s) == [] and time() == pytest.approx(2, abs=0.1)
+        assert {p.outcome for p in (await s.k.call(List())).processes if p.agent.startswith("hang")} == {"killed"}
+
+
+async def test_more_children_than_a_process_may_have_calls_wait_for_room() -> None:
+    async with scripted() as s:
+        assert await s.run(crowd) == 300 and await living(s) == []
+
+
+@pytest.mark.real
+async def test_a_plain_agent_maps_and_uses_tools_and_has_no_groups() -> None:
+    async with scripted() as s:
+        mapped, counted, said = await s.run(plain)
+        assert (mapped, counted) == (["a!", "b!"], 3) and said.startswith("a group needs an `async def` agent")
+
+
+async def test_a_plain_agent_is_refused_in_virtual_time() -> None:
+    async with scripted() as s:
+        with pytest.raises(aios.Invalid, match="`plain` is a plain function"):
+            await s.run(plain)

@@ -23,6 +23,7 @@ from aios.abi.frames import (
     Hello,
     Print,
     Reply,
+    RunTool,
     Tell,
     Welcome,
     encode_frame,
@@ -36,6 +37,7 @@ from aios.abi.record import ABI_VERSION
 from aios.abi.request import Request
 from aios.abi.system import Instant, Now, Sleep
 from aios.abi.table import ROW_OF
+from aios.abi.tool import ExecuteTool, RegisterTools, ToolManifest
 from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
 from aios.kernel.main import Kernel
 from aios.ports.sandbox import Isolation, Output, Rules
@@ -433,6 +435,39 @@ async def test_open_calls_of_a_process_are_bounded_and_answers_still_get_through
         last = await peer.hear()
         assert last.fault is None, last
         await peer.say(Answer(ask.id))
+
+
+async def test_functions_that_do_not_end_are_bounded_and_late_answers_are_no_misdeed(tmp_path: Path) -> None:
+    async with node(tmp_path) as n:
+        peer, ask = await n.spawn()
+        manifest = ToolManifest(name="f", repeat="repeatable", parameters={"type": "object"})
+        await peer.call(1, ask.pid, RegisterTools(tools=(manifest,)))
+        assert (await peer.hear()).fault is None
+        execute = pack(ExecuteTool(tool="f"))
+        most = connection.MAX_RUNNING_TOOLS
+        await peer.say(*[Call(id, ask.pid, "tool.execute", execute) for id in range(most + 1)])
+        heard = [await peer.hear() for _ in range(most + 1)]
+        (refused,) = [frame for frame in heard if isinstance(frame, Reply)]
+        assert (refused.id, refused.fault and refused.fault.code) == (most, "RateLimited")
+        first, second, *_ = questions = [frame for frame in heard if isinstance(frame, RunTool)]
+        await peer.say(Cancel(0))
+        given_up = {type(frame): frame for frame in (await peer.hear(), await peer.hear())}
+        assert given_up[Cancel].id == first.id and given_up[Reply].fault.code == "Cancelled"
+        await peer.call(9999, ask.pid, ExecuteTool(tool="f"))  # it was told to end, and has not
+        assert (await peer.hear()).fault.code == "RateLimited"
+        await peer.say(Answer(first.id, b"1"), Answer(second.id, b'"two"'))
+        assert msgspec.msgpack.decode((await peer.hear()).body) == {"value": "two"}
+        await peer.call(10_000, ask.pid, ExecuteTool(tool="f"))
+        assert isinstance(again := await peer.hear(), RunTool)
+        for answer, code in (
+            (Answer(again.id, b"{"), "ToolFailed"),
+            (Answer(questions[2].id, fault=Fault("Internal", "x")), "ToolFailed"),
+        ):
+            await peer.say(answer)
+            assert (await peer.hear()).fault.code == code
+        await peer.say(Answer(ask.id))
+        exit = await n.exit_of(ask.pid)
+        assert exit.outcome == "result"
 
 
 async def test_a_child_that_does_not_read_is_not_listened_to_until_it_does(tmp_path: Path) -> None:

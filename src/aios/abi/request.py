@@ -59,7 +59,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `key`: the caller's own name for the call, unique in its process: asked again with the same key, the recorded result is
     returned and nothing is done twice.
     `scope`: the part of its process's work that the call is of (a child of a group, say). The calls of a scope are numbered by
-    themselves, so that their ids do not depend on what else runs at the time.
+    themselves, so that their ids do not depend on what else runs at the time. Doors over HTTP have no scopes.
     `trace`: what the caller's own tracing calls it.
     """
 

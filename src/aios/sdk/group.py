@@ -217,7 +217,8 @@ class Group:
         request, takes = spawning(agent, args, cls=cls), _takes(agent, args, after, others)
         key = self._key_of(agent, key)
         child = self._of[key] = Child(self._gate, key, f"{self._name}.{key}")
-        self._tasks.create_task(self._run(child, request, others, takes), name=f"child {key}")
+        task = self._tasks.create_task(self._run(child, request, others, takes), name=f"child {key}")
+        task.add_done_callback(lambda _: child.close())  # also if it was cancelled before its first step
         return child
 
     async def spawn(self, agent: Agent[..., Any], *args: Any, cls: Class | None = None, key: str | None = None) -> Child:
@@ -262,8 +263,6 @@ class Group:
             error.add_note(f"child `{child.key}` of the group")
             if self._on_error == "cancel":
                 raise
-        finally:
-            child.close()
 
 
 def _sentence(errors: int) -> str:

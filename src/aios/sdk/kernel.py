@@ -93,8 +93,8 @@ class Kernel:
         `out`: the type of the answer, of which JSON can speak (a `msgspec.Struct`, dataclass, `TypedDict` or builtin); an answer
         that does not fit is shown to the model with what is wrong, `repairs` times (2), then `OutputInvalid` is raised.
         `tools`: functions that the model may have run, instead of the agent's; `max_steps`: how many answers it has (8), in the
-        last of which it may ask for none; `tool_choice`: of the first, see `Generate`. The other arguments are those of `Generate` and `CallOptions`;
-        `deadline_s` is of the whole question. Raises `AiosError`.
+        last of which it may ask for none; `tool_choice`: of the first, see `Generate`. The others are those of `Generate` and
+        `CallOptions`; `deadline_s` is of the whole question. Raises `AiosError`.
         """
         asked = Asked(**how)
         conversation = Conversation(

@@ -127,6 +127,8 @@ def tool(
 class Toolbox:
     """The tools of one process: its agent's, and those that its code has used. The kernel hears of each before its use."""
 
+    __slots__ = ("_gate", "_known", "own")
+
     def __init__(self, gate: Gate, tools: Iterable[Tool[..., Any]] = ()) -> None:
         self._gate = gate
         self._known: dict[str, Tool[..., Any]] = {}
@@ -145,7 +147,7 @@ class Toolbox:
         twice = [tool.name for tool in tools if names[tool.name] is not tool]
         if twice:
             raise Invalid(f"two tools are named `{twice[0]}`", field="tools")
-        new = [tool for tool in tools if self._known.get(tool.name) is not tool]
+        new = [tool for tool in tools if tool.name not in self._known or self._known[tool.name].function is not tool.function]
         if new:
             await self._gate.call(RegisterTools(tools=tuple(tool.manifest for tool in new)))
             self._known.update((tool.name, tool) for tool in new)

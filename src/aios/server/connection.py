@@ -42,7 +42,7 @@ from aios.ports.sandbox import Child
 MAX_OPEN_CALLS = 256
 """Of one process."""
 MAX_HOST_CALLS = 4096
-"""Of all processes in a host."""
+"""Of all processes in a host; of functions that they run, as many again."""
 MAX_RUNNING_TOOLS = 64
 """Of one process."""
 MAX_UNREAD_BYTES = 1_000_000
@@ -115,8 +115,10 @@ class SocketHost(asyncio.Protocol):
         """Run a function of a process. What is given up here is cancelled there, and counts as running until it has answered."""
         if self._ended.is_set():
             raise HostGone(self._how)
-        if self._tools_of[pid] >= MAX_RUNNING_TOOLS:
-            text = f"{MAX_RUNNING_TOOLS} functions of this process run, or have not ended though they were told to"
+        if self._tools_of[pid] >= MAX_RUNNING_TOOLS or len(self._tools) >= MAX_HOST_CALLS:
+            text = (
+                f"{MAX_RUNNING_TOOLS} functions of a process, or {MAX_HOST_CALLS} of its host, run or were told to end and do not"
+            )
             raise RateLimited(text, retry_after_s=1.0)
         self._asked += 1
         id = self._asked
