@@ -306,6 +306,7 @@ async def test_a_prompt_that_is_too_long_is_said_in_the_words_that_clients_look_
         ("", {"stop_sequences": "x"}, "stop_sequences"),
         ("", {"temperature": 7}, "temperature"),
         ("", {"tools": [{"input_schema": {}}]}, "tools[0].name"),
+        ("", {"tools": [WEATHER, {**WEATHER, "type": "custom"}]}, "tools[1].name"),
         ("", {"tools": [{"name": "f", "input_schema": []}]}, "tools[0].input_schema"),
         ("", {"tool_choice": {"type": "royal"}, "tools": [WEATHER]}, "tool_choice.type"),
         ("", {"tool_choice": {"type": "any"}}, "tool_choice"),

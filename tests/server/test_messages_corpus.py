@@ -12,7 +12,8 @@ from served import served
 
 from aios.abi.llm import Count, Generate, Message, Part
 from aios.ports.core import FEATURES
-from aios.server.messages import CUSTOM, OLDEST, STRICT, ThreadNotFound, read_message, read_question
+from aios.server.messages import OLDEST, STRICT, ThreadNotFound, read_message, read_question
+from aios.server.turns import CUSTOM
 from aios.testing import Script, ScriptedCore
 
 FILES = sorted((Path(__file__).parents[1] / "corpus" / "messages").glob("*.json"))

@@ -8,8 +8,7 @@ read and cannot is refused with its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -18,7 +17,7 @@ from aios.abi.errors import Invalid, NoCore, NotFound
 from aios.abi.llm import Count, Generate, ToolSpec
 from aios.abi.wire import check_json, refuse
 from aios.server.hints import Hints
-from aios.server.turns import Content, Talk, Tool, Turn
+from aios.server.turns import CUSTOM, Content, Talk, Tool, Turn
 
 OLDEST, STRICT = "2023-06-01", "2026-10-21"
 """The version of a client that names none, and the one from which on some fields are refused."""
@@ -92,16 +91,13 @@ MEANINGLESS = frozenset(
 )  # fmt: skip
 """Fields of Anthropic's that change nothing about an answer here: taken in silence, whatever they hold."""
 
-CUSTOM = (None, "custom")
-"""Types of the client's own tools."""
 SAMPLING = ("temperature", "top_p", "top_k")
 _message = msgspec.json.Decoder(MessagesBody)
 _question = msgspec.json.Decoder(Question)
 _known = frozenset(MessagesBody.__struct_fields__) | MEANINGLESS
 
 
-@dataclass(slots=True, frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """A body that was understood. `ignored`: names in it that mean nothing here. `thinks`: the client wants to see reasoning."""
 
     request: Generate
@@ -125,7 +121,7 @@ def read_message(raw: bytes, version: str) -> Asked:
     _check(body, version)
     talk = Talk(version >= STRICT, body.tools or ())
     messages = talk.read(body.system, body.messages)
-    tools, foreign = _tools(talk.tools)
+    tools = _specs(talk.tools.values())
     choice, parallel = _tool_choice(body.tool_choice, tools)
     try:
         request = Generate(
@@ -145,7 +141,8 @@ def read_message(raw: bytes, version: str) -> Asked:
     if body.top_k is not None:
         ignored.append("top_k")
     thinks = body.thinking is not None and body.thinking.type != "disabled" and body.thinking.display != "omitted"
-    return Asked(request, bool(body.stream), thinks, body.aios, body.service_tier, [*ignored, *foreign, *talk.left_out])
+    ignored += dict.fromkeys(talk.left_out)
+    return Asked(request, bool(body.stream), thinks, body.aios, body.service_tier, ignored)
 
 
 def read_question(raw: bytes, version: str) -> Count:
@@ -154,7 +151,7 @@ def read_question(raw: bytes, version: str) -> Count:
     _check(body, version)
     talk = Talk(version >= STRICT, body.tools or ())
     messages = talk.read(body.system, body.messages)
-    return Count(model=body.model or "default", messages=messages, tools=_tools(talk.tools)[0])
+    return Count(model=body.model or "default", messages=messages, tools=_specs(talk.tools.values()))
 
 
 def _read(raw: bytes, decoder: msgspec.json.Decoder[B]) -> tuple[B, list[str]]:
@@ -172,9 +169,7 @@ def _check(body: Question, version: str) -> None:
         for name in SAMPLING:
             if getattr(body, name) is not None:
                 raise Invalid(f"`{name}`: version {version} has no such field: leave it out", field=name)
-    for at, tool in enumerate(body.tools or ()):
-        if not tool.name and tool.type in CUSTOM:
-            raise Invalid(f"`tools[{at}].name` is missing", field=f"tools[{at}].name")
+    _check_names(body.tools or ())
     if body.compaction is not None:
         raise NoCore("no core here makes compaction blocks: leave out `compaction`", field="compaction")
     if body.thread is not None and body.thread.type == "continue":
@@ -186,6 +181,15 @@ def _check(body: Question, version: str) -> None:
     if body.messages[-1].role == "assistant":
         field = f"messages[{len(body.messages) - 1}].role"
         raise NoCore("no core here goes on with an assistant's turn: the last one must be the user's", field=field)
+
+
+def _check_names(tools: Sequence[Tool]) -> None:
+    seen = set()
+    for at, tool in enumerate(tools):
+        if tool.type in CUSTOM and (not tool.name or tool.name in seen):
+            problem = f"two tools are named `{tool.name[:100]}`" if tool.name else f"`tools[{at}].name` is missing"
+            raise Invalid(problem, field=f"tools[{at}].name")
+        seen.add(tool.name)
 
 
 def _response_format(body: Question) -> dict[str, Any] | None:
@@ -200,12 +204,8 @@ def _response_format(body: Question) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema}}
 
 
-def _tools(tools: Sequence[Tool]) -> tuple[tuple[ToolSpec, ...], list[str]]:
-    """The client's own tools, and the types of those that its provider knows or runs."""
-    own = tuple(
-        ToolSpec(tool.name, tool.description or "", tool.input_schema or {}, tool.strict) for tool in tools if tool.type in CUSTOM
-    )
-    return own, [tool.type for tool in tools if tool.type and tool.type not in CUSTOM]
+def _specs(tools: Iterable[Tool]) -> tuple[ToolSpec, ...]:
+    return tuple([ToolSpec(tool.name, tool.description or "", tool.input_schema or {}, tool.strict) for tool in tools])
 
 
 def _tool_choice(choice: ToolChoice | None, tools: Sequence[ToolSpec]) -> tuple[str | dict[str, Any] | None, bool | None]:

@@ -5,8 +5,7 @@ A result of a tool stands in the user's turn there and is a message of its own h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -63,6 +62,9 @@ class Block(msgspec.Struct):
     tool_name: str = ""
 
 
+CUSTOM = (None, "custom")
+"""Types of the client's own tools."""
+
 Content = str | tuple[Block, ...]
 Role = Literal["user", "assistant", "system"]
 
@@ -75,8 +77,11 @@ class Turn(msgspec.Struct):
     clear_at: str | None = None
 
 
-Placed = Iterable[tuple[str, Content]]
-"""What is said, each with its path in the body."""
+Placed = list[tuple[int, Content]]
+"""What is said, each with the number of its turn."""
+
+SYSTEM = -1
+"""The number of what stands ahead of all turns."""
 
 OPAQUE = frozenset(("thinking", "redacted_thinking"))
 """Blocks of an assistant's turn that only who made them can read: left out in silence. Others that are left out are named."""
@@ -87,41 +92,43 @@ _result = msgspec.json.Decoder(Content)
 class Talk:
     """A conversation while it is read. Each use of a tool must have its one result in the user's turn that follows.
 
-    `strict`: as the newer version of the wire has it. `tools`: offered to the model at the end. `left_out`: types of blocks that
-    were.
+    `strict`: as the newer version of the wire has it. `tools`: those of the client's own that the model is offered at the end, by
+    name. `left_out`: types of blocks and tools that were.
     """
 
     def __init__(self, strict: bool, tools: Sequence[Tool]) -> None:
         self._strict = strict
-        self._declared = {tool.name: tool for tool in tools}
-        self.tools = [tool for tool in tools if not tool.defer_loading]
+        self._declared = {tool.name: tool for tool in tools if tool.type in CUSTOM}
+        self.tools = {name: tool for name, tool in self._declared.items() if not tool.defer_loading}
         self._messages: list[Message] = []
         self._used: set[str] = set()
         self._open: set[str] = set()
-        self.left_out: list[str] = []
+        self.left_out = [tool.type for tool in tools if tool.type and tool.type not in CUSTOM]
 
     def read(self, system: Content | None, turns: Sequence[Turn]) -> tuple[Message, ...]:
         """All messages. Turns of one role that follow each other are one. Raises `Invalid`, `NoCore`."""
         if system:
-            self._take("system", [("system", system)])
-        for role, several in groupby(_shown(turns), lambda turn: turn[0]):
-            placed = [(where, content) for _, where, content in several]
-            if role == "assistant":
+            self._take("system", [(SYSTEM, system)])
+        for role, placed in _grouped(turns):
+            if len(placed) == 1 and isinstance(placed[0][1], str):
+                self._messages.append(Message(role=role, content=placed[0][1]))
+            elif role == "assistant":
                 self._take_assistant(placed)
             else:
                 self._take(role, placed)
-            if role == "user":
-                self._check_answered(placed[0][0])
-        self._check_answered(f"messages[{len(turns) - 1}].content")
+            if role == "user" and self._open:
+                raise self._unanswered(placed[0][0])
+        if self._open:
+            raise self._unanswered(len(turns) - 1)
         return tuple(self._messages)
 
     def _take(self, role: Literal["user", "system"], placed: Placed) -> None:
         before, said = len(self._messages), list[Part]()
-        for where, content in placed:
+        for at, content in placed:
             if isinstance(content, str):
                 said.append(Part("text", text=content))
             else:
-                said += self._take_blocks(where, content, role)
+                said += self._take_blocks(_path(at), content, role)
         if said or (role == "user" and len(self._messages) == before):
             self._messages.append(Message(role=role, content=_content(said)))
 
@@ -150,23 +157,22 @@ class Talk:
         if change is None:
             raise Invalid(f"`{place}.tool` is missing", field=f"{place}.tool")
         tool = change.definition or self._declared.get(change.name)
-        if tool is None:
+        if tool is None or not tool.name or tool.type not in CUSTOM:
             self.left_out.append(change.type)
-            return
-        self._declared[tool.name] = tool
-        self.tools = [other for other in self.tools if other.name != tool.name]
-        if block.type == "tool_addition":
-            self.tools.append(tool)
+        elif block.type == "tool_addition":
+            self._declared[tool.name] = self.tools[tool.name] = tool
+        else:
+            self.tools.pop(tool.name, None)
 
     def _take_assistant(self, placed: Placed) -> None:
         said: list[Part] = []
         calls: list[ToolCall] = []
-        for where, content in placed:
+        for turn_at, content in placed:
             if isinstance(content, str):
                 said.append(Part("text", text=content))
                 continue
             for at, block in enumerate(content):
-                place = f"{where}[{at}]"
+                place = f"{_path(turn_at)}[{at}]"
                 if block.type == "text":
                     said.append(_text(place, block))
                 elif block.type == "tool_use":
@@ -228,24 +234,34 @@ class Talk:
 
     def _reference(self, name: str) -> Part:
         tool = self._declared.get(name)
-        if tool is not None and all(other.name != name for other in self.tools):
-            self.tools.append(tool)
+        if tool is not None:
+            self.tools[name] = tool
         return Part("text", text=f"The tool `{name}` can be called now.")
 
-    def _check_answered(self, where: str) -> None:
-        if self._open:
-            raise Invalid(f"`{where}`: no `tool_result` for the `tool_use` {', '.join(sorted(self._open))[:200]}", field=where)
+    def _unanswered(self, at: int) -> Invalid:
+        names = ", ".join(sorted(self._open))[:200]
+        return Invalid(f"`{_path(at)}`: no `tool_result` for the `tool_use` {names}", field=_path(at))
 
 
-def _shown(turns: Sequence[Turn]) -> Iterator[tuple[Role, str, Content]]:
-    """The turns that the model is shown, with their paths. What the system said for one turn is over with the user's next."""
-    last_user = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=-1)
+def _grouped(turns: Sequence[Turn]) -> list[tuple[Role, Placed]]:
+    """The turns that the model is shown, those of one role that follow each other as one."""
+    groups: list[tuple[Role, Placed]] = []
+    last_user = next((at for at in range(len(turns) - 1, -1, -1) if turns[at].role == "user"), -1)
     for at, turn in enumerate(turns):
-        where = f"messages[{at}].content"
         if turn.content is None and turn.role != "system":
-            raise Invalid(f"`{where}` is missing", field=where)
-        if turn.clear_at != "next_user_message" or at > last_user:
-            yield turn.role, where, turn.content or ()
+            raise Invalid(f"`{_path(at)}` is missing", field=_path(at))
+        if turn.clear_at == "next_user_message" and at < last_user:
+            continue
+        said = (at, turn.content or ())
+        if groups and groups[-1][0] == turn.role:
+            groups[-1][1].append(said)
+        else:
+            groups.append((turn.role, [said]))
+    return groups
+
+
+def _path(at: int) -> str:
+    return f"messages[{at}].content" if at != SYSTEM else "system"
 
 
 def _content(said: Sequence[Part]) -> str | tuple[Part, ...]:
