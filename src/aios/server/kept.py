@@ -22,13 +22,13 @@ MOST_TURNS = 1000
 MOST_BYTES = 16 * 1024 * 1024
 """Of one process."""
 MOST_BYTES_OF_ALL = 256 * 1024 * 1024
-"""Of all processes together; above it the process that holds most forgets its oldest."""
+"""Of all processes together; above it the token whose processes hold most loses its oldest."""
 TURN_BYTES = 1000
 """What a turn takes beside its texts, about."""
 TURN_VALUES = 50
 """What reading a turn again costs beside its values, in values."""
-SWEEP_EVERY = 64
-"""New processes after which those that have ended are let go."""
+SWEEP_AT = 64
+"""Processes after which those that have ended are let go; and after each time that there are twice as many."""
 
 
 class _Output(msgspec.Struct):
@@ -70,18 +70,35 @@ class Turn:
 
 
 @dataclass(slots=True)
+class Share:
+    """What is kept of one token's processes: by a turn's id whose it is, the oldest first."""
+
+    by_id: dict[str, Turns] = field(default_factory=dict)
+    size_bytes: int = 0
+
+    def forget_oldest(self) -> bool:
+        """Forget the oldest turn that has ended; whether there was one."""
+        for id, turns in self.by_id.items():
+            if turns.by_id[id].ended:
+                turns.forget(turns.by_id[id])
+                return True
+        return False
+
+
+@dataclass(slots=True)
 class Turns:
-    """The turns of one process: of the token and session that it was attached for.
+    """The turns of one process: of a token's `share`, in the session that it was attached for.
 
     `running`: those that are under way in the background.
     """
 
     kept: Kept
-    token_id: str
+    share: Share
     session: str
     by_id: dict[str, Turn] = field(default_factory=dict)
     size_bytes: int = 0
     running: int = 0
+    gone: bool = False
 
     def find(self, id: str, name: str = "id") -> Turn:
         """A turn that is kept. Raises `NotFound`: it was never made by this process, was not stored, or is forgotten."""
@@ -102,13 +119,12 @@ class Turns:
 
     def add(self, turn: Turn) -> bool:
         """Keep a turn, and forget the oldest if there is no room. False if it is too large by itself, and not kept."""
-        if len(turn.input) + len(turn.answer) > MOST_BYTES - TURN_BYTES:
+        if self.gone or len(turn.input) + len(turn.answer) > MOST_BYTES - TURN_BYTES:
             return False
         turn.listed = True
         self.by_id[turn.id] = turn
-        self.kept.by_id[turn.id] = self
-        if turn.previous is not None:
-            turn.previous.followers += 1
+        self.share.by_id[turn.id] = self
+        self._hold(turn.previous)
         self.measure(turn)
         return True
 
@@ -135,31 +151,44 @@ class Turns:
     def forget(self, turn: Turn) -> None:
         """Keep it no longer."""
         del self.by_id[turn.id]
-        del self.kept.by_id[turn.id]
+        del self.share.by_id[turn.id]
         turn.listed = False
         left: Turn | None = turn
         while left is not None and not left.listed and not left.followers:
             self._count(-left.size_bytes)
-            before, left.previous = left.previous, None
-            if before is not None:
-                before.followers -= 1
-            left = before
+            left = left.previous
+            if left is not None:
+                left.followers -= 1
 
-    def forget_oldest(self) -> bool:
-        """Forget the oldest turn that has ended; whether there was one."""
-        oldest = next((turn for turn in self.by_id.values() if turn.ended), None)
-        if oldest is not None:
-            self.forget(oldest)
-        return oldest is not None
+    def let_go(self) -> None:
+        """Its process has ended: nobody can ask for anything of it, and nothing more is kept."""
+        for turn in self.by_id.values():
+            turn.listed = False
+            del self.share.by_id[turn.id]
+        self.by_id.clear()
+        self._count(-self.size_bytes)
+        self.gone = True
+
+    def _hold(self, turn: Turn | None) -> None:
+        """One more goes on from a turn. It may have been forgotten since that one was asked for: then it counts again."""
+        while turn is not None:
+            turn.followers += 1
+            if turn.listed or turn.followers > 1:
+                return
+            self._count(turn.size_bytes)
+            turn = turn.previous
 
     def _make_room(self) -> bool:
         while self.size_bytes > MOST_BYTES or len(self.by_id) > MOST_TURNS:
-            if not self.forget_oldest():
+            oldest = next((turn for turn in self.by_id.values() if turn.ended), None)
+            if oldest is None:
                 return False
+            self.forget(oldest)
         return True
 
     def _count(self, size_bytes: int) -> None:
         self.size_bytes += size_bytes
+        self.share.size_bytes += size_bytes
         self.kept.size_bytes += size_bytes
 
 
@@ -168,31 +197,30 @@ class Kept:
 
     def __init__(self) -> None:
         self._of: dict[Caller, Turns] = {}
-        self._new = 0
-        self.by_id: dict[str, Turns] = {}
+        self._shares: dict[str, Share] = {}
+        self._sweep_at = SWEEP_AT
         self.size_bytes = 0
 
     def session(self, token_id: str, id: str) -> str | None:
         """The session in which a token's client had a response made; None if none of its has that id."""
-        turns = self.by_id.get(id)
-        return turns.session if turns is not None and turns.token_id == token_id else None
+        share = self._shares.get(token_id)
+        turns = share.by_id.get(id) if share is not None else None
+        return turns.session if turns is not None else None
 
     def of(self, caller: Caller, token_id: str, session: str) -> Turns:
         """A process's."""
         turns = self._of.get(caller)
         if turns is None:
-            self._new += 1
-            if self._new % SWEEP_EVERY == 0:
+            if len(self._of) >= self._sweep_at:
                 self._sweep()
-            turns = self._of[caller] = Turns(self, token_id, session)
+            share = self._shares.setdefault(token_id, Share())
+            turns = self._of[caller] = Turns(self, share, session)
         return turns
 
     def make_room(self) -> bool:
-        """Bring all together below the bound."""
-        if self.size_bytes > MOST_BYTES_OF_ALL:
-            self._sweep()
+        """Bring all together below the bound. False if it cannot be done: too much is under way."""
         while self.size_bytes > MOST_BYTES_OF_ALL:
-            if not max(self._of.values(), key=lambda turns: turns.size_bytes).forget_oldest():
+            if not max(self._shares.values(), key=lambda share: share.size_bytes).forget_oldest():
                 return False
         return True
 
@@ -200,10 +228,11 @@ class Kept:
         """Let go of processes that have ended."""
         for caller, turns in list(self._of.items()):
             if not caller.alive and not turns.running:
-                self.size_bytes -= turns.size_bytes
+                turns.let_go()
                 del self._of[caller]
-                for id in turns.by_id:
-                    del self.by_id[id]
+        used = {id(turns.share) for turns in self._of.values()}
+        self._shares = {token: share for token, share in self._shares.items() if id(share) in used}
+        self._sweep_at = max(SWEEP_AT, 2 * len(self._of))
 
 
 class Before:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
 from aios.abi.errors import Invalid, NotFound
+from aios.server.exchange import HttpRequest
 from aios.server.kept import Turn
 
 LIST_DEFAULT, LIST_MOST = 20, 100
+MOST_FIELDS = 20
+"""Of a query."""
 
 _encode = msgspec.json.Encoder().encode
 _items = msgspec.json.Decoder(str | list[dict[str, Any]] | None)
 
 Query = Mapping[str, list[str]]
+
+
+def query_of(request: HttpRequest) -> Query:
+    """The fields of a query. Raises `Invalid` if there are too many."""
+    try:
+        return parse_qs(request.query.decode("latin-1"), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise Invalid(f"the query has more than {MOST_FIELDS} fields", field="query") from None
 
 
 def number_of(query: Query, name: str, default: int, least: int, most: int) -> int:

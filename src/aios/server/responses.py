@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -24,7 +23,7 @@ from aios.server.openai_errors import error_body, status_of
 from aios.server.repeats import KEEP_S, Repeats, key_of, tries_of
 from aios.server.response_body import generate_of, read_body, read_input
 from aios.server.response_events import Response
-from aios.server.response_list import input_items, number_of
+from aios.server.response_list import input_items, number_of, query_of
 from aios.server.response_log import Run
 
 BACKGROUND = (b"warning", b'299 aios "a background response lives with this kernel: it is lost when the kernel goes down"')
@@ -130,7 +129,7 @@ class ResponsesDoor:
         id, _, below = request.rest.partition("/")
         _, turns = self._attach(request, id)
         turn = turns.find(id)
-        query = parse_qs(request.query.decode("latin-1"), max_num_fields=20)
+        query = query_of(request)
         if below == "input_items":
             return await writer.whole(200, input_items(turn, query), [JSON])
         if below:
