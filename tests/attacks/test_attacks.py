@@ -481,18 +481,25 @@ SAID: list[dict[str, Any]] = [
 ]
 
 
-async def test_no_claim_in_a_header_or_a_body_raises_anything() -> None:
+@pytest.mark.parametrize(
+    ("door", "asked"),
+    [
+        ("POST /v1/chat/completions", {"model": "default", "messages": [{"role": "user", "content": "x"}]}),
+        ("POST /v1/responses", {"model": "default", "input": "x"}),
+    ],
+    ids=["chat", "responses"],
+)
+async def test_no_claim_in_a_header_or_a_body_raises_anything(door: str, asked: dict[str, Any]) -> None:
     """Effective = min(granted, asked). The control: the same road lowers the class."""
     assert len(CARRIERS) >= 50 and len(SAID) >= 30
-    chat = {"model": "default", "messages": [{"role": "user", "content": "x"}]}
     async with listening() as at:
         operator, victim = await at.k.operator.call(Self()), await at.k.session("victim")
         pid = (await victim.call(Self())).pid
         known = {"PID": pid, "OPERATOR": at.k.kernel.tokens.new_operator()}
-        claims = [({name: known.get(value, value) for name, value in one.items()}, chat) for one in CARRIERS]
-        claims += [({}, {**chat, **json.loads(json.dumps(one).replace("PID", pid))}) for one in SAID]
+        claims = [({name: known.get(value, value) for name, value in one.items()}, asked) for one in CARRIERS]
+        claims += [({}, {**asked, **json.loads(json.dumps(one).replace("PID", pid))}) for one in SAID]
         for headers, body in claims:
-            status, told = await at.send("POST /v1/chat/completions", json.dumps(body).encode(), **headers)
+            status, told = await at.send(door, json.dumps(body).encode(), **headers)
             assert status == 200, (headers, body, told)
             status, told = await at.send("POST /v1/call/process.self", b"{}", **headers)
             me = json.loads(told)
@@ -501,7 +508,7 @@ async def test_no_claim_in_a_header_or_a_body_raises_anything() -> None:
             status, _ = await at.send("POST /v1/call/token.list", b"{}", **headers)
             assert status == 403
         assert classes(at) == ["standard"] * len(claims)
-        await at.send("POST /v1/chat/completions", json.dumps({**chat, "service_tier": "flex"}).encode())
+        await at.send(door, json.dumps({**asked, "service_tier": "flex"}).encode())
         assert classes(at)[-1] == "batch"
 
 

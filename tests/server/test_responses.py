@@ -159,6 +159,14 @@ async def test_a_stream_that_waits_for_a_turn_is_queued_and_hears_comments() -> 
     ]  # fmt: skip
 
 
+async def test_a_stream_that_need_not_wait_tells_after_a_second_that_it_is_under_way() -> None:
+    async with served(ScriptedCore(Script(text="one", first_s=15))) as s, s.post(PATH, {**ASKED, "stream": True}) as answer:
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        told = [(event["type"].removeprefix("response."), round(loop.time() - begun_s)) async for event in events(answer)]
+    assert told[:4] == [("created", 0), ("in_progress", 0), ("comment", 10), ("output_item.added", 14)]
+
+
 async def test_a_failure_before_the_first_word_keeps_its_status_and_a_later_one_is_an_event() -> None:
     async with served(ScriptedCore(Script(text="a b c", fail_after=0))) as s, s.post(PATH, {**ASKED, "stream": True}) as answer:
         assert answer.status == 502
@@ -318,7 +326,7 @@ async def test_the_items_of_an_input_are_listed_by_pages() -> None:
         async with s.get(f"{path}?order=asc&limit=1&after={listed['last_id']}") as answer:
             page = await answer.json()
         assert [item["content"][0]["text"] for item in page["data"]] == ["two"] and page["has_more"]
-        for wrong in ("limit=0", "limit=x", "order=up", "after=nothing"):
+        for wrong in ("limit=0", "limit=x", "order=up", "after=nothing", "query=&" + "a=1&" * 100):
             async with s.get(f"{path}?{wrong}") as answer:
                 assert (await answer.json())["error"]["param"] == wrong.partition("=")[0]
 
@@ -401,6 +409,18 @@ async def test_a_background_response_that_fails_says_so() -> None:
         assert response["status"] == "failed" and "the script says so" in response["error"]["message"]
         async with s.get(f"{PATH}/{id}?stream=true") as answer:
             assert types([event async for event in events(answer)])[-1] == "failed"
+
+
+async def test_what_is_refused_at_once_is_no_background_response() -> None:
+    async with served(ScriptedCore(Script(text="a", hang=True), slots=1), lane=LaneConfig(queue=1)) as s:
+        assert (await refused(s, background=True, model="gpt-9"))[0] == 404
+        assert (await refused(s, background=True, tools=[RATE]))[0] == 400
+        for _ in range(2):
+            await made(s, background=True)
+        status, error = await refused(s, background=True)
+        assert (status, error["type"]) == (429, "rate_limit_error")
+        s.kernel.drain(0.1)
+        assert (await refused(s, background=True))[0] == 503
 
 
 async def test_a_process_has_so_many_background_responses_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from aios.abi.errors import AiosError, Cancelled, RateLimited, TooLarge
+from aios.abi.errors import AiosError, BadRequest, Cancelled, RateLimited, Refused, TooLarge
 from aios.abi.llm import Delta, Generate, Started
 from aios.abi.request import CallOptions, Event
 from aios.ports.kernel import Answer, Caller, Kernel
@@ -22,7 +22,7 @@ MOST_RUNNING = 16
 
 @dataclass(frozen=True, slots=True)
 class BackgroundTask:
-    """One response that is to be made: the call, and where what it says is kept."""
+    """One response that is to be made: the call, and where what it says is kept. `streams`: its client reads its events."""
 
     caller: Caller
     request: Generate
@@ -30,6 +30,7 @@ class BackgroundTask:
     response: Response
     turn: Turn
     turns: Turns
+    streams: bool
 
     def hear(self, event: Event) -> None:
         """Keep what the call tells."""
@@ -74,16 +75,25 @@ class Background:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    def begin(self, work: BackgroundTask) -> None:
-        """Begin to make one. Raises `RateLimited` if its process has too many under way, `TooLarge` if it cannot be kept."""
+    async def begin(self, work: BackgroundTask) -> bytes:
+        """Begin to make one, and return the response as it is then.
+
+        What is refused without waiting for anything is refused here, and nothing is kept of it.
+        Raises `RateLimited` if its process has too many under way, `TooLarge` if it cannot be kept, or what its call raises.
+        """
         turn, turns, response = work.turn, work.turns, work.response
         if turns.running >= MOST_RUNNING:
             raise RateLimited(f"{MOST_RUNNING} background responses of this process are under way", retry_after_s=10.0)
-        turn.answer = response.object("queued")
+        queued = turn.answer = response.object("queued")
         if not turns.add(turn):
             raise TooLarge("the input is too large to be kept, as a background response must be", field="input")
         call = self._kernel.begin(work.caller, work.request, work.options, work.hear)
-        run = turn.run = Run(call)
-        run.log.add(response.created("queued"))
+        turn.run = Run(call)
+        turn.run.log.add(response.created("queued"))
         turns.running += 1
         call.add_done_callback(work.ended)
+        await asyncio.sleep(0)  # in which the call takes its first step
+        if call.done() and not call.cancelled() and isinstance(refused := call.result(), Refused | BadRequest):
+            turns.forget(turn)
+            raise refused
+        return queued

@@ -103,11 +103,11 @@ class ResponseBody(msgspec.Struct):
     reasoning: Reasoning | None = None
     include: tuple[str, ...] | None = None
     metadata: dict[str, str] | None = None
-    service_tier: str | None = None
+    service_tier: Any = None
     truncation: str | None = None
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
-    user: str | None = None
+    prompt_cache_key: Any = None
+    safety_identifier: Any = None
+    user: Any = None
     prompt: dict[str, Any] | None = None
     conversation: str | dict[str, Any] | None = None
     context_management: Any = None

@@ -56,9 +56,9 @@ def _echo_of(body: ResponseBody) -> bytes:
         metadata=body.metadata or {},
         parallel_tool_calls=body.parallel_tool_calls is not False,
         previous_response_id=body.previous_response_id,
-        prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_key=_text(body.prompt_cache_key),
         reasoning={"effort": thought.effort if thought else None, "summary": None},
-        safety_identifier=body.safety_identifier,
+        safety_identifier=_text(body.safety_identifier),
         store=body.store is not False,
         temperature=body.temperature,
         text={"format": form, "verbosity": text.verbosity} if text and text.verbosity else {"format": form},
@@ -66,9 +66,14 @@ def _echo_of(body: ResponseBody) -> bytes:
         tools=tuple([tool for tool in body.tools or () if tool.type == "function"]),
         top_logprobs=body.top_logprobs or 0,
         top_p=body.top_p,
-        user=body.user,
+        user=_text(body.user),
     )
     return _encode(echo)[1:]
+
+
+def _text(hint: object) -> str | None:
+    """A hint that says nothing here, if it is what it should be."""
+    return hint if isinstance(hint, str) else None
 
 
 class Response:

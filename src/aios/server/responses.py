@@ -60,7 +60,7 @@ class ResponsesDoor:
         """Only of what is no part of a response: its own failures are told in its events."""
         return b"event: error\ndata: " + error_body(error, status_of(error), error.field) + b"\n\n"
 
-    def _attach(self, request: HttpRequest, response: str | None, cache_key: str | None = None) -> tuple[Caller, Turns]:
+    def _attach(self, request: HttpRequest, response: str | None, cache_key: object = None) -> tuple[Caller, Turns]:
         """The process that asks, and what is kept of it.
 
         A session's header names it first. Then a response that the request names leads to the session in which it was made, if
@@ -86,9 +86,8 @@ class ResponsesDoor:
         if body.background:
             if turn is None:
                 raise Invalid("a background response must be stored: leave out `store`", field="store")
-            task = BackgroundTask(caller, wanted, options, response, turn, turns)
-            turn = self._begun(request, writer, task)
-            await _tell_of(turn, bool(body.stream), writer, [BACKGROUND, *headers])
+            task = BackgroundTask(caller, wanted, options, response, turn, turns, bool(body.stream))
+            await self._in_background(request, task, writer, [BACKGROUND, *headers])
         elif body.stream:
             stream = _Stream(writer, response, headers)
             call = self._repeats.call(request, writer, caller, wanted, options, stream.tell)
@@ -112,16 +111,20 @@ class ResponsesDoor:
         _keep(turns, turn, whole)
         await stream.writer.end(said)
 
-    def _begun(self, request: HttpRequest, writer: Writer, task: BackgroundTask) -> Turn:
-        """A background response, begun now; or before, if this is another try of a client that did not hear of it."""
+    async def _in_background(self, request: HttpRequest, task: BackgroundTask, writer: Writer, headers: Headers) -> None:
+        """One that is begun now; or was before, if this is another try of a client that did not hear of it."""
         body, now_s = key_of(request), asyncio.get_running_loop().time()
         turn = task.turns.unheard(body, now_s - KEEP_S) if tries_of(request) else None
-        if turn is None:
-            turn = task.turn
-            self._background.begin(task)
+        if turn is not None:
+            answer = turn.answer
+        else:
+            turn, answer = task.turn, await self._background.begin(task)
             turn.body, turn.begun_s = body, now_s
         writer.settle = turn.heard
-        return turn
+        if task.streams and turn.run is not None:
+            await _follow(turn.run, -1, writer, headers)
+        else:
+            await writer.whole(200, answer, [JSON, *headers])
 
     # those that are there
 
@@ -209,14 +212,6 @@ class _Stream:
         self._opened = True
         ticket = [(b"x-aios-ticket", call.encode())] if call else []
         self.writer.open([*self._headers, *ticket], after_s=after_s, first=first)
-
-
-async def _tell_of(turn: Turn, stream: bool, writer: Writer, headers: Headers) -> None:
-    """The answer to who begins a background response."""
-    if stream and turn.run is not None:
-        await _follow(turn.run, -1, writer, headers)
-    else:
-        await writer.whole(200, turn.answer, [JSON, *headers])
 
 
 async def _follow(run: Run, after: int, writer: Writer, headers: Headers) -> None:
