@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from aios.abi.errors import Denied, Invalid, QueueFull
@@ -122,7 +123,11 @@ class ProcessCalls:
         if process is call.process:
             raise Invalid("a process cannot wait for itself", field="pid")
         wait = Wait(code="W", on=process.name, since_ns=call.asked_ns, holder=process.name)
-        await wait_for(call, lambda: None if process.exit is not None else process, lambda: wait, process.ended.wait)
+        ended = asyncio.ensure_future(process.ended.wait())
+        try:
+            await wait_for(call, ended, lambda: None if process.exit is not None else process, lambda: wait)
+        finally:
+            ended.cancel()
         assert process.exit is not None
         call.label = process.label
         return process.exit

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aios.abi.errors import Deadlock
@@ -42,27 +42,22 @@ class Edge(NamedTuple):
 
 
 async def wait_for(
-    call: Call, holder: Callable[[], Process | None], why: Callable[[], Wait], arrived: Callable[[], Awaitable[Any]]
+    call: Call, arrived: asyncio.Future[Any], holder: Callable[[], Process | None], why: Callable[[], Wait]
 ) -> None:
-    """Wait until `arrived()` returns, which is asked more than once. Raises `Deadlock` if it never will.
+    """Wait until the future is done, which stays its owner's. Raises `Deadlock` if it never would be.
 
     `holder`: the process that the call waits for now; None when it is about to go on.
     """
     call.waits, call.holder, call.wait_number = why, holder, next(_numbers)
     now = asyncio.get_running_loop().time
     pause_s = SURE_S / 2
-    while True:
+    while not arrived.done():
         ring = find_ring(call)
         quiet_s = now() - max((edge.process.last_call for edge in ring), default=0.0)
         if ring and quiet_s >= SURE_S and call.wait_number == max(edge.number for edge in ring):
             raise Deadlock(f"this would wait for ever: {_told(ring, call)}")
         pause_s = SURE_S - quiet_s if ring and quiet_s < SURE_S else min(LOOK_S, 2 * pause_s)
-        try:
-            async with asyncio.timeout(pause_s):
-                await arrived()
-            return
-        except TimeoutError:
-            pass
+        await asyncio.wait((arrived,), timeout=pause_s)  # not by a cancel, in which the call would seem to end
 
 
 def find_ring(call: Call) -> list[Edge]:

@@ -51,8 +51,7 @@ class LeaseCalls:
         taken = False
         try:
             async with asyncio.timeout(request.wait_s):
-                why, got = (lambda: self._why(call, id, waiter)), (lambda: asyncio.wait((waiter.got,)))
-                await wait_for(call, lambda: self._blocker(id, waiter), why, got)
+                await wait_for(call, waiter.got, lambda: self._blocker(id, waiter), lambda: self._why(call, id, waiter))
             taken = True
             return waiter.got.result()
         except TimeoutError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from aios.abi.errors import Conflict, Invalid, NotFound
@@ -101,7 +99,7 @@ class MailCalls:
         wait = Wait(code="W", on=f"a reply of {to.name}", since_ns=call.asked_ns, holder=to.name)
         asked = self._post.ask(to, letter)
         try:
-            await wait_for(call, lambda: None if asked.reply.done() else to, lambda: wait, lambda: asyncio.wait((asked.reply,)))
+            await wait_for(call, asked.reply, lambda: None if asked.reply.done() else to, lambda: wait)
         finally:
             self._post.give_up(asked)
         reply = asked.reply.result()
