@@ -394,7 +394,7 @@ def test_a_model_file_that_was_added_and_chosen_answers(place: Place) -> None:
         assert "ok    core to come  added model, because `aios models use mine` chose it" in said
         assert reply["model"] == "mine" and reply["choices"][0]["text"]
         listed = place.json("models", "--json")
-        assert [model["name"] for model in listed["models"]] == ["mine"] and listed["added"][0]["used"]
+        assert [model["name"] for model in listed["models"]] == ["mine", "all-minilm-l6-v2"] and listed["added"][0]["used"]
         assert "starts again" in place.aios("models", "use", "embedded").stderr
         assert "`mine` is in use" in place.aios("models", "rm", "mine", "--yes", expect=1).stderr
     finally:

@@ -85,8 +85,8 @@ def ls(as_json: bool) -> None:
         say(f"{name}: {detail}")
     if not running():
         say("no kernel runs here, so none of them can be used now: start it with `aios up`")
-    elif not found:
-        say("no model can be used: `aios doctor` says what is missing")
+    elif not cores:
+        say("no model can be asked: `aios doctor` says what is missing")
 
 
 def in_kernel() -> tuple[tuple[Model, ...], dict[str, CoreState], dict[str, EmbedderState]]:
