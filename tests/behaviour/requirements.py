@@ -39,6 +39,7 @@ REQUIREMENTS = (
     Requirement("row process.spawn", "An agent is started as a child of the caller.", f"{CALLS}: process.spawn"),
     Requirement("row process.wait", "Who waits for a process hears how it ended.", f"{CALLS}: process.wait"),
     Requirement("row process.signal", "A process is stopped or killed.", f"{CALLS}: process.signal"),
+    Requirement("row process.renice", "A process and its waiting calls are of another class.", "issue 5: aios nice"),
     Requirement("row process.list", "A process lists itself and its descendants.", f"{CALLS}: process.list"),
     Requirement("row process.self", "A process hears what the kernel knows of it.", f"{CALLS}: process.self"),
     Requirement("row process.explain", "Why a process waits is answered from its waiting state.", f"{WAITS}: explain(pid)"),

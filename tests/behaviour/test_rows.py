@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from requirements import proves
 
-from aios.abi.errors import Draining, Invalid, Killed, NotFound, Unauthenticated
+from aios.abi.errors import Denied, Draining, Invalid, Killed, NotFound, Unauthenticated
 from aios.abi.event import ProcessChanged, ReadEvents
 from aios.abi.lane import ListLanes, UseLane
 from aios.abi.llm import Completion, Count, Delta, Embed, Generate, Message, Models, Score, Started
-from aios.abi.process import Exit, Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
+from aios.abi.process import Exit, Explain, List, Logs, Renice, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import Done
 from aios.abi.system import (
     AddToken,
@@ -136,6 +136,19 @@ async def test_suspend_and_resume(transport: str) -> None:
         assert (seen.state, seen.word, seen.wait and seen.wait.code) == ("suspended", "suspended", "X")
         assert await gate.call(SignalProcess(pid=agent.pid, signal="resume")) == Done()
         assert (await gate.call(WaitFor(pid=agent.pid))).result == "slept" and time() == pytest.approx(100)
+
+
+@proves("row process.renice")
+async def test_renice(transport: str) -> None:
+    async with world(transport, agents=AGENTS) as w:
+        gate = await w.process(ALL)
+        agent = await gate.call(napping(w, 1000))
+        assert await gate.call(Renice(pid=agent.name, cls="batch")) == Done()
+        assert (await gate.call(List(ended=False))).processes[-1].cls == "batch"
+        with pytest.raises(Denied, match="operator"):
+            await gate.call(Renice(pid=agent.pid, cls="standard"))
+        await w.k.operator.call(Renice(pid=agent.pid, cls="standard"))
+        assert (await gate.call(List(ended=False))).processes[-1].cls == "standard"
 
 
 @proves("row process.list", "row process.self")

@@ -82,7 +82,8 @@ def test_a_misspelled_command_is_wrong_usage_and_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("suspend", "x"), ("resume", "x"), ("tree",),
+        ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("suspend", "x"), ("resume", "x"),
+        ("nice", "x", "batch"), ("tree",),
         ("call", "clock.now"), ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
     ],
 )  # fmt: skip
@@ -108,6 +109,8 @@ def test_down_without_a_kernel_has_nothing_to_do(home: Path) -> None:
         (("call", "clock.sleep", "--json", '{"seconds": 1, "seconds": 2}'), "`seconds` is given twice"),
         (("kill",), "say which"),
         (("suspend",), "say which"),
+        (("nice", "batch"), "say which"),
+        (("nice", "x", "urgent"), "interactive"),
         (("resume",), "say which"),
         (("events", "-f", "--json"), "--jsonl"),
         (("token", "add", "--agent", "x", "--grant", "everything"), "is no grant"),

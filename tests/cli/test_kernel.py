@@ -206,6 +206,16 @@ def test_ps_and_why_and_kill_take_a_name_or_its_beginning(fleet: Place) -> None:
     assert [process["outcome"] for process in fleet.json("ps", "-a", "-q", f"name:{name}", "--json")["processes"]] == ["killed"]
 
 
+def test_an_agent_is_given_another_class(fleet: Place) -> None:
+    name = fleet.aios("run", "agents.py:sleeps", "-y", "-d").stdout.strip()
+    assert name in fleet.aios("nice", name, "batch", "--dry-run").stdout
+    assert f"{name}: batch" in fleet.aios("nice", name, "batch").stderr
+    assert "batch" in fleet.aios("ps", "-q", f"name:{name}").stdout
+    assert "nothing that is not batch" in fleet.aios("nice", "-q", f"name:{name}", "batch").stderr
+    assert f"{name}: standard" in fleet.aios("nice", "-q", "agent:sleeps class:batch", "standard").stderr
+    fleet.aios("kill", name, "-y")
+
+
 def test_an_agent_is_suspended_and_resumed(fleet: Place) -> None:
     name = fleet.aios("run", "agents.py:sleeps", "-y", "-d").stdout.strip()
     assert name in fleet.aios("suspend", name, "--dry-run").stdout

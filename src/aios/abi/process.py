@@ -102,6 +102,17 @@ class SignalProcess(Request[Done], frozen=True, kw_only=True):
     signal: Signal
 
 
+class Renice(Request[Done], frozen=True, kw_only=True):
+    """Let a process be of another class: of its open calls those that wait, and all that it makes from now on.
+
+    Whoever may signal a process may lower its class, and with it that of all its descendants. Operators raise it too, that of the
+    one process, and never above what the client or person that it all began with may have.
+    """
+
+    pid: str
+    cls: Class
+
+
 class ProcessList(Reply, frozen=True):
     """Processes, oldest first."""
 

@@ -90,6 +90,11 @@ def reply_of(request: type[Request[Any]]) -> type[Any]:
     raise TypeError(f"{request.__name__} does not say what it is answered by: derive it from Request[Reply]")
 
 
+def is_above(one: Class, other: Class) -> bool:
+    """Whether a class is served before another one."""
+    return CLASSES.index(one) < CLASSES.index(other)
+
+
 def lower(granted: Class, asked: Class | None) -> Class:
     """The class a call gets: what it asks for, but never above what its process was granted."""
     if asked is None:

@@ -69,6 +69,8 @@ TABLE: tuple[Row, ...] = (
         "repeatable", "read",         "long", None, "Wait for a process to end."),
     Row("process.signal",    process.SignalProcess, "own /process/{pid}",             None,
         "internal",   "private",      "no",   30,   "Stop, kill, suspend or resume a process."),
+    Row("process.renice",    process.Renice,        "own /process/{pid}",             None,
+        "internal",   "private",      "no",   30,   "Change the class of a process."),
     Row("process.list",      process.List,          "",                               None,
         "repeatable", "read",         "no",   10,   "List processes."),
     Row("process.self",      process.Self,          "",                               None,

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("kill", "End agents."),
         ("suspend", "Hold agents."),
         ("resume", "Let agents go on that are held."),
+        ("nice", "Give agents another class."),
         ("token", "Make, list and revoke tokens."),
     ),
 }

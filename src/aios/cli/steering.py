@@ -1,8 +1,8 @@
-"""What `kill`, `suspend` and `resume` share: which processes are meant, showing them, asking, and telling what came of it."""
+"""What `kill`, `suspend`, `resume` and `nice` share: which processes are meant, showing them, asking, telling what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -34,7 +34,12 @@ def steer(
         table(HEADERS, map(cells, found))
         if dry_run or not agreed(f"{verb.capitalize()} {'it' if len(found) == 1 else f'these {len(found)}'}?", yes):
             return
-        failures = [failure for process in found if (failure := signal_one(kernel, process, verb))]
+        each(found, lambda process: kernel.call(SignalProcess(pid=process.pid, signal=verb)), DONE[verb])
+
+
+def each(found: Sequence[ProcessInfo], act: Callable[[ProcessInfo], object], done: str) -> None:
+    """Do it to each of them, and tell. Raises what was said against the only one, or click's `Exit`."""
+    failures = [failure for process in found if (failure := one(process, act, done))]
     if len(failures) == 1 == len(found):
         raise failures[0]
     if failures:
@@ -53,12 +58,12 @@ def chosen(
     return list(found.values())
 
 
-def signal_one(kernel: Client, process: ProcessInfo, verb: Signal) -> AiosError | None:
-    """Signal one process; what was said against it, which is also shown."""
+def one(process: ProcessInfo, act: Callable[[ProcessInfo], object], done: str) -> AiosError | None:
+    """Do it to one process; what was said against it, which is also shown."""
     try:
-        kernel.call(SignalProcess(pid=process.pid, signal=verb))
+        act(process)
     except AiosError as error:
         say(f"{process.name}: {error.message}")
         return error
-    say(f"{process.name}: {DONE[verb]}")
+    say(f"{process.name}: {done}")
     return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from msgspec.structs import replace
 
 from aios.abi.process import Ahead, CallInfo, Explanation
+from aios.abi.request import is_above
 from aios.abi.waits import Code
 from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.process import Call, Hold, Process
@@ -83,8 +84,8 @@ def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
         return (f"`aios resume {process.held.of}`",)
     codes = {call.wait.code for call in calls if call.wait is not None}
     moves = []
-    if "S" in codes and process.cls != "interactive":
-        moves.append(f"a higher class: `{process.name}` runs as {process.cls}")
+    if "S" in codes and is_above(process.most_cls, process.cls):
+        moves.append(f"a higher class than {process.cls}: `aios nice {process.name} {process.most_cls}`")
     if "S" in codes:
         moves.append("a free slot: end what holds one (`aios kill NAME`), or add a core")
     if "C" in codes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from aios.abi.errors import Denied, Invalid, QueueFull
+from aios.abi.errors import Conflict, Denied, Invalid, QueueFull
 from aios.abi.manifest import Manifest
 from aios.abi.process import (
     Exit,
@@ -16,17 +16,18 @@ from aios.abi.process import (
     Logs,
     ProcessInfo,
     ProcessList,
+    Renice,
     SignalProcess,
     Spawn,
     WaitFor,
 )
-from aios.abi.request import Done, lower
+from aios.abi.request import Class, Done, is_above, lower
 from aios.abi.waits import Wait
 from aios.kernel.access.consent import Consents
 from aios.kernel.access.grants import Grants, parse_grants
 from aios.kernel.arguments import After, check_arguments
 from aios.kernel.explain import explain
-from aios.kernel.lanes.lane import Lane
+from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.logs import Logs as LogBook
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.supervise import Supervisor
@@ -65,6 +66,7 @@ class ProcessCalls:
             "process.spawn": Syscall(self._spawn),
             "process.wait": Syscall(self._wait),
             "process.signal": Syscall(self._signal),
+            "process.renice": Syscall(self._renice),
             "process.list": Syscall(self._list),
             "process.self": Syscall(self._self),
             "process.explain": Syscall(self._explain),
@@ -139,6 +141,30 @@ class ProcessCalls:
             raise Invalid(f"`{process.name}` is a {process.kind}: revoke its token instead", field="pid")
         self._supervisor.signal(process, call.request.signal, by=call.process)
         return Done()
+
+    async def _renice(self, call: Call) -> Done:
+        request, by = call.request, call.process
+        assert isinstance(request, Renice)
+        process = self._processes.find(by, request.pid)
+        if process.exit is not None:
+            raise Conflict(f"`{process.name}` has ended: it has no class any more")
+        raised = is_above(request.cls, process.cls)
+        if raised and not by.operator:
+            raise Denied(f"`{by.name}` may lower the class of `{process.name}`, which is {process.cls}: an operator may raise it")
+        if is_above(request.cls, process.most_cls):
+            raise Denied(f"`{process.name}` belongs to somebody who may have {process.most_cls} at most: give their token more")
+        for member in [process] if raised else self._processes.family(process):
+            if member.exit is None and (raised or is_above(member.cls, request.cls)):
+                self._change_class(member, request.cls, by)
+        return Done()
+
+    def _change_class(self, process: Process, cls: Class, by: Process) -> None:
+        process.cls = cls
+        for call in process.calls.values():
+            call.cls = lower(cls, call.options.cls)
+            if isinstance(call.ticket, Ticket) and call.row.lane is not None:
+                self._lanes[call.row.lane].change_class(call.ticket, call.cls)
+        self._supervisor.tell_class(process, by)
 
     async def _list(self, call: Call) -> ProcessList:
         request = call.request

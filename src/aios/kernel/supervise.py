@@ -289,6 +289,10 @@ class Supervisor:
         self._changed(process, exit.message)
         self._left(process)
 
+    def tell_class(self, process: Process, by: Process) -> None:
+        """Say that a process was given the class that it has now."""
+        self._changed(process, f"class given by {by.name}")
+
     def _changed(self, process: Process, detail: str = "") -> None:
         state, _ = process.state()
         self._events.add(
