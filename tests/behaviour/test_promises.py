@@ -388,3 +388,26 @@ async def test_a_process_begins_after_others_with_their_results(transport: str) 
                 await begin(*wrong, results="one")
         with pytest.raises(NotFound, match="there is no process"):
             await other.call(Spawn(manifest=manifest_of("merge"), after=(first,)))
+
+
+async def test_results_that_are_too_much_to_begin_with_are_not_kept_until_the_last_one_has_ended() -> None:
+    async def large(gate: Gate) -> str:
+        return "x" * 200_000
+
+    async def never(gate: Gate) -> None:
+        await asyncio.Event().wait()
+
+    async with world("socket", agents={"large": large, "never": never}) as w:
+        gate = await w.process(ALL)
+        before = [(await gate.call(Spawn(manifest=manifest_of(entry)))).pid for entry in ("never", "large", "large")]
+        waits = [await gate.call(Spawn(manifest=manifest_of("never"), after=tuple(before), results="all")) for _ in range(3)]
+        only_ordered = await gate.call(Spawn(manifest=manifest_of("never"), after=tuple(before)))
+        for waiting in waits:
+            exit = await gate.call(WaitFor(pid=waiting.pid))
+            assert exit.error == "TooLarge" and exit.message.startswith("it did not begin: the results")
+        assert time() < 1 and (await gate.call(Explain(pid=only_ordered.pid))).process.state == "declared"
+        living = w.k.kernel.processes.get(before[0])
+        assert living is not None and len(living.followers) == 1
+        await gate.call(SignalProcess(pid=only_ordered.pid, signal="kill"))
+        await gate.call(WaitFor(pid=only_ordered.pid))
+        assert not living.followers

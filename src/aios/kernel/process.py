@@ -180,7 +180,10 @@ class Process:
     begun: bool = False
     exit: Exit | None = None
     ended_ns: int | None = None
+    exit_bytes: int = 0
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    followers: dict[Callable[[Process], None], None] = dataclasses.field(default_factory=dict)
+    """Who is told when it ends."""
     killed_by: str = ""
     doomed: bool = False
     call_count: int = 0
@@ -311,7 +314,10 @@ class ProcessTable:
         del self._living[process]
         if process.parent is not None:
             process.parent.children_alive -= 1
-        size = len(msgspec.msgpack.encode((process.arguments, exit)))
+        process.exit_bytes = len(msgspec.msgpack.encode(exit))
+        size = len(msgspec.msgpack.encode(process.arguments)) + process.exit_bytes
+        for heard in tuple(process.followers):
+            heard(process)
         self._ended.append((process, size))
         self._ended_bytes += size
         while len(self._ended) > KEPT_ENDED or self._ended_bytes > KEPT_BYTES:

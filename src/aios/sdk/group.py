@@ -161,6 +161,8 @@ class Group:
             raise Invalid(f"`width` must be 1 to {MOST_WIDTH}", field="width")
         if on_error not in ("cancel", "collect"):
             raise Invalid("`on_error` must be `cancel` or `collect`", field="on_error")
+        if not 0 < len(name) <= 80 or not name.isprintable():
+            raise Invalid("`key` must have 1 to 80 printable characters", field="key")
         self._gate = gate
         self._name = name
         self._on_error = on_error

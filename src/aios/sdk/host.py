@@ -23,7 +23,7 @@ from aios.sdk.gate import SocketGate
 from aios.sdk.kernel import Kernel
 from aios.sdk.printed import Printed, StreamName, route_printing
 from aios.sdk.program import agent_of, failure, load
-from aios.sdk.running import Running, new_task
+from aios.sdk.running import Running, Threads, new_task
 
 MAX_AGENTS = 200
 
@@ -40,7 +40,7 @@ class Host:
         self._agents: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._tools: dict[int, asyncio.Task[Answer]] = {}
-        self._threads = ThreadPoolExecutor(MAX_AGENTS, thread_name_prefix="agent") if threads else None
+        self._threads = _new_threads() if threads else None
         self._gate: SocketGate | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -131,7 +131,7 @@ class Host:
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._threads is not None:
-            self._threads.shutdown(wait=False)
+            self._threads.shutdown()
         if self._gate is not None:
             self._gate.close()
 
@@ -142,6 +142,10 @@ class Host:
     def _print(self, pid: str, stream: StreamName, text: str) -> None:
         assert self._gate is not None
         self._gate.send(Print(pid, stream, text))
+
+
+def _new_threads() -> Threads:
+    return Threads(ThreadPoolExecutor(MAX_AGENTS, "agent"), ThreadPoolExecutor(MAX_AGENTS, "tool"))
 
 
 def loaded(file: Path) -> ModuleType | AiosError:

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextvars import ContextVar, copy_context
 from functools import partial
 from types import GenericAlias
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -31,10 +31,22 @@ LEFT_BEHIND_S = 2.0
 _running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
+class Threads(NamedTuple):
+    """Where plain functions run. Tools have threads of their own: plain agents wait for them, and may hold all of theirs."""
+
+    agents: Executor
+    tools: Executor
+
+    def shutdown(self) -> None:
+        """Begin nothing more in them."""
+        for executor in self:
+            executor.shutdown(wait=False)
+
+
 class Running:
     """An agent function from question to answer. Its tasks are children of its own: none outlives it."""
 
-    def __init__(self, printed: Printed, threads: Executor | None) -> None:
+    def __init__(self, printed: Printed, threads: Threads | None) -> None:
         self.told: Signal | None = None
         self.printed = printed
         self._threads = threads
@@ -81,7 +93,7 @@ class Running:
         calls = Calls()
         handle = BlockingKernel(k, calls)
         context = copy_context()
-        work = loop.run_in_executor(self._threads, lambda: context.run(function, handle, *call.args, **call.kwargs))
+        work = loop.run_in_executor(self._threads.agents, lambda: context.run(function, handle, *call.args, **call.kwargs))
         while not work.done():
             try:
                 await asyncio.wait((work,))
@@ -117,7 +129,7 @@ class Running:
             return await call()
         if self._threads is None:
             return call()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, call)
+        return await asyncio.get_running_loop().run_in_executor(self._threads.tools, copy_context().run, call)
 
     def _result(self, main: asyncio.Task[Any]) -> Any:
         if main.cancelled():
