@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from served import Served, served, until
 
-from aios.abi.llm import ToolCall
+from aios.abi.llm import Choice, Completion, Delta, ToolCall, ToolCallDelta, Usage
 from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.core import FEATURES, CoreCall
 from aios.server import background, kept, response_log
+from aios.server.response_body import ResponseBody
+from aios.server.response_events import Response
 from aios.testing import Script, ScriptedCore
 
 PATH = "/v1/responses"
@@ -178,6 +180,44 @@ async def test_a_failure_before_the_first_word_keeps_its_status_and_a_later_one_
         assert response["output"][0]["status"] == "incomplete" and said(response) == "a b"
         async with s.get(f"{PATH}/{response['id']}") as answer:
             assert answer.status == 404
+
+
+async def test_reasoning_is_an_item_ahead_of_what_is_said() -> None:
+    script = Script(text="one two", reasoning="think first", cached=1)
+    async with served(ScriptedCore(script, features=ALL)) as s:
+        whole, told = await made(s), await streamed(s)
+    last = told[-1]["response"]
+    for response in (whole, last):
+        assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
+        assert response["output"][0]["content"] == [{"type": "reasoning_text", "text": "think first"}]
+        assert response["usage"]["input_tokens_details"]["cached_tokens"] == 1
+    assert whole["usage"] == last["usage"]
+    thought = ["output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done", "content_part.done"]
+    assert types(told)[2:7] == thought
+    assert [event["item"] for event in told if event["type"].endswith("item.done")] == last["output"]
+
+
+def test_pieces_of_calls_may_come_in_any_order_and_text_after_them() -> None:
+    response = Response("resp_1", ResponseBody())
+    pieces = [
+        Delta(text="let me see"),
+        Delta(tool_calls=(ToolCallDelta(0, "a", "f", '{"x'), ToolCallDelta(1, "b", "g", ""))),
+        Delta(tool_calls=(ToolCallDelta(1, arguments="{}"), ToolCallDelta(0, arguments='":1}'))),
+        Delta(text="and"),
+        Delta(text=" more"),
+    ]
+    said = b"".join([response.created("in_progress"), *map(response.piece, pieces)])
+    value = Completion(id="1", model="m", core="c", choices=(Choice(text="let me seeand more"),), usage=Usage(input_uncached=1))
+    rest, whole = response.end(value)
+    told = [json.loads(line[6:]) for line in (said + rest).splitlines() if line.startswith(b"data: ")]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    items = json.loads(whole)["output"]
+    assert [(item["id"], item["type"]) for item in items] == [
+        ("msg_1_0", "message"), ("fc_1_1", "function_call"), ("fc_1_2", "function_call"), ("msg_1_3", "message")
+    ]  # fmt: skip
+    assert [item["arguments"] for item in items[1:3]] == ['{"x":1}', "{}"] and items[3]["content"][0]["text"] == "and more"
+    done = [event["item"] for event in told if event["type"].endswith("item.done")]
+    assert sorted(done, key=lambda item: item["id"][-1]) == items
 
 
 async def test_who_hangs_up_frees_the_core() -> None:

@@ -13,7 +13,8 @@ from served import served
 
 from aios.abi.llm import Generate, Message, Part, ToolCall
 from aios.ports.core import FEATURES, CoreCall
-from aios.server.response_body import DROPPED, Item, generate_of, read_body, read_input
+from aios.server.response_body import generate_of, read_body
+from aios.server.response_items import DROPPED, Item, read_input
 from aios.testing import Script, ScriptedCore
 
 CORPUS = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent.parent / "corpus/responses").glob("*.json"))}

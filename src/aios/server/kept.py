@@ -14,7 +14,7 @@ import msgspec
 from aios.abi.errors import Invalid, NotFound, TooLarge
 from aios.abi.wire import MAX_VALUES, values_in
 from aios.ports.kernel import Caller
-from aios.server.response_body import Input, Item, read_input
+from aios.server.response_items import Input, Item, read_input
 from aios.server.response_log import Run
 
 MOST_TURNS = 1000

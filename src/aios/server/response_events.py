@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from aios.abi.errors import AiosError
-from aios.abi.llm import Choice, Completion, Delta, TokenLogprob, ToolCallDelta, Usage
-from aios.server.response_body import ResponseBody, Tool
+from aios.abi.llm import Choice, Completion, Delta, ToolCallDelta, Usage
+from aios.server.response_body import ResponseBody
+from aios.server.response_items import Tool
+from aios.server.response_output import OutputCall, OutputItem, OutputMessage, OutputReasoning, logprob_of
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
-Kind = TypeVar("Kind", bound="_Item")
+Kind = TypeVar("Kind", bound="OutputItem")
 
 _encode = msgspec.json.Encoder().encode
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -104,10 +106,10 @@ class Response:
         self._background = b"true" if body.background else b"false"
         self._echo = _echo_of(body)
         self._model = body.model or "default"
-        self._items: list[_Item] = []
-        self._message: _Message | None = None
-        self._reasoning: _Reasoning | None = None
-        self._calls: dict[int, _Call] = {}
+        self._items: list[OutputItem] = []
+        self._message: OutputMessage | None = None
+        self._reasoning: OutputReasoning | None = None
+        self._calls: dict[int, OutputCall] = {}
         self._told = 0
 
     # as one object
@@ -139,13 +141,13 @@ class Response:
         choice = value.choices[0]
         self._model = value.model
         if choice.reasoning:
-            self._add(_Reasoning).texts.append(choice.reasoning)
+            self._add(OutputReasoning).texts.append(choice.reasoning)
         if choice.text or not choice.tool_calls:
-            message = self._add(_Message)
+            message = self._add(OutputMessage)
             message.texts.append(choice.text)
             message.logprobs = choice.logprobs
         for asked in choice.tool_calls:
-            call = self._add(_Call)
+            call = self._add(OutputCall)
             call.call_id, call.name = asked.id, asked.name
             call.texts.append(asked.arguments)
         status = b"incomplete" if choice.finish in INCOMPLETE else b"completed"
@@ -235,7 +237,7 @@ class Response:
         said = b""
         if self._reasoning is None:
             said = self._close_message()
-            self._reasoning = self._add(_Reasoning)
+            self._reasoning = self._add(OutputReasoning)
             said += self._open(self._reasoning)
         item = self._reasoning
         item.texts.append(text)
@@ -247,14 +249,18 @@ class Response:
         assert item is not None
         item.texts.append(delta.text)
         item.logprobs += delta.logprobs
-        rest = b'%b,"delta":%b,"logprobs":%b' % (item.place, _encode(delta.text), _encode([_logprob(t) for t in delta.logprobs]))
+        rest = b'%b,"delta":%b,"logprobs":%b' % (
+            item.place,
+            _encode(delta.text),
+            _encode([logprob_of(t) for t in delta.logprobs]),
+        )
         return said + self._event(b"output_text.delta", rest)
 
     def _ask(self, piece: ToolCallDelta) -> bytes:
         call, said = self._calls.get(piece.index), b""
         if call is None:
             said = self._close_message() + self._close_reasoning()
-            call = self._calls[piece.index] = self._add(_Call)
+            call = self._calls[piece.index] = self._add(OutputCall)
             call.call_id, call.name = piece.id, piece.name
             said += self._open(call)
         if piece.arguments:
@@ -265,7 +271,7 @@ class Response:
 
     def _begin_message(self) -> bytes:
         said = self._close_reasoning()
-        self._message = self._add(_Message)
+        self._message = self._add(OutputMessage)
         return said + self._open(self._message)
 
     def _close_message(self) -> bytes:
@@ -282,13 +288,13 @@ class Response:
         self._items.append(item)
         return item
 
-    def _open(self, item: _Item) -> bytes:
+    def _open(self, item: OutputItem) -> bytes:
         said = self._event(b"output_item.added", b'"output_index":%d,"item":%b' % (item.index, item.json()))
         if item.part:
             said += self._event(b"content_part.added", b'%b,"part":%b' % (item.place, item.part_json()))
         return said
 
-    def _close(self, item: _Item, status: bytes) -> bytes:
+    def _close(self, item: OutputItem, status: bytes) -> bytes:
         text = _encode("".join(item.texts))
         item.status = status
         said = self._event(item.kind + b".done", b'%b,"%b":%b%b' % (item.place, item.what, text, item.beside()))
@@ -297,95 +303,9 @@ class Response:
         return said + self._event(b"output_item.done", b'"output_index":%d,"item":%b' % (item.index, item.json()))
 
 
-class _Item:
-    """An item of an answer. `mark`: what its id begins with; `place`: what all events of it say.
-
-    `kind`, `what`: the events of its text, and its name in them. `part`: whether its text is a part of its content.
-    """
-
-    __slots__ = ("id", "index", "place", "status", "texts")
-    mark, kind, what, part = b"", b"", b"text", True
-
-    def __init__(self, id: bytes, index: int) -> None:
-        self.id = id
-        self.index = index
-        self.place = b'"item_id":"%b","output_index":%d,"content_index":0' % (id, index)
-        self.texts: list[str] = []
-        self.status = b"in_progress"
-
-    def json(self) -> bytes:
-        """The item as JSON; its content comes with its end."""
-        raise NotImplementedError
-
-    def part_json(self) -> bytes:
-        """Its text as a part of its content."""
-        return b'{"type":"reasoning_text","text":%b}' % _encode("".join(self.texts))
-
-    def beside(self) -> bytes:
-        """What the event of its whole text says beside the text."""
-        return b""
-
-    def ended(self) -> bool:
-        return self.status != b"in_progress"
-
-
-class _Message(_Item):
-    __slots__ = ("begins", "logprobs")
-    mark, kind = b"msg", b"output_text"
-
-    def __init__(self, id: bytes, index: int) -> None:
-        super().__init__(id, index)
-        self.logprobs: tuple[TokenLogprob, ...] = ()
-        self.begins = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta",%b,"delta":' % self.place
-
-    def json(self) -> bytes:
-        content = self.part_json() if self.ended() else b""
-        return b'{"id":"%b","type":"message","status":"%b","role":"assistant","content":[%b]}' % (self.id, self.status, content)
-
-    def part_json(self) -> bytes:
-        text, logprobs = _encode("".join(self.texts)), _encode([_logprob(token) for token in self.logprobs])
-        return b'{"type":"output_text","annotations":[],"logprobs":%b,"text":%b}' % (logprobs, text)
-
-    def beside(self) -> bytes:
-        return b',"logprobs":%b' % _encode([_logprob(token) for token in self.logprobs])
-
-
-class _Reasoning(_Item):
-    __slots__ = ()
-    mark, kind = b"rs", b"reasoning_text"
-
-    def json(self) -> bytes:
-        content = self.part_json() if self.ended() else b""
-        return b'{"id":"%b","type":"reasoning","status":"%b","summary":[],"content":[%b]}' % (self.id, self.status, content)
-
-
-class _Call(_Item):
-    __slots__ = ("call_id", "name")
-    mark, kind, what, part = b"fc", b"function_call_arguments", b"arguments", False
-
-    def __init__(self, id: bytes, index: int) -> None:
-        super().__init__(id, index)
-        self.place = b'"item_id":"%b","output_index":%d' % (id, index)
-        self.call_id = self.name = ""
-
-    def json(self) -> bytes:
-        arguments = _encode("".join(self.texts)) if self.ended() else b'""'
-        return b'{"id":"%b","type":"function_call","status":"%b","call_id":%b,"name":%b,"arguments":%b}' % (
-            self.id, self.status, _encode(self.call_id), _encode(self.name), arguments
-        )  # fmt: skip
-
-    def beside(self) -> bytes:
-        return b',"name":%b' % _encode(self.name)
-
-
 def _whole_delta(choice: Choice) -> Delta:
     calls = tuple([ToolCallDelta(at, call.id, call.name, call.arguments) for at, call in enumerate(choice.tool_calls)])
     return Delta(text=choice.text, tool_calls=calls, reasoning=choice.reasoning, logprobs=choice.logprobs)
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes or token.token.encode())}
-    return {**found, "top_logprobs": [{k: v for k, v in _logprob(other).items() if k != "top_logprobs"} for other in token.top]}
 
 
 def _usage(usage: Usage) -> bytes:

@@ -21,8 +21,9 @@ from aios.server.hints import answer_headers, ignored_header, options_of, patien
 from aios.server.kept import Before, Kept, Turn, Turns
 from aios.server.openai_errors import error_body, status_of
 from aios.server.repeats import KEEP_S, Repeats, key_of, tries_of
-from aios.server.response_body import generate_of, read_body, read_input
+from aios.server.response_body import generate_of, read_body
 from aios.server.response_events import Response
+from aios.server.response_items import read_input
 from aios.server.response_list import input_items, number_of, query_of
 from aios.server.response_log import Run
 
