@@ -486,8 +486,9 @@ SAID: list[dict[str, Any]] = [
     [
         ("POST /v1/chat/completions", {"model": "default", "messages": [{"role": "user", "content": "x"}]}),
         ("POST /v1/responses", {"model": "default", "input": "x"}),
+        ("POST /v1/messages", {"model": "default", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}),
     ],
-    ids=["chat", "responses"],
+    ids=["chat", "responses", "messages"],
 )
 async def test_no_claim_in_a_header_or_a_body_raises_anything(door: str, asked: dict[str, Any]) -> None:
     """Effective = min(granted, asked). The control: the same road lowers the class."""

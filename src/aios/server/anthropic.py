@@ -80,13 +80,13 @@ class AnthropicDoor:
         if asked.ignored:
             more.append(ignored_header(asked.ignored))
         if asked.stream:
-            stream = _Blocks(writer, self._ids(), asked.request.model, asked.thinks, more)
+            stream = MessageStream(writer, self._ids(), asked.request.model, asked.thinks, more)
             answer = await self._repeats.call(request, writer, caller, asked.request, options, stream.tell)
             await stream.end(answer.value)
         else:
             writer.be_patient(patience_of(request))
             answer = await self._repeats.call(request, writer, caller, asked.request, options)
-            body = _whole(answer.value, self._ids(), asked.thinks)
+            body = whole_message(answer.value, self._ids(), asked.thinks)
             await writer.whole(200, body, [*answer_headers(answer), *more])
 
     async def _count(self, request: HttpRequest, writer: Writer) -> None:
@@ -112,7 +112,7 @@ def _error(error: AiosError, request_id: str) -> bytes:
 # whole answers
 
 
-def _whole(value: Completion, name: str, thinks: bool) -> bytes:
+def whole_message(value: Completion, name: str, thinks: bool) -> bytes:
     choice = value.choices[0]
     return (
         b'{"id":%b,"type":"message","role":"assistant","model":%b,"content":%b,%b,"stop_details":null,"usage":%b}'
@@ -169,7 +169,7 @@ def _usage(usage: Usage) -> bytes:
 # streams
 
 
-class _Blocks:
+class MessageStream:
     """The events of one stream: blocks of content, one after the other.
 
     `_kind`: of the block that is open: `text`, `thinking`, or the index of a tool call; None while there is none.
