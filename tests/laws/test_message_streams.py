@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.abi.llm import Choice, Completion, Delta, Queued, Started, ToolCall, ToolCallDelta, Usage
-from aios.server.anthropic import MessageStream, whole_message
 from aios.server.exchange import Writer, do_nothing
+from aios.server.message_events import MessageStream, whole_message
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 traces = st.lists(
