@@ -81,3 +81,13 @@ async def test_an_answer_keeps_to_its_schema(home: Path) -> None:
         form = {"format": {"type": "json_schema", "schema": CITY}}
         answer = await ask(s, OLDEST, **GREEDY, output_config=form)
         assert answer["content"][0]["text"].startswith("{") and '"city"' in answer["content"][0]["text"]
+
+
+async def test_what_the_core_refuses_is_named_as_the_wire_names_it(home: Path) -> None:
+    async with kernel_at(home) as s:
+        for fields, field in (
+            ({"tools": [{"name": "f", "input_schema": {"type": "string"}}]}, "tools[0].input_schema"),
+            ({"output_config": {"format": {"type": "json_schema", "schema": CITY}}, "tools": TOOLS}, "output_config.format"),
+        ):
+            async with s.post("/v1/messages", {**GREEDY, "model": "default", **fields}) as answer:
+                assert (answer.status, (await answer.json())["error"]["details"]["field"]) == (400, field)

@@ -13,7 +13,7 @@ import msgspec
 from aios.abi.errors import AiosError, ContextFull
 from aios.abi.ids import UniqueIds
 from aios.ports.kernel import Kernel
-from aios.server.exchange import JSON, Handler, Headers, HttpRequest, Refusal, Writer
+from aios.server.exchange import JSON, Handler, Headers, HttpRequest, Refusal, Writer, code_of
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.message_events import MessageStream, whole_message
 from aios.server.messages import read_message, read_question, version_of
@@ -31,6 +31,10 @@ KINDS: Mapping[int, str] = {
     504: "timeout_error",
 }
 """Types of errors by status; others are the client's below 500, and ours above."""
+
+TOOL_SCHEMA = re.compile(r"^(tools\[\d+\])\.parameters\b")
+FORM = re.compile(r"^response_format(\.json_schema)?\b")
+"""Fields of our requests that have other names on this wire."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -82,9 +86,9 @@ def _error(error: AiosError, request_id: str) -> bytes:
     message = error.message
     if isinstance(error, ContextFull):
         message = f"prompt is too long: {message}"  # the words by which clients know that they should send less
-    details = {"error_code": re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.code).lower()}
+    details = {"error_code": code_of(error)}
     if error.field is not None:
-        details["field"] = error.field
+        details["field"] = TOOL_SCHEMA.sub(r"\1.input_schema", FORM.sub("output_config.format", error.field))
     kind = KINDS.get(error.http, "invalid_request_error" if error.http < 500 else "api_error")
     said = {"type": kind, "message": message, "details": details}
     return _encode({"type": "error", "error": said, "request_id": request_id})

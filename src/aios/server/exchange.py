@@ -8,6 +8,7 @@ half used up (JSON may begin with spaces, and every client that was tried lives 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
 
@@ -247,12 +248,20 @@ class Ticker:
         self._timer = loop.call_later(TICK_S, self._tick)
 
 
+_inner_capital = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """An error in the words of a door's wire."""
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def code_of(error: AiosError) -> str:
+    """An error's name as foreign wires spell theirs: `not_found`."""
+    return _inner_capital.sub("_", error.code).lower()
 
 
 Handler = Callable[[HttpRequest, Writer], Coroutine[Any, Any, None]]

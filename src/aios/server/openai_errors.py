@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, Denied, NeedsApproval, NotFound, QueueFull, RateLimited, Unauthenticated
+from aios.server.exchange import code_of
 
 CODES: dict[type[AiosError], str] = {
     Unauthenticated: "invalid_api_key",
@@ -44,8 +45,7 @@ def error_body(error: AiosError, status: int, param: str | None, code: str = "")
         kind = "server_error"
     else:
         kind = "invalid_request_error"
-    own = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.code).lower()
-    return _encode({"error": _ErrorBody(error.message, kind, param, code or CODES.get(type(error), own))})
+    return _encode({"error": _ErrorBody(error.message, kind, param, code or CODES.get(type(error), code_of(error)))})
 
 
 def chat_param(error: AiosError) -> str | None:
