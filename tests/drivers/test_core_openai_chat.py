@@ -101,7 +101,7 @@ async def test_every_field_is_sent_as_the_wire_has_it() -> None:
                 },
                 {
                     "role": "assistant",
-                    "content": "",
+                    "content": None,
                     "tool_calls": [{"id": "t1", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
                 },
                 {"role": "tool", "content": "a cat", "tool_call_id": "t1"},

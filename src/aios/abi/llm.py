@@ -8,11 +8,13 @@ from typing import Any, Literal
 import msgspec
 
 from aios.abi.bounds import within
+from aios.abi.extra import MAX_EXTRA_BYTES, Fields, Wire, size_of
 from aios.abi.request import Event, Reply, Request
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 EmbedKind = Literal["query", "passage"]
 MAX_STOPS = 16
+MAX_PATH_CHARACTERS = 200
 MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 1000
 MAX_TEXTS = 2048
@@ -22,11 +24,15 @@ MAX_TEXTS_CHARACTERS = 1 << 20
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One piece of a message's content: text, or an image by address (`https:` or `data:`)."""
+    """One piece of a message's content: text, or an image by address (`https:` or `data:`).
 
-    type: Literal["text", "image"]
+    `other`: content that the contract has no word for (a sound, a file), which is in `extra` as its wire has it.
+    """
+
+    type: Literal["text", "image", "other"]
     text: str = ""
     image: str = ""
+    extra: Fields | None = None
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,6 +41,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     name: str
     arguments: str
+    extra: Fields | None = None
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -45,6 +52,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    extra: Fields | None = None
 
 
 class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -54,6 +62,7 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     description: str = ""
     parameters: dict[str, Any] = {}
     strict: bool | None = None
+    extra: Fields | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -86,7 +95,10 @@ class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One answer. `finish`: why it ended. `stopped_by`: the text of `stop` that ended it, where there was one and it is known."""
+    """One answer. `finish`: why it ended. `stopped_by`: the text of `stop` that ended it, where there was one and it is known.
+
+    `extra`: what its core's wire says besides, of the `message` and of the `choice`.
+    """
 
     text: str = ""
     finish: Finish = "stop"
@@ -94,16 +106,21 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     stopped_by: str = ""
+    extra: dict[str, Fields] | None = None
 
 
 class Completion(Reply, frozen=True, omit_defaults=True):
-    """What a model answered. `model`: the model that did it, `core`: where; `id` is unique for ever."""
+    """What a model answered. `model`: the model that did it, `core`: where; `id` is unique for ever.
+
+    `extra`: what its core's wire says besides.
+    """
 
     id: str
     model: str
     core: str
     choices: tuple[Choice, ...]
     usage: Usage
+    extra: Fields | None = None
 
     @property
     def text(self) -> str:
@@ -118,13 +135,17 @@ class Queued(Event, frozen=True, tag="queued", omit_defaults=True):
 
 
 class Started(Event, frozen=True, tag="started", omit_defaults=True):
-    """The call has its turn: on which core, and after how many seconds of waiting. `id`: of the completion to come."""
+    """The call has its turn: on which core, and after how many seconds of waiting. `id`: of the completion to come.
+
+    `driver`: the core's kind; one that is named as a wire puts back the `extra` of that wire, all others leave it out.
+    """
 
     call: str
     id: str
     model: str
     core: str
     wait_s: float
+    driver: str = ""
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -134,10 +155,14 @@ class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str = ""
     name: str = ""
     arguments: str = ""
+    extra: Fields | None = None
 
 
 class Delta(Event, frozen=True, tag="delta", omit_defaults=True):
-    """A piece of answer `index`. `tokens`: how many tokens it stands for, 0 if unknown."""
+    """A piece of answer `index`. `tokens`: how many tokens it stands for, 0 if unknown.
+
+    `extra`: what its core's wire says in it besides, of the `message`, of the `choice`, and of the `answer` as a whole.
+    """
 
     index: int = 0
     text: str = ""
@@ -146,6 +171,7 @@ class Delta(Event, frozen=True, tag="delta", omit_defaults=True):
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
+    extra: dict[str, Fields] | None = None
 
 
 class Generate(Request[Completion], frozen=True, kw_only=True):
@@ -160,6 +186,9 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
     the whole answer fits. `tools`: functions that the model may ask for; `tool_choice`: `auto`, `none`, `required`, or
     {`type`: `function`, `function`: {`name`}}. A valid answer is not a right one: that depends on the model. `logprobs`: tell how
     likely each token was, by the model at temperature 1 before a form or a setting ruled any out, and `top_logprobs` others.
+
+    `extra`: further fields in the words of `wire`, here and at messages, parts, calls and tools: a core that speaks this wire
+    gets them, all others leave them out. `essential`: the path of one that must not be left out: only such a core will do then.
     """
 
     model: str = "default"
@@ -181,6 +210,9 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    wire: Wire | None = None
+    extra: Fields | None = None
+    essential: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
@@ -197,6 +229,18 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
             raise ValueError(f"`stop` must hold at most {MAX_STOPS} texts")
         if not all(self.stop):
             raise ValueError("`stop` must hold texts that are not empty")
+        if self.wire is not None or self.extra is not None or self.essential:
+            self._check_extra()
+
+    def _check_extra(self) -> None:
+        if self.wire is None:
+            raise ValueError("`wire` must say in whose words `extra` and `essential` are")
+        if len(self.essential) > MAX_PATH_CHARACTERS:
+            raise ValueError(f"`essential` must have at most {MAX_PATH_CHARACTERS} characters")
+        extras = [message.extra for message in self.messages] + [tool.extra for tool in self.tools]
+        extras += [call.extra for message in self.messages for call in message.tool_calls]
+        if size_of([self.extra, *extras]) > MAX_EXTRA_BYTES:
+            raise ValueError(f"`extra` must have at most {MAX_EXTRA_BYTES} bytes in all")
 
 
 class LabelScore(msgspec.Struct, frozen=True):

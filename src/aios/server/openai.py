@@ -13,16 +13,21 @@ from typing import Any
 import msgspec
 
 from aios.abi.errors import AiosError, NotFound
+from aios.abi.extra import Fields
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Choice, Completion, Delta, Models, Queued, Started, TokenLogprob, ToolCall, ToolCallDelta
 from aios.abi.request import Event
 from aios.ports.kernel import Kernel
 from aios.server.chat import generate_of, read_chat
-from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
+from aios.server.exchange import JSON, OPEN_S, Handler, HttpRequest, Refusal, Writer
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.models import Entry, entries, listing
 from aios.server.openai_errors import chat_param, error_body, status_of
 from aios.server.repeats import Repeats
+
+WIRE = "openai_chat"
+OWN = frozenset(("id", "object", "created", "model", "choices", "usage"))
+"""Fields of an answer that are the door's to say."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -48,19 +53,21 @@ class OpenAIDoor:
         return b"data: " + error_body(error, error.http, chat_param(error)) + b"\n\n"
 
     async def _chat(self, request: HttpRequest, writer: Writer) -> None:
-        body, unknown = read_chat(request.body)
+        body, ignored = read_chat(request.body)
         wanted = generate_of(body)
         options = options_of(request, body.aios, body.service_tier)
         caller = self._kernel.attach(request.token, session_of(request, body.prompt_cache_key))
-        more: Headers = [ignored_header(unknown)] if unknown else []
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            stream = _Chunks(writer, self._ids(), wanted.model, usage, more)
+            stream = _Chunks(writer, self._ids(), wanted.model, usage, ignored)
             answer = await self._repeats.call(request, writer, caller, wanted, options, stream.tell)
             await stream.end(answer.value)
         else:
             writer.be_patient(patience_of(request))
-            answer = await self._repeats.call(request, writer, caller, wanted, options)
+            server = _Server() if ignored else None
+            tell = None if server is None else server.tell
+            answer = await self._repeats.call(request, writer, caller, wanted, options, tell)
+            more = [ignored_header(ignored)] if server is not None and server.leaves_out else []
             await writer.whole(200, _completion(answer.value, self._ids()), [*answer_headers(answer), *more])
 
     async def _models(self, request: HttpRequest, writer: Writer) -> None:
@@ -78,17 +85,36 @@ class OpenAIDoor:
         return entries((await self._kernel.call(caller, Models())).value.models, request)
 
 
+class _Server:
+    """Hears who does a call: `leaves_out` is whether it has no word for what only this wire says."""
+
+    __slots__ = ("leaves_out",)
+
+    def __init__(self) -> None:
+        self.leaves_out = True
+
+    def tell(self, event: Event) -> None:
+        if type(event) is Started:
+            self.leaves_out = event.driver != WIRE
+
+
 # whole answers
 
 
 def _completion(value: Completion, name: str) -> bytes:
-    return b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":%b,"usage":%b}' % (
+    return b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":%b,"usage":%b%b}' % (
         _encode(name),
         int(time.time()),
         _encode(value.model),
         _encode([_choice(index, choice) for index, choice in enumerate(value.choices)]),
         _usage(value),
+        _fields(value.extra) if value.extra else b"",
     )
+
+
+def _fields(extra: Fields) -> bytes:
+    """Further fields of an object, from its comma on."""
+    return b"".join([b",%b:%b" % (_encode(name), _encode(value)) for name, value in extra.items() if name not in OWN])
 
 
 def _choice(index: int, choice: Choice) -> dict[str, Any]:
@@ -99,11 +125,18 @@ def _choice(index: int, choice: Choice) -> dict[str, Any]:
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
     logprobs = {"content": [_logprob(token) for token in choice.logprobs]} if choice.logprobs else None
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
+    extra = choice.extra or {}
+    message = {**extra.get("message", {}), **message}
+    return {**extra.get("choice", {}), "index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    if not call.extra:
+        return {"id": call.id, "type": "function", "function": function}
+    if not call.name:
+        return {"type": "function", **call.extra, "id": call.id}
+    return {**call.extra, "id": call.id, "type": "function", "function": {**call.extra.get("function", {}), **function}}
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
@@ -127,14 +160,14 @@ def _usage(value: Completion) -> bytes:
 class _Chunks:
     """The chunks of one stream."""
 
-    __slots__ = ("_created", "_finished", "_headers", "_id", "_opened", "_prefix", "_texts", "_usage", "_writer")
+    __slots__ = ("_created", "_finished", "_id", "_ignored", "_opened", "_prefix", "_texts", "_usage", "_writer")
 
-    def __init__(self, writer: Writer, name: str, model: str, usage: bool, headers: Headers) -> None:
+    def __init__(self, writer: Writer, name: str, model: str, usage: bool, ignored: list[str]) -> None:
         self._writer = writer
         self._id = name
         self._created = int(time.time())
         self._usage = usage
-        self._headers = headers
+        self._ignored = ignored
         self._opened = False
         self._texts: dict[int, bytes] = {}
         self._finished: set[int] = set()
@@ -149,7 +182,10 @@ class _Chunks:
             self._open(event.call, 0.0)
         elif type(event) is Started:
             self._name(event.model)
-            self._open(event.call, OPEN_S)
+            left_out = self._ignored if event.driver != WIRE else []
+            if left_out and self._opened:  # its headers left while it waited
+                self._writer.write(b": %b: %b\n\n" % ignored_header(left_out))
+            self._open(event.call, OPEN_S, left_out)
         return None
 
     async def end(self, value: Completion) -> None:
@@ -165,11 +201,13 @@ class _Chunks:
             left += self._prefix + b'[],"usage":' + _usage(value) + b"}\n\n"
         await self._writer.end(left + b"data: [DONE]\n\n")
 
-    def _open(self, call: str, after_s: float) -> None:
+    def _open(self, call: str, after_s: float, left_out: list[str] | None = None) -> None:
         if not self._opened:
             self._opened = True
-            ticket = [(b"x-aios-ticket", call.encode())] if call else []
-            self._writer.open([*self._headers, *ticket], beat=self._prefix + b"[]}\n\n", after_s=after_s)
+            headers = [(b"x-aios-ticket", call.encode())] if call else []
+            if left_out:
+                headers.append(ignored_header(left_out))
+            self._writer.open(headers, beat=self._prefix + b"[]}\n\n", after_s=after_s)
 
     def _name(self, model: str) -> None:
         """What all chunks of this stream begin with."""
@@ -187,7 +225,7 @@ class _Chunks:
             before = self._texts[delta.index]
         else:
             said = b""
-        if delta.tool_calls or delta.reasoning or delta.logprobs:
+        if delta.tool_calls or delta.reasoning or delta.logprobs or delta.extra:
             said += self._rich(delta)
         elif delta.text:
             said += before + _encode(delta.text) + b'},"finish_reason":null}]}\n\n'
@@ -208,22 +246,29 @@ class _Chunks:
             said["reasoning_content"] = delta.reasoning
         if delta.tool_calls:
             said["tool_calls"] = [_tool_delta(call) for call in delta.tool_calls]
-        if not delta.logprobs:
-            return self._chunk(delta.index, _encode(said))
-        logprobs = {"content": [_logprob(token) for token in delta.logprobs]}
-        return b'%b[{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (
-            self._prefix, delta.index, _encode(said), _encode(logprobs)
-        )  # fmt: skip
+        extra = delta.extra or {}
+        choice = {**extra.get("choice", {}), "index": delta.index, "delta": {**extra.get("message", {}), **said}}
+        if delta.logprobs:
+            choice["logprobs"] = {"content": [_logprob(token) for token in delta.logprobs]}
+        choice["finish_reason"] = None
+        more = _fields(extra["answer"]) if "answer" in extra else b""
+        return b"%b[%b]%b}\n\n" % (self._prefix, _encode(choice), more)
 
 
 def _whole_delta(index: int, choice: Choice) -> Delta:
-    calls = tuple(ToolCallDelta(index=at, id=c.id, name=c.name, arguments=c.arguments) for at, c in enumerate(choice.tool_calls))
-    return Delta(index=index, text=choice.text, tool_calls=calls, reasoning=choice.reasoning, logprobs=choice.logprobs)
+    calls = tuple(
+        [ToolCallDelta(at, call.id, call.name, call.arguments, call.extra) for at, call in enumerate(choice.tool_calls)]
+    )
+    return Delta(
+        index=index, text=choice.text, tool_calls=calls, reasoning=choice.reasoning, logprobs=choice.logprobs, extra=choice.extra
+    )
 
 
 def _tool_delta(call: ToolCallDelta) -> dict[str, Any]:
-    said: dict[str, Any] = {"index": call.index}
+    said: dict[str, Any] = {**(call.extra or {}), "index": call.index}
     if call.id:
-        said |= {"id": call.id, "type": "function"}
+        said |= {"id": call.id, "type": said.get("type", "function")}
+    if call.extra and not call.name and not call.arguments:
+        return said
     function = {"name": call.name} if call.name else {}
-    return {**said, "function": {**function, "arguments": call.arguments}}
+    return {**said, "function": {**said.get("function", {}), **function, "arguments": call.arguments}}

@@ -12,48 +12,35 @@ import contextlib
 import ipaddress
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from aios.abi.bounds import within
 from aios.abi.errors import AiosError, CoreFailed, Invalid, Unavailable
-from aios.abi.llm import Choice, Completion, Count, Delta, Finish, TokenLogprob, Tokens, ToolCall, ToolCallDelta, Usage
+from aios.abi.llm import Completion, Count, Tokens
 from aios.drivers.core.http1 import Answer, Connections, Unreachable
+from aios.drivers.core.openai_answer import MOST_EVENT_BYTES, AnswerReader
 from aios.drivers.core.openai_wire import (
-    FINISH,
+    BYTES_PER_TOKEN,
+    WIRE,
     ErrorBody,
     ErrorReply,
-    Function,
-    ToolCallPiece,
-    WireChoice,
-    WireUsage,
     body_of,
-    decode_chunk,
     decode_error,
     decode_listing,
     encode,
     error_of,
-    failure_in_stream,
-    logprobs_of,
-    size_of,
 )
 from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
 
-EVENTS_PER_TURN, BYTES_PER_TURN = 64, 8192
-"""After so much of one stream the loop's other work gets its turn."""
-
-MOST_EVENT_BYTES = 8 << 20
 MOST_ERROR_BYTES = 1 << 16
 KEEP_ALIVE_S = 4.0
 """Below the 5 s after which common servers close an idle connection, so that we never send into one that is closing."""
 
 PROBE_S, PROBE_TIMEOUT_S = 1.0, 5.0
-END_OF_BODY_S = 1.0
-BYTES_PER_TOKEN = 4
 HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
 
 
@@ -130,7 +117,7 @@ class OpenAIChat:
             try:
                 if response.status != 200:
                     raise await _refusal(response)
-                answer = _Answer(call, emit)
+                answer = AnswerReader(call, emit)
                 await answer.read(response)
                 return answer.completion(self.config.name)
             finally:
@@ -202,206 +189,9 @@ class OpenAIChat:
             features=config.features,
             slots=config.slots,
             window=config.window,
-            driver="openai_chat",
+            driver=WIRE,
             queues=True,
         )
-
-
-class _Tool:
-    """A tool call while its pieces come."""
-
-    __slots__ = ("arguments", "id", "name")
-
-    def __init__(self) -> None:
-        self.id = self.name = ""
-        self.arguments: list[str] = []
-
-
-class _Part:
-    """One choice while its pieces come."""
-
-    __slots__ = ("finish", "logprobs", "reasoning", "stopped_by", "texts", "tools")
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.reasoning: list[str] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.tools: dict[int, _Tool] = {}
-        self.finish: Finish | None = None
-        self.stopped_by = ""
-
-    def choice(self) -> Choice:
-        tools = tuple(ToolCall(tool.id, tool.name, "".join(tool.arguments)) for tool in self.tools.values())
-        finish = self.finish or "stop"
-        return Choice("".join(self.texts), finish, tools, "".join(self.reasoning), tuple(self.logprobs), self.stopped_by)
-
-
-class _Answer:
-    """One stream, from its bytes to deltas and the whole."""
-
-    __slots__ = ("_call", "_emit", "_full", "_later", "_parts", "_pieces", "_problem", "_rest", "_usage")
-
-    def __init__(self, call: CoreCall, emit: Emit) -> None:
-        self._call = call
-        self._emit = emit
-        self._parts = [_Part() for _ in range(call.request.n)]
-        self._usage: WireUsage | None = None
-        self._pieces = 0
-        self._rest = b""
-        self._later = b""
-        self._full: Any = None
-        self._problem: AiosError | None = None
-
-    async def read(self, content: Answer) -> None:
-        """Take the stream to its end. Raises `CoreFailed` if it ends too early or is no event stream."""
-        while True:
-            data = await content.read(self._hear)
-            full, later, self._full, self._later = self._full, self._later, None, b""
-            if self._problem is not None:
-                raise self._problem
-            if full is not None:
-                await full
-            if later or data:
-                if await self._take_all(later + data):
-                    await _finish_body(content)
-                    return self._check_end()
-            elif full is None:
-                return self._check_end()
-
-    def _hear(self, data: bytes) -> bool:
-        """Take the events of a small piece at once; leave what may take long, or ends the stream, to `read`."""
-        if len(data) > BYTES_PER_TURN or b"[DONE]" in data:
-            self._later = data
-            return False
-        try:
-            lines = self._lines(data)
-            for line in lines:
-                self._full = self._take(line[5:])
-                if self._full is not None:
-                    self._later, self._rest = b"".join(line + b"\n" for line in lines) + self._rest, b""
-                    return False
-        except AiosError as problem:
-            self._problem = problem
-        return self._problem is None
-
-    async def _take_all(self, data: bytes) -> bool:
-        """Take the events of a piece of any size, with a pause after every few; whether the last of all was among them."""
-        taken = size = 0
-        for line in self._lines(data):
-            if line.startswith(b"data: [DONE]"):
-                return True
-            waiting = self._take(line[5:])
-            if waiting is not None:
-                await waiting
-            taken += 1
-            size += len(line)
-            if taken == EVENTS_PER_TURN or size > BYTES_PER_TURN:
-                taken = size = 0
-                await asyncio.sleep(0)
-        return False
-
-    def _lines(self, data: bytes) -> Iterator[bytes]:
-        """The lines of whole events that a piece completes."""
-        lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > MOST_EVENT_BYTES:
-            raise CoreFailed(f"the server sent an event of more than {MOST_EVENT_BYTES >> 20} MB")
-        return iter([line for line in lines if line.startswith(b"data:")])
-
-    def completion(self, core: str) -> Completion:
-        """The whole answer. Where the server does not tell the usage: an estimate, one token per piece."""
-        call, usage = self._call, self._usage
-        if usage is None:
-            counted = Usage(input_uncached=math.ceil(size_of(call.request) / BYTES_PER_TOKEN), output_visible=self._pieces)
-        else:
-            details, out = usage.prompt_tokens_details, usage.completion_tokens_details
-            cached = min((details and details.cached_tokens) or 0, usage.prompt_tokens)
-            reasoning = min((out and out.reasoning_tokens) or 0, usage.completion_tokens)
-            counted = Usage(usage.prompt_tokens - cached, cached, usage.completion_tokens - reasoning, reasoning)
-        choices = tuple(part.choice() for part in self._parts)
-        return Completion(id=call.id, model=call.model, core=core, choices=choices, usage=counted)
-
-    def _take(self, data: bytes) -> Any:
-        """One event: note it, and pass it on; what `emit` wants awaited."""
-        try:
-            chunk = decode_chunk(data)
-        except msgspec.DecodeError as problem:
-            raise CoreFailed(f"the server sent an event that is none: {problem}") from None
-        if chunk.usage is not None:
-            self._usage = chunk.usage
-        if chunk.error:
-            raise failure_in_stream(chunk.error)
-        choices = chunk.choices
-        if len(choices) == 1:
-            return self._take_choice(choices[0])
-        return self._take_many(choices) if choices else None
-
-    async def _take_many(self, choices: list[WireChoice]) -> None:
-        for choice in choices:
-            waiting = self._take_choice(choice)
-            if waiting is not None:
-                await waiting
-
-    def _take_choice(self, choice: WireChoice) -> Any:
-        index, delta, text, reasoning = choice.index, choice.delta, choice.text, None
-        if not 0 <= index < len(self._parts):
-            raise CoreFailed(f"the server sent choice {index} of {len(self._parts)}")
-        part = self._parts[index]
-        tools: tuple[ToolCallDelta, ...] = ()
-        if delta is not None:
-            text = delta.content
-            reasoning = delta.reasoning_content or delta.reasoning
-            if delta.tool_calls:
-                tools = tuple(_take_tool(part.tools, tool) for tool in delta.tool_calls)
-        finish = choice.finish_reason and FINISH.get(choice.finish_reason, "stop")
-        if not (text or finish or reasoning or tools):
-            return None
-        self._pieces += 1
-        if text:
-            part.texts.append(text)
-        if reasoning:
-            part.reasoning.append(reasoning)
-        logprobs = logprobs_of(choice.logprobs) if choice.logprobs is not None else ()
-        part.logprobs += logprobs
-        if finish:
-            part.finish = finish
-            part.stopped_by = choice.stop_reason if isinstance(choice.stop_reason, str) else ""
-        return self._emit(
-            Delta(
-                index=index,
-                text=text or "",
-                tool_calls=tools,
-                reasoning=reasoning or "",
-                logprobs=logprobs,
-                finish=finish or None,
-            )
-        )
-
-    def _check_end(self) -> None:
-        if not all(part.finish for part in self._parts):
-            raise CoreFailed("the server ended its answer in the middle")
-
-
-def _take_tool(tools: dict[int, _Tool], piece: ToolCallPiece) -> ToolCallDelta:
-    tool = tools.setdefault(piece.index, _Tool())
-    function = piece.function or Function()
-    tool.id = tool.id or piece.id or ""
-    tool.name = tool.name or function.name or ""
-    arguments = function.arguments or ""
-    tool.arguments.append(arguments)
-    return ToolCallDelta(piece.index, piece.id or "", function.name or "", arguments)
-
-
-async def _finish_body(content: Answer) -> None:
-    """Read the little that follows `[DONE]`, so that the connection can be used again."""
-    if content.at_end:
-        return
-    try:
-        async with asyncio.timeout(END_OF_BODY_S):
-            while await content.read():
-                pass
-    except TimeoutError:
-        return
 
 
 async def _refusal(response: Answer) -> AiosError:

@@ -1,4 +1,8 @@
-"""The OpenAI chat wire as data: what we send, what we read of it, and its errors as ours."""
+"""The OpenAI chat wire as data: what we send, what we read of it, and its errors as ours.
+
+A request that came in by the same wire brings what only this wire has words for: it is put back where it stood. An event is read
+strictly; only one with a name that nobody knows is read once more, and what is odd in it is told on.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +12,45 @@ from typing import Any
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited
-from aios.abi.llm import Finish, Generate, Message, TokenLogprob, ToolSpec
+from aios.abi.extra import EXTRA, Fields, objects, set_aside
+from aios.abi.llm import Finish, Generate, Message, Part, TokenLogprob, ToolCall, ToolSpec
 from aios.ports.core import CoreCall
+
+WIRE = "openai_chat"
+BYTES_PER_TOKEN = 4
+"""About, where nobody counts."""
 
 
 class Wire(msgspec.Struct, gc=False):
     """Base of what we read: unknown fields are skipped, and nothing refers back."""
 
 
-class Function(Wire):
+class Piece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """Base of what an event is made of. `extra`: the fields in it that nobody knows."""
+
+    extra: Fields | None = msgspec.field(name=EXTRA, default=None)
+
+
+class Function(Piece):
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallPiece(Wire):
+class ToolCallPiece(Piece):
     index: int = 0
     id: str | None = None
+    type: Any = None
     function: Function | None = None
 
 
-class WireDelta(Wire):
+class WireDelta(Piece):
+    role: Any = None
     content: str | None = None
+    refusal: Any = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCallPiece] | None = None
+    function_call: Any = None
 
 
 class Alternative(Wire):
@@ -53,7 +72,7 @@ class Logprobs(Wire):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class WireChoice(Wire):
+class WireChoice(Piece):
     index: int = 0
     delta: WireDelta | None = None
     text: str | None = None
@@ -77,7 +96,14 @@ class WireUsage(Wire):
     completion_tokens_details: OutputDetails | None = None
 
 
-class Chunk(Wire):
+class Chunk(Piece):
+    id: Any = None
+    object: Any = None
+    created: Any = None
+    model: Any = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
+    obfuscation: Any = None
     choices: list[WireChoice] = []
     usage: WireUsage | None = None
     error: msgspec.Raw = msgspec.Raw()
@@ -138,7 +164,38 @@ decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_error = msgspec.json.Decoder(ErrorReply).decode
 decode_error_body = msgspec.json.Decoder(ErrorBody | str).decode
 decode_listing = msgspec.json.Decoder(Listing).decode
+_decode_any = msgspec.json.Decoder().decode
 _OPTIONS = StreamOptions()
+KEPT_BACK = frozenset(Body.__struct_fields__) | {
+    "aios", "best_of", "echo", "id_slot", "max_completion_tokens", "max_new_tokens", "n_predict", "priority", "service_tier",
+}  # fmt: skip
+"""Names that no extra may have: what the contract says itself, and what would have a server do more for a call, or do it sooner,
+than the call was granted."""
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """An event. Raises `msgspec.DecodeError`."""
+    try:
+        return decode_chunk(data)
+    except msgspec.ValidationError as error:
+        if "unknown field" not in str(error):
+            raise
+    value = _decode_any(data)
+    set_aside(value, _names(Chunk))
+    for choice in objects(value.get("choices")):
+        set_aside(choice, _names(WireChoice))
+        for delta in objects([choice.get("delta")]):
+            set_aside(delta, _names(WireDelta))
+            for call in objects(delta.get("tool_calls")):
+                set_aside(call, _names(ToolCallPiece))
+                set_aside(call.get("function"), _names(Function))
+    return msgspec.convert(value, Chunk)
+
+
+def _names(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(kind.__struct_encode_fields__)
+
+
 FINISH: dict[str, Finish] = {
     "stop": "stop",
     "length": "length",
@@ -168,14 +225,29 @@ def _logprob(found: Alternative) -> TokenLogprob:
     return TokenLogprob(found.token, found.logprob, (), () if told else tuple(found.bytes or ()))
 
 
-def body_of(call: CoreCall, seeds: bool) -> Body:
+def body_of(call: CoreCall, seeds: bool) -> Body | Fields:
+    """The body of a call, with what it brought along in the words of this wire."""
+    body = _body_of(call, seeds)
+    if call.request.wire != WIRE:
+        return body
+    known: Fields = msgspec.to_builtins(body)
+    extra = call.request.extra or {}
+    if tools := objects(extra.get("tools")):
+        known["tools"] = [*known.get("tools", ()), *tools]
+        if "tool_choice" in extra:
+            known.setdefault("tool_choice", extra["tool_choice"])
+    return {name: value for name, value in extra.items() if name not in KEPT_BACK} | known
+
+
+def _body_of(call: CoreCall, seeds: bool) -> Body:
     request = call.request
+    kin = request.wire == WIRE
     chat = request.prompt is None
     return Body(
         model=call.model,
         stream=True,
         stream_options=_OPTIONS,
-        messages=[_message(message) for message in request.messages] if chat else None,
+        messages=[_message(message, kin) for message in request.messages] if chat else None,
         prompt=request.prompt,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
@@ -188,7 +260,7 @@ def body_of(call: CoreCall, seeds: bool) -> Body:
         logit_bias=request.logit_bias,
         logprobs=request.logprobs and (chat or request.top_logprobs or 1),
         top_logprobs=request.top_logprobs if chat else None,
-        tools=[_tool(tool) for tool in request.tools] or None,
+        tools=[_tool(tool, kin) for tool in request.tools] or None,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=request.response_format,
@@ -196,36 +268,59 @@ def body_of(call: CoreCall, seeds: bool) -> Body:
     )
 
 
-def _message(message: Message) -> Message | dict[str, Any]:
-    """The message as the wire has it, which is how ours is written where it is nothing but text."""
+def _message(message: Message, kin: bool) -> Message | Fields:
+    """The message as the wire has it, which is how ours is written where it is nothing but text. `kin`: it came by this wire."""
     content = message.content
-    if content and isinstance(content, str) and not message.tool_calls:
+    if content and isinstance(content, str) and not message.tool_calls and not message.extra:
         return message
-    wire: dict[str, Any] = {"role": message.role, "content": content}
+    wire: Fields = {**message.extra} if kin and message.extra else {}
+    wire |= {"role": message.role, "content": content}
     if not isinstance(content, str):
-        wire["content"] = [
-            {"type": "text", "text": part.text}
-            if part.type == "text"
-            else {"type": "image_url", "image_url": {"url": part.image}}
-            for part in content
-        ]
+        wire["content"] = [_part(part, kin) for part in content if kin or part.type != "other"]
+    elif not content and message.tool_calls:
+        wire["content"] = None
     if message.name is not None:
         wire["name"] = message.name
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        wire["tool_calls"] = [
-            {"id": tool.id, "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
-            for tool in message.tool_calls
-        ]
+        wire["tool_calls"] = [_tool_call(call, kin) for call in message.tool_calls]
     return wire
 
 
-def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+def _part(part: Part, kin: bool) -> Fields:
+    extra = (part.extra or {}) if kin else {}
+    if part.type == "text":
+        return {**extra, "type": "text", "text": part.text}
+    if part.type == "image":
+        return {**extra, "type": "image_url", "image_url": {**_within(extra, "image_url"), "url": part.image}}
+    return extra
+
+
+def _tool_call(call: ToolCall, kin: bool) -> Fields:
+    extra = (call.extra or {}) if kin else {}
+    if extra and not call.name:
+        return {**extra, "id": call.id}
+    function = {**_within(extra, "function"), "name": call.name, "arguments": call.arguments}
+    return {**extra, "id": call.id, "type": "function", "function": function}
+
+
+def _tool(tool: ToolSpec, kin: bool) -> Fields:
+    extra = (tool.extra or {}) if kin else {}
+    function: Fields = {**_within(extra, "function"), "name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.parameters or not kin:
+        function["parameters"] = tool.parameters
     if tool.strict is not None:
         function["strict"] = tool.strict
-    return {"type": "function", "function": function}
+    return {**extra, "type": "function", "function": function}
+
+
+def _within(extra: Fields, name: str) -> Fields:
+    """What an extra holds of an object that is written here."""
+    inside = extra.get(name)
+    return inside if isinstance(inside, dict) else {}
 
 
 def failure_in_stream(raw: msgspec.Raw) -> AiosError:

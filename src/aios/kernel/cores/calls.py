@@ -115,7 +115,8 @@ class CoreCalls:
 
     def _tell_start(self, call: Call, plan: CoreCall | ScoreCall) -> None:
         if not call.started and call.tell is not None:
-            call.tell(Started(call=call.id, id=plan.id, model=plan.model, core=call.core, wait_s=call.wait_s))
+            driver = self._pool.driver(call.core)
+            call.tell(Started(call=call.id, id=plan.id, model=plan.model, core=call.core, wait_s=call.wait_s, driver=driver))
         call.started = True
 
     def _note(self, call: Call, usage: Usage, answer: str) -> None:

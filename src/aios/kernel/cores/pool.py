@@ -69,6 +69,10 @@ class Pool:
         """Whether a core queues calls beyond its slots by itself."""
         return self._infos[name].queues
 
+    def driver(self, name: str) -> str:
+        """A core's kind."""
+        return self._infos[name].driver
+
     def names(self, asked: str) -> tuple[str, ...]:
         """The models that a name stands for. Raises `NotFound` with what there is, `NoCore` if there is nothing."""
         models = self._having
@@ -99,6 +103,11 @@ class Pool:
         """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
         wants = wanted_features(request)
         having = [info for model in models for info in self._having[model]]
+        if isinstance(request, Generate) and request.essential:
+            having = [info for info in having if info.driver == request.wire]
+            if not having:
+                message = f"no core of `{request.model}` has a word for `{request.essential}`: leave it out"
+                raise NoCore(message, field=request.essential)
         able = frozenset([info.name for info in having if wants <= info.features])
         if able:
             return able
