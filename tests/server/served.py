@@ -124,7 +124,8 @@ class Visitor:
         names = {"host": "localhost", "content-type": "application/json", **headers}
         self.peer = Peer()
         self.scope = {
-            "type": "http", "method": "POST", "path": path, "query_string": b"", "server": ("127.0.0.1", 1), "state": {"peer": self.peer},
+            "type": "http", "method": "POST", "path": path, "query_string": b"", "server": ("127.0.0.1", 1),
+            "state": {"peer": self.peer},
             "headers": [(name.encode(), value.encode()) for name, value in names.items()],
         }  # fmt: skip
         self._body: Any = {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
