@@ -29,7 +29,7 @@ async def digest(k: aios.Kernel, texts: list[str]) -> str:
     """Notes of all texts, each pair of them merged as soon as it is there, and one headline over all."""
     async with k.group(width=16, on_error="collect") as g:
         notes = g.map(note, texts)
-        parts = [g.start(merge, after=notes[at : at + 2]) for at in range(0, len(notes), 2)]
+        parts = [g.start(merge, after=pair) for pair in aios.chunks(notes, 2)]
         report = g.start(merge, after=parts, cls="interactive", key="report")
     for child in g.failed:
         print(f"{child.key}: {child.error}")

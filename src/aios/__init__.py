@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from aios.sdk.agent import Agent, agent
     from aios.sdk.boards import Board
     from aios.sdk.client import Client
-    from aios.sdk.group import Child, Group
+    from aios.sdk.group import Child, Group, chunks
     from aios.sdk.kernel import Kernel
     from aios.sdk.leases import Lease
     from aios.sdk.mail import Received
@@ -101,6 +101,7 @@ __all__ = [
     "Unavailable",
     "UnknownCall",
     "agent",
+    "chunks",
     "run",
     "tool",
 ]
@@ -112,7 +113,7 @@ _places = {
     "aios.sdk.agent": ("Agent", "agent"),
     "aios.sdk.boards": ("Board",),
     "aios.sdk.client": ("Client",),
-    "aios.sdk.group": ("Child", "Group"),
+    "aios.sdk.group": ("Child", "Group", "chunks"),
     "aios.sdk.kernel": ("Kernel",),
     "aios.sdk.process": ("Process",),
     "aios.sdk.leases": ("Lease",),

@@ -9,6 +9,7 @@ import pytest
 import aios
 from aios.abi.event import ReadEvents
 from aios.abi.process import Explain, List
+from aios.kernel import process as processes
 from aios.testing import Script, Scripted, scripted, time
 
 ALL = ("use /llm/*", "spawn /agents/*")
@@ -183,24 +184,24 @@ async def test_an_error_of_the_block_is_itself_and_ends_the_children() -> None:
 @pytest.mark.parametrize("signal", ["stop", "kill"])
 async def test_children_end_with_their_parent(signal: str) -> None:
     async with scripted() as s:
-        process = await s.start(waits)
+        running = await s.start(waits)
         await asyncio.sleep(1)
         assert await living(s) == ["waits", "hang-or", "hang-or", "hang-or", "merge"]
-        await (process.stop() if signal == "stop" else process.kill())
+        await (running.stop() if signal == "stop" else running.kill())
         with pytest.raises(aios.Killed):
-            await process.wait()
+            await running.wait()
         await asyncio.sleep(0.1)
         assert time() < 2 and await living(s) == []
 
 
 async def test_a_child_that_is_killed_fails_its_group() -> None:
     async with scripted() as s:
-        process = await s.start(waits)
+        running = await s.start(waits)
         await asyncio.sleep(1)
         victim = next(p for p in (await s.k.call(List())).processes if p.agent == "hang-or")
         await aios.Process(s.kernel.operator, victim).kill()
         with pytest.raises(aios.ChildFailed, match="child `[abc]` of the group: Killed: ended by operator"):
-            await process.wait()
+            await running.wait()
         assert time() < 7 and await living(s) == []
 
 
@@ -224,10 +225,10 @@ async def test_ids_of_childrens_calls_do_not_depend_on_who_is_first() -> None:
     ids = []
     for width, slow in ((3, "a"), (3, "c"), (1, "b")):
         async with scripted(answer=partial(answer_late, slow)) as s:
-            process = await s.start(asks, ["a", "b", "c"], width)
-            assert await process.wait() == ["x", "x", "x"]
+            running = await s.start(asks, ["a", "b", "c"], width)
+            assert await running.wait() == ["x", "x", "x"]
             events = (await s.k.call(ReadEvents(kinds=("call",)))).events
-            ids.append(sorted(e.call.split("/")[1] for e in events if e.pid == process.pid and e.row == "process.spawn"))
+            ids.append(sorted(e.call.split("/")[1] for e in events if e.pid == running.pid and e.row == "process.spawn"))
     assert ids == [["s.g1.a.1", "s.g1.b.1", "s.g1.c.1"]] * 3
 
 
@@ -322,3 +323,28 @@ async def test_a_plain_agent_is_refused_in_virtual_time() -> None:
     async with scripted() as s:
         with pytest.raises(aios.Invalid, match="`plain` is a plain function"):
             await s.run(plain)
+
+
+async def test_results_that_the_kernel_has_forgotten_are_still_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "KEPT_ENDED", 2)
+    async with scripted() as s:
+        assert (await s.run(digest, ["a", "b", "c", "d"], 1, "cancel"))[0] == "A+B+C+D!"
+
+
+async def test_a_child_trusts_what_it_begins_with_no_more_than_its_parent_may_be_trusted() -> None:
+    async with scripted("an answer") as s:
+        assert await s.run(asks_first) == "x!"
+        known = [s.kernel.kernel.processes.get(p.pid) for p in (await s.k.call(List())).processes]
+        assert {p.agent: p.label.integrity for p in known if p} == {"asks-first": 1, "shout": 1}
+
+
+@aios.agent(grants=ALL)
+async def asks_first(k: aios.Kernel) -> str:
+    await k.ask("what?")
+    return (await k.map(shout, ["x"]))[0]
+
+
+def test_chunks_are_all_of_the_items_in_order() -> None:
+    assert aios.chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]] and aios.chunks("", 3) == []
+    with pytest.raises(aios.Invalid, match="size"):
+        aios.chunks([1], 0)

@@ -94,6 +94,8 @@ class ProcessCalls:
             kind="agent", agent=manifest.agent, tenant=parent.tenant, cls=lower(parent.cls, manifest.cls), grants=grants,
             parent=parent, manifest=manifest, arguments=request.arguments, after=after,
         )  # fmt: skip
+        if parent.kind == "agent":  # what it begins with is that agent's word, and no person's
+            process.label = process.label.join(parent.label)
         self._supervisor.start(process)
         return process.info()
 

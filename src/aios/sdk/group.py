@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from aios.abi.errors import AiosError, ChildFailed, Conflict, Invalid, Killed, QueueFull, RateLimited
+from aios.abi.errors import AiosError, ChildFailed, Conflict, Invalid, Killed, NotFound, QueueFull, RateLimited
 from aios.abi.process import Signal, SignalProcess, Spawn, WaitFor
 from aios.abi.request import CallOptions, Class, Request
 from aios.ports.gate import Gate
@@ -29,6 +29,7 @@ from aios.sdk.agent import Agent
 from aios.sdk.process import result_of, spawning
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 MOST_WIDTH = 200
 """As many agents as a host runs, and fewer than the calls that a process may have open."""
@@ -256,7 +257,7 @@ class Group:
                 await other.started.wait()
             await self._places.take(after)
             try:
-                await child.run(_after(request, after, takes))
+                await self._run_after(child, request, after, takes)
             finally:
                 child.close()
                 self._places.leave()
@@ -265,6 +266,17 @@ class Group:
             error.add_note(f"child `{child.key}` of the group")
             if self._on_error == "cancel":
                 raise
+
+    async def _run_after(self, child: Child, request: Spawn, after: tuple[Child, ...], takes: Takes) -> None:
+        try:
+            await child.run(_after(request, after, takes))
+        except NotFound:
+            if not after or child.pid is not None:
+                raise
+            for other in after:  # the kernel has forgotten one that ended long ago: here its result is still known
+                await other.ended.wait()
+            child.error = None
+            await child.run(_with_results(request, after, takes))
 
 
 def _sentence(errors: int) -> str:
@@ -279,6 +291,22 @@ def _after(request: Spawn, after: tuple[Child, ...], takes: Takes) -> Spawn:
     if not pids:
         raise ChildFailed(f"it did not begin: `{after[0].key}`, which it was to begin after, was not started: {after[0].error}")
     return msgspec.structs.replace(request, after=pids, results=takes)
+
+
+def _with_results(request: Spawn, after: tuple[Child, ...], takes: Takes) -> Spawn:
+    """The request, with the results of those that have ended."""
+    results = [child.result for child in after if child.error is None]
+    if not results:
+        raise ChildFailed(f"it did not begin: `{after[0].key}`, which it was to begin after, failed: {after[0].error}")
+    given = {"none": (), "one": results[:1], "all": (results,)}[takes]
+    return msgspec.structs.replace(request, arguments=(*request.arguments, *given))
+
+
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """A sequence in pieces of so many items, the last one perhaps shorter: `g.start(merge, after=piece)` for each."""
+    if size < 1:
+        raise Invalid("`size` must be at least 1", field="size")
+    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 def _takes(agent: Agent[..., Any], args: tuple[Any, ...], after: object, others: tuple[Child, ...]) -> Takes:
