@@ -1,17 +1,21 @@
 """Children in the sandbox: what they may not do, each with its control, in which nothing confines them and they can."""
 
 import asyncio
+import marshal
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +23,13 @@ from aios.abi.errors import Unavailable
 from aios.drivers.sandbox import enter, seccomp
 from aios.drivers.sandbox.landlock import LandlockSandbox, interpreter_paths
 from aios.drivers.sandbox.reaper import Reaper
-from aios.ports.sandbox import Rules
+from aios.ports.sandbox import Network, Rules
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(enter.landlock_abi() < 6, reason="needs a Linux with Landlock version 6 (6.12 or later)"),
 ]
+SYSTEM_PYTHON = "/usr/bin/python3"
 FREE = 0
 """The version of Landlock that confines nothing: the control."""
 DIES_WITHIN_MS = 2000
@@ -272,6 +277,131 @@ async def test_where_landlock_does_not_confine_signals_the_filter_does(tmp_path:
     assert await said(code, tmp_path, 5, filtered=False) == ["done"] * 3
 
 
+# Networks of foreign programs.
+NETWORK = """
+import errno
+def attempt(act):
+    try:
+        print(act() or "done")
+    except OSError as error:
+        print(errno.errorcode.get(error.errno, type(error).__name__))
+def tcp(port, host="127.0.0.1"):
+    with socket.create_connection((host, port), timeout=5) as end:
+        return end.recv(5).decode()
+def serve():
+    server = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(server.getsockname()), server:
+        return "served"
+def say(kind, protocol=0):
+    socket.socket(socket.AF_INET, kind, protocol).close()
+"""
+
+
+async def say_at(door: socket.socket, text: bytes) -> None:
+    """Answer whoever comes to a door, once."""
+    door.setblocking(False)
+    end, _ = await asyncio.get_running_loop().sock_accept(door)
+    with end:
+        await asyncio.get_running_loop().sock_sendall(end, text)
+
+
+async def networked(code: str, folder: Path, rules: Rules, answer: bytes = b"", **box: Any) -> list[str]:
+    """The lines of a child with a network; what is at its door says the answer."""
+    lines: list[str] = []
+    with sandbox(**box) as made:
+        argv = (sys.executable, "-I", "-c", ATTEMPT + NETWORK + textwrap.dedent(code))
+        child = await made.start(argv, {}, (), rules, str(folder), lambda stream, line: lines.append(line))
+        if child.door >= 0:
+            with socket.socket(fileno=child.door) as door:
+                await say_at(door, answer)
+        assert await child.wait_ended() == "exit 0" and child.code == 0, lines
+    return lines
+
+
+def network(folder: Path, kind: Network, port: int = 0) -> Rules:
+    return Rules(read=(*interpreter_paths(), "/etc"), write=(str(folder),), network=kind, port=port)
+
+
+async def test_in_a_network_of_its_own_a_program_reaches_its_door_and_nothing_else(tmp_path: Path) -> None:
+    """Neither what listens on this machine's loopback, nor any other machine, by any protocol."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        others = server.getsockname()[1]
+        code = f"""
+            attempt(lambda: tcp(8642))
+            attempt(lambda: tcp({others}))
+            attempt(lambda: tcp(80, "192.0.2.1"))
+            attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)))
+            attempt(serve)
+            attempt(lambda: say(socket.SOCK_RAW))
+            attempt(lambda: say(socket.SOCK_STREAM, 262))
+            attempt(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+            attempt(lambda: socket.socket(socket.AF_UNIX))
+        """
+        lines = await networked(code, tmp_path, network(tmp_path, "own", 8642), b"hello")
+        assert lines == ["hello", "ECONNREFUSED", "ENETUNREACH", "ENETUNREACH", "served", "EACCES", "EACCES", "EACCES", "EACCES"]
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the control: in the machine's network it is reached
+        others = server.getsockname()[1]
+        code = f"attempt(lambda: tcp({others}))"
+        free = asyncio.create_task(networked(code, tmp_path, network(tmp_path, "none"), abi=FREE, filtered=False))
+        await say_at(server, b"free!")
+        assert await free == ["free!"]
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(SYSTEM_PYTHON), reason="needs root and a Python that others can run")
+def test_who_is_not_root_has_a_network_of_its_own_too(tmp_path: Path) -> None:
+    """The launcher alone, by the system's Python: ours may lie in a folder that others cannot read."""
+    launcher = Path(tempfile.mkdtemp(dir="/tmp")) / "enter.py"
+    launcher.parent.chmod(0o755)
+    launcher.write_text(Path(enter.__file__).read_text())
+    launcher.chmod(0o644)
+    code = ATTEMPT + NETWORK + "attempt(lambda: tcp(8642)); attempt(lambda: tcp(8643)); print(os.geteuid())"
+    order = {
+        "parent": os.getpid(), "abi": enter.landlock_abi(), "calls": b"", "argv": [SYSTEM_PYTHON, "-I", "-c", code], "env": {},
+        "fds": [], "read": ["/usr", "/lib", "/lib64", "/etc"], "write": [], "network": "own", "port": 8642, "folder": "/",
+    }  # fmt: skip
+    order["calls"] = seccomp.program(seccomp.filtering(), seccomp.RULES + seccomp.NETWORKS["own"])
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        subprocess.Popen(
+            [SYSTEM_PYTHON, "-I", "-S", str(launcher)],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            user=65534,
+            group=65534,
+            extra_groups=(),
+        ) as child,
+    ):
+        theirs.close()
+        ours.sendall(marshal.dumps(order, 4))
+        ours.shutdown(socket.SHUT_WR)
+        said, (door,), _, _ = socket.recv_fds(ours, 100, 1)
+        assert (said, ours.recv(1000)) == (b"+", b"")
+        with socket.socket(fileno=door) as listening:
+            end, _ = listening.accept()
+            end.sendall(b"hello")
+            end.close()
+        assert child.stdout is not None
+        assert child.stdout.read().split() == [b"hello", b"ECONNREFUSED", b"65534"]
+    shutil.rmtree(launcher.parent)
+
+
+async def test_without_a_network_of_its_own_a_program_reaches_one_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door, socket.create_server(("127.0.0.1", 0)) as other:
+        code = f"""
+            attempt(lambda: tcp({door.getsockname()[1]}))
+            attempt(lambda: tcp({other.getsockname()[1]}))
+            attempt(serve)
+            attempt(lambda: say(socket.SOCK_DGRAM))
+            attempt(lambda: say(socket.SOCK_STREAM, 262))
+            attempt(lambda: socket.socket().sendto(b"x", 0x20000000, ("127.0.0.1", {other.getsockname()[1]})))
+        """
+        rules = network(tmp_path, "port", door.getsockname()[1])
+        task = asyncio.create_task(networked(code, tmp_path, rules))
+        await say_at(door, b"hello")
+        assert await task == ["hello", "EACCES", "EACCES", "EACCES", "EACCES", "EPERM"]
+
+
 def test_the_table_of_calls_is_that_of_the_systems_headers() -> None:
     places = ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm-generic/unistd.h")
     for column, place in enumerate(map(Path, places)):
@@ -280,7 +410,9 @@ def test_the_table_of_calls_is_that_of_the_systems_headers() -> None:
         told = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", place.read_text())}
         ours = {name: numbers[column] for name, numbers in seccomp.NUMBERS.items()}
         assert {name: number for name, number in ours.items() if told.get(name, number) != number} == {}
-    used = {call for rule in (*seccomp.RULES, *seccomp.signals_within(1)) for call in rule.calls}
+    used = {
+        call for rule in (*seccomp.RULES, *seccomp.signals_within(1), *sum(seccomp.NETWORKS.values(), ())) for call in rule.calls
+    }
     assert used == set(seccomp.NUMBERS), "a call without a rule, or the other way round"
 
 

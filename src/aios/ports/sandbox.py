@@ -11,11 +11,21 @@ Output = Callable[[Literal["out", "err"], str], None]
 """Hears the lines that a child writes to its standard streams."""
 
 
+Network = Literal["none", "own", "port"]
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child may touch: files and folders that it may read and run, and those that it may write."""
+    """What a child may touch: files and folders that it may read and run, and those that it may write.
+
+    `network`: `none`, no sockets but pairs; `own`, a network in which nothing else is, at whose loopback address and `port` it
+    finds what answers at its `door`; `port`, of the machine's network this TCP port alone, as far as the machine can hold it to
+    that.
+    """
 
     read: tuple[str, ...]
     write: tuple[str, ...] = ()
+    network: Network = "none"
+    port: int = 0
 
 
 class Isolation(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +51,22 @@ class Child(Protocol):
         ...
 
 
+class ProgramChild(Child, Protocol):
+    """A child that is a foreign program. `door`: descriptor of a listening socket in its own network, -1 if it has none; whoever
+    takes it closes it. `code`: its exit code as a shell tells it, once it has ended.
+    """
+
+    @property
+    def door(self) -> int: ...
+
+    @property
+    def code(self) -> int: ...
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all that is in its process group."""
+        ...
+
+
 class Sandbox(Protocol):
     """Starts children. A mechanism that is missing is said by `isolation`, never passed over in silence."""
 
@@ -53,4 +79,18 @@ class Sandbox(Protocol):
 
         Raises `Unavailable` when it cannot be started.
         """
+        ...
+
+
+class ProgramSandbox(Protocol):
+    """Starts foreign programs."""
+
+    async def networks(self) -> bool:
+        """Whether a child can have a network of its own on this machine."""
+        ...
+
+    async def start(
+        self, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int], rules: Rules, folder: str, output: Output
+    ) -> ProgramChild:
+        """See `Sandbox`."""
         ...

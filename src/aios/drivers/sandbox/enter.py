@@ -5,8 +5,10 @@ says why if it cannot; end of file without a word means that the program runs. I
 child waits for it, and nothing of AIOS, because that is not on its path.
 """
 
+import _socket
 import ctypes
 import errno
+import fcntl
 import marshal
 import os
 import resource
@@ -25,9 +27,17 @@ TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 FILES_OF_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 NET_FROM, NET = 4, 0b11  # bind and connect TCP
+RULE_NET_PORT, CONNECT_TCP = 2, 0b10
 SCOPE_FROM, SCOPE = 6, 0b11  # abstract unix sockets, signals
 DEVICE_NODES = 1 << 6 | 1 << 11  # made in one's own folder, they would open a disk to root
 NEWEST = 6  # later versions add audit, and what is not asked for here
+
+# From <linux/sched.h>, <linux/sockios.h>, <linux/if.h>
+NEW_USER, NEW_NET = 0x10000000, 0x40000000
+GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1
+LOOPBACK, WAITING = "127.0.0.1", 128
+PROBE = "--probe"
+"""Instead of an order: try whether a network of one's own can be had, and end with 0 if it can."""
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GIB = 1 << 30
@@ -71,10 +81,14 @@ def limit() -> None:
         resource.setrlimit(kind, (least, least))
 
 
-def restrict(abi: int, read: "list[str]", write: "list[str]") -> None:
-    """Only these paths from now on, no TCP, and signals and abstract sockets only within, as far as version `abi` goes."""
+def restrict(abi: int, read: "list[str]", write: "list[str]", network: str, port: int) -> None:
+    """Only these paths from now on, no TCP, and signals and abstract sockets only within, as far as version `abi` goes.
+
+    In a network of its own it may do with TCP what it likes; in the machine's it may connect to `port`, if that is not 0.
+    """
     files = FILES_OF_ABI[min(abi, max(FILES_OF_ABI))]
-    handled = struct.pack("QQQ", files, NET, SCOPE)[: 8 if abi < NET_FROM else 16 if abi < SCOPE_FROM else 24]
+    net = 0 if network == "own" else NET
+    handled = struct.pack("QQQ", files, net, SCOPE)[: 8 if abi < NET_FROM else 16 if abi < SCOPE_FROM else 24]
     rules = must(
         libc.syscall(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0)), "landlock_create_ruleset"
     )
@@ -84,6 +98,9 @@ def restrict(abi: int, read: "list[str]", write: "list[str]") -> None:
         allow(rules, path, files & ~DEVICE_NODES)
     for path in DEVICES:
         allow(rules, path, (READ_FILE | WRITE_FILE | TRUNCATE) & files)
+    if network == "port" and abi >= NET_FROM:
+        where = struct.pack("QQ", CONNECT_TCP, port)
+        must(libc.syscall(ADD_RULE, rules, RULE_NET_PORT, where, ctypes.c_uint32(0)), "landlock_add_rule")
     must(libc.syscall(RESTRICT_SELF, rules, ctypes.c_uint32(0)), "landlock_restrict_self")
     os.close(rules)
 
@@ -101,6 +118,33 @@ def allow(rules: int, path: str, rights: int) -> None:
     beneath = struct.pack("=Qi", rights, target)
     must(libc.syscall(ADD_RULE, rules, RULE_PATH_BENEATH, beneath, ctypes.c_uint32(0)), f"landlock_add_rule {path}")
     os.close(target)
+
+
+def leave_network() -> None:
+    """Have a network of one's own, in which nobody else is; who may not gets a user's namespace around it."""
+    if libc.unshare(NEW_NET) < 0:
+        user, group = os.getuid(), os.getgid()
+        must(libc.unshare(NEW_USER | NEW_NET), "unshare")
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+    with_flags = struct.Struct("16sh22x")
+    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    _, flags = with_flags.unpack(fcntl.ioctl(probe, GET_FLAGS, with_flags.pack(b"lo", 0)))
+    fcntl.ioctl(probe, SET_FLAGS, with_flags.pack(b"lo", flags | UP))
+    probe.close()
+
+
+def hand_out(control: int, port: int) -> None:
+    """Listen at `port` here, and give the listening socket to whoever holds the other end of `control`."""
+    listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listening.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+    listening.bind((LOOPBACK, port))
+    listening.listen(WAITING)
+    end = _socket.socket(fileno=control)
+    end.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listening.fileno()))])
+    end.detach()
+    listening.close()
 
 
 def filter_calls(program: bytes) -> None:
@@ -130,22 +174,28 @@ def keep_open(*fds: int) -> None:
             os.closerange(below + 1, above)
 
 
-def enter(status, parent, abi, calls, argv, env, fds, read, write, folder):  # type: ignore[no-untyped-def]  # unpacked from bytes
+def enter(status, parent, abi, calls, argv, env, fds, read, write, network, port, folder):  # type: ignore[no-untyped-def]  # bytes
     keep_open(0, 1, 2, status, *fds)
     os.umask(0o077)
     os.chdir(folder)
     limit()
+    if network == "own":
+        leave_network()
+        hand_out(status, port)
     if sys.platform == "linux":
         die_with(parent)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     if abi:
-        restrict(abi, read, write)
+        restrict(abi, read, write, network, port)
     if calls:
         filter_calls(calls)
     os.execve(argv[0], argv, env)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == [PROBE]:
+        leave_network()
+        sys.exit(0)
     status, order = told()
     try:
         enter(status, **order)  # type: ignore[no-untyped-call]

@@ -53,6 +53,7 @@ class LandlockSandbox:
         machine = enter.landlock_abi()
         self._abi = machine if abi is None else min(abi, machine)
         self._filtered = seccomp.filtering() if filtered else ""
+        self._networks: bool | None = None
         self._reaper = Reaper()
 
     def isolation(self) -> Isolation:
@@ -72,6 +73,12 @@ class LandlockSandbox:
         used = [f"landlock {abi}"] * bool(abi) + ["seccomp"] * filtered
         return Isolation(mechanism=" + ".join(used) or "limits only", confined=tuple(confined), missing=tuple(missing))
 
+    async def networks(self) -> bool:
+        """Whether a child can have a network of its own: tried once, in a process that ends at once."""
+        if self._networks is None:
+            self._networks = sys.platform == "linux" and not await _probed()
+        return self._networks
+
     def close(self) -> None:
         """End what is left of its children, and the reaper."""
         self._reaper.close()
@@ -88,6 +95,8 @@ class LandlockSandbox:
             "fds": list(fds),
             "read": list(rules.read),
             "write": list(rules.write),
+            "network": rules.network,
+            "port": rules.port,
             "folder": folder,
         }
         ours, theirs = socket.socketpair()
@@ -97,8 +106,9 @@ class LandlockSandbox:
             try:
                 self._reaper.add(child.os_pid)
                 child.ended.add_done_callback(lambda _: self._reaper.remove(child.os_pid))
-                order["calls"] = seccomp.filter_of(self._filtered, child.os_pid, self._abi >= enter.SCOPE_FROM)
-                refusal = await _tell(ours, marshal.dumps(order))
+                signals_confined = self._abi >= enter.SCOPE_FROM
+                order["calls"] = seccomp.filter_of(self._filtered, child.os_pid, signals_confined, rules.network)
+                refusal, child.door = await _tell(ours, marshal.dumps(order))
             except BaseException:
                 child.kill()
                 await child.wait_ended()
@@ -129,26 +139,72 @@ async def _launch(theirs: socket.socket, fds: Sequence[int], output: Output) -> 
     return child
 
 
-async def _tell(ours: socket.socket, order: bytes) -> str:
-    """Give the launcher its order; returns why it could not carry it out, or nothing."""
+async def _tell(ours: socket.socket, order: bytes) -> tuple[str, int]:
+    """Give the launcher its order; returns why it could not carry it out, or nothing, and the descriptor that it sent, or -1."""
     loop = asyncio.get_running_loop()
     ours.setblocking(False)
+    door, said = -1, b""
     try:
         await loop.sock_sendall(ours, order)
         ours.shutdown(socket.SHUT_WR)
-        return (await loop.sock_recv(ours, 4096)).decode(errors="replace")
+        while True:
+            await _readable(ours)
+            data, fds, _, _ = socket.recv_fds(ours, 4096, 1)
+            if fds:
+                door = fds[0]
+            elif data:
+                said += data
+            else:
+                break
     except OSError as error:
-        return f"its launcher ended ({error.strerror})"
+        said = f"its launcher ended ({error.strerror})".encode()
+    except BaseException:
+        if door >= 0:
+            os.close(door)
+        raise
+    if said and door >= 0:
+        os.close(door)
+        door = -1
+    return said.decode(errors="replace"), door
+
+
+async def _readable(end: socket.socket) -> None:
+    """Return when there is something to read: the loop itself does not take descriptors along."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def be_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(end, be_ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(end)
+
+
+async def _probed() -> int:
+    """The exit code of a launcher that tries to have a network of its own."""
+    loop = asyncio.get_running_loop()
+    launcher = (sys.executable, "-I", "-S", enter.__file__, enter.PROBE)
+    _, child = await loop.subprocess_exec(
+        lambda: _Child(lambda stream, line: None), *launcher, stdin=None, env={}, start_new_session=True
+    )
+    await child.wait_ended()
+    return child.code
 
 
 class _Child(asyncio.SubprocessProtocol):
-    """The port `Child`. Ended means: the process is gone, its group is killed, and its output is read."""
+    """The port `ProgramChild`. Ended means: the process is gone, its group is killed, and its output is read."""
 
     def __init__(self, output: Output) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._output = output
         self._cutters = {fd: LineCutter() for fd in STREAMS}
         self._read_bytes, self._window_ends_s = 0, 0.0
+        self.door = -1
+        self.code = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)  # uvloop's does not derive from it
@@ -157,6 +213,10 @@ class _Child(asyncio.SubprocessProtocol):
     def kill(self) -> None:
         if not self.ended.done():
             _kill_group(self.os_pid)
+
+    def signal(self, number: int) -> None:
+        if not self.ended.done() and self._transport.get_returncode() is None:
+            _kill_group(self.os_pid, number)
 
     async def wait_ended(self) -> str:
         return await asyncio.shield(self.ended)
@@ -181,6 +241,7 @@ class _Child(asyncio.SubprocessProtocol):
         self._transport.close()
         if not self.ended.done():
             code = self._transport.get_returncode() or 0
+            self.code = code if code >= 0 else 128 - code
             self.ended.set_result(f"killed by signal {-code}" if code < 0 else f"exit {code}")
 
     def _throttle(self, size: int) -> None:
@@ -199,9 +260,9 @@ class _Child(asyncio.SubprocessProtocol):
         return [pipe for pipe in pipes if pipe.is_reading()]
 
 
-def _kill_group(leader: int) -> None:
+def _kill_group(leader: int, number: int = signal.SIGKILL) -> None:
     try:
-        os.killpg(leader, signal.SIGKILL)
+        os.killpg(leader, number)
     except (ProcessLookupError, PermissionError):  # macOS: EPERM where only zombies are left
         pass
 

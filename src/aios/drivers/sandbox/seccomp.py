@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from aios.ports.sandbox import Network
+
 # <linux/audit.h>: how each machine is called by the kernel, and which column of the table is its own.
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "arm64": (0xC00000B7, 1)}
 X32 = 0x40000000
@@ -47,7 +49,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "quotactl": (179, 60), "quotactl_fd": (443, 443), "reboot": (169, 142), "removexattr": (197, 14),
     "request_key": (249, 218), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "semctl": (66, 191),
-    "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192), "setdomainname": (171, 162), "sethostname": (170, 161),
+    "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192), "sendmmsg": (307, 269),
+    "sendmsg": (46, 211), "sendto": (44, 206), "setdomainname": (171, 162), "sethostname": (170, 161),
     "setns": (308, 268), "setpgid": (109, 154), "setpriority": (141, 140), "setsid": (112, 157), "settimeofday": (164, 170),
     "setxattr": (188, 5), "shmat": (30, 196), "shmctl": (31, 195), "shmget": (29, 194), "socket": (41, 198),
     "socketpair": (53, 199), "swapoff": (168, 225), "swapon": (167, 224), "syslog": (103, 116), "tgkill": (234, 131),
@@ -61,7 +64,10 @@ PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 LOW_WORD = 0xFFFFFFFF
 # <linux/sched.h>: every new namespace, and a child of one's parent, which would be the kernel's
 CLONE_REFUSED = 0x7E020000 | 0x8000
-AF_UNIX, SOCK_STREAM, SOCK_TYPE_MASK = 1, 1, 0xF
+AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
+SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE_MASK = 1, 2, 0xF
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
+MSG_FASTOPEN = 0x20000000
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, TIOCSTI, FIOSETOWN, SIOCSPGRP = 0x40086602, 0x401C5820, 0x5412, 0x8901, 0x8902
 F_SETOWN, F_SETOWN_EX = 8, 15
@@ -100,10 +106,32 @@ def never(calls: str, *conditions: Is) -> Rule:
     return Rule(tuple(calls.split()), ALLOW, tuple(((condition,), refuse(errno.EPERM)) for condition in conditions))
 
 
+def _sockets(*kinds: tuple[int, int]) -> tuple[tuple[Is, ...], ...]:
+    """Sockets of the internet of these kinds and protocols, also where the protocol is not said."""
+    return tuple(
+        (Is(0, family), Is(1, kind, SOCK_TYPE_MASK), Is(2, said))
+        for family in (AF_INET, AF_INET6)
+        for kind, protocol in kinds
+        for said in (0, protocol)
+    )
+
+
+NETWORKS: dict[Network, tuple[Rule, ...]] = {
+    "none": (only("socket", error=errno.EACCES),),
+    # In a network of its own nobody else is. Other protocols (raw, MPTCP, SCTP) have let programs out of things before.
+    "own": (only("socket", *_sockets((SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)), error=errno.EACCES),),
+    # Landlock asks at `connect`, which a fast open leaves out.
+    "port": (
+        only("socket", *_sockets((SOCK_STREAM, IPPROTO_TCP)), error=errno.EACCES),
+        never("sendto sendmmsg", Is(3, MSG_FASTOPEN, MSG_FASTOPEN)),
+        never("sendmsg", Is(2, MSG_FASTOPEN, MSG_FASTOPEN)),
+    ),
+}
+"""What becomes of sockets: UDP, raw, netlink and unix by path need one of their own."""
+
 ONESELF = (Is(0, 0),)
 RULES = (
-    # Sockets: UDP, raw, netlink and unix by path need one of their own. A pair of datagram sockets could be sent elsewhere.
-    only("socket", error=errno.EACCES),
+    # A pair of datagram sockets could be sent elsewhere.
     only("socketpair", (Is(0, AF_UNIX), Is(1, SOCK_STREAM, SOCK_TYPE_MASK)), error=errno.EACCES),
     # Other processes, by number.
     only("prlimit64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler", ONESELF),
@@ -161,7 +189,7 @@ def _case(conditions: Iterable[Is], verdict: int) -> bytes:
 
 
 @lru_cache(8)
-def program(machine: str, rules: tuple[Rule, ...] = RULES) -> bytes:
+def program(machine: str, rules: tuple[Rule, ...] = RULES + NETWORKS["none"]) -> bytes:
     """The filter for a machine as an array of `struct sock_filter`; empty where there is no table for it."""
     if machine not in MACHINES:
         return b""
@@ -188,6 +216,7 @@ def filtering() -> str:
     return machine if ctypes.get_errno() == errno.EFAULT else ""
 
 
-def filter_of(machine: str, leader: int, signals_confined: bool) -> bytes:
+def filter_of(machine: str, leader: int, signals_confined: bool, network: Network = "none") -> bytes:
     """The filter of a child; `leader`: its pid."""
-    return program(machine, RULES if signals_confined else RULES + signals_within(leader))
+    rules = RULES + NETWORKS[network]
+    return program(machine, rules if signals_confined else rules + signals_within(leader))
