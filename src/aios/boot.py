@@ -28,6 +28,7 @@ from aios.ports.sandbox import Sandbox
 from aios.server.doors import doors_to
 from aios.server.http import HttpServer
 from aios.server.listener import raise_descriptors
+from aios.server.programs import ConfinedPrograms
 from aios.server.socket import SocketHosts
 
 log = logging.getLogger("aios.boot")
@@ -73,12 +74,14 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     run.mkdir(mode=0o700, exist_ok=True)
     sandbox = LandlockSandbox()
     hosts = SocketHosts(sandbox, config.home / "work", interpreter_paths(), config.home)
+    programs = ConfinedPrograms(sandbox, config.home / "work", config.home)
     parts = Parts(
         clock=SystemClock(),
         store=MemoryStore(),
         tokens=FileDocument(config.home / "tokens.json"),
         consents=FileDocument(config.home / "consents.json"),
         hosts=hosts,
+        programs=programs,
         lane=config.lanes.cores,
         index=config.lanes.index,
         embedders=tuple(embedders(config, sandbox)),
@@ -93,11 +96,13 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         socket = str(run / "aios.sock")
         server = HttpServer(kernel, doors_to(kernel), replace(config.server, socket=socket))
         await server.start()
+        programs.serve(kernel, server)
         FileDocument(run / "operator.token").save(kernel.tokens.new_operator().encode())
         try:
             yield kernel, Address(server.url, socket)
         finally:
             await server.close(grace_s=1.0)
+    await programs.close()
     await hosts.close()
     sandbox.close()
 

@@ -98,6 +98,15 @@ class HostChanged(Happened, frozen=True, gc=False, tag="host"):
     detail: str = ""
 
 
+class Strayed(Happened, frozen=True, gc=False, tag="denied"):
+    """A program tried to reach `target` beyond the kernel, and was denied; `attempts`: since that was told last."""
+
+    pid: str
+    name: str
+    target: str
+    attempts: int = 1
+
+
 class KernelChanged(Happened, frozen=True, gc=False, tag="kernel"):
     """The kernel itself: up, draining, its loop was late by `lag_s` seconds, or a lane has another policy."""
 
@@ -106,7 +115,7 @@ class KernelChanged(Happened, frozen=True, gc=False, tag="kernel"):
     detail: str = ""
 
 
-AnyEvent = ProcessChanged | Signalled | Dispatched | CallEnded | CoreChanged | HostChanged | KernelChanged
+AnyEvent = ProcessChanged | Signalled | Dispatched | CallEnded | CoreChanged | HostChanged | Strayed | KernelChanged
 
 
 class EventPage(Reply, frozen=True):
@@ -121,7 +130,7 @@ class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
     Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `call`, `core`, `host`,
-    `kernel`).
+    `denied`, `kernel`).
     """
 
     after: int = 0

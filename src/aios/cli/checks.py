@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import hashlib
@@ -182,7 +183,9 @@ def doors(config: Config) -> Iterator[Check]:
 
 def isolation() -> Check:
     """What really confines agents here."""
-    found = LandlockSandbox().isolation()
+    sandbox = LandlockSandbox()
+    asyncio.run(sandbox.networks())
+    found = sandbox.isolation()
     text = f"{found.mechanism}: {', '.join(found.confined)}; not: {'; '.join(found.missing) or 'nothing'}"
     if "files" in found.confined:
         return Check("ok", "isolation", text)

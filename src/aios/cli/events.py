@@ -18,6 +18,7 @@ from aios.abi.event import (
     ProcessChanged,
     ReadEvents,
     Signalled,
+    Strayed,
 )
 from aios.cli.command import Command, as_json
 from aios.cli.show import clock, duration, one_line, put_json, say
@@ -101,6 +102,9 @@ def about(event: AnyEvent) -> str:
         case HostChanged():
             running = f", in it {', '.join(event.running)}" if event.running else ""
             return f"{event.os_pid} {event.change}, {event.program}{running}{_detail(event.detail)}"
+        case Strayed():
+            times = f" ({event.attempts} times)" if event.attempts > 1 else ""
+            return f"{event.name} tried to reach {event.target}: denied{times}"
         case KernelChanged():
             late = f" by {duration(event.lag_s)}" if event.change == "late" else ""
             return f"{event.change}{late}{_detail(event.detail)}"

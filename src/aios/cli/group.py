@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("down", "Stop the kernel in order."),
         ("init", "Write a commented aios.toml and a first agent here."),
         ("doctor", "Say what is missing on this machine, and how to mend it."),
-        ("run", "Run an agent of a Python file."),
+        ("run", "Run an agent of a Python file, or any command."),
         ("call", "Make any system call."),
     ),
     "see": (

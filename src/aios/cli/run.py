@@ -1,4 +1,4 @@
-"""`aios run`: run an agent of a Python file as a process of the kernel."""
+"""`aios run`: run an agent of a Python file, or any command, as a process of the kernel."""
 
 from __future__ import annotations
 
@@ -7,55 +7,95 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import msgspec
 
-from aios.abi.errors import Cancelled, ChildFailed, Invalid, Killed, NotFound
+from aios.abi.errors import ChildFailed, Invalid, NotFound
 from aios.abi.lines import visible
-from aios.abi.manifest import Manifest
+from aios.abi.manifest import RESTART_RULES, Grant, Manifest
 from aios.abi.process import Spawn
-from aios.abi.request import CLASSES, Class
+from aios.abi.request import CLASSES
 from aios.abi.wire import nearest
 from aios.cli.call import value_of
 from aios.cli.command import Command, yes
 from aios.cli.learn import manifests_of
+from aios.cli.program import end, manifest_of
 from aios.cli.show import json_text
 from aios.sdk.client import Client
+from aios.sdk.process import result_of
 from aios.sdk.run import attended, spawned
 
 
-@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
-@click.argument("place", metavar="FILE[:FUNCTION]")
-@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+class Running(Command):
+    """A command of which what follows `--` is not its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.obj, args = args[at + 1 :], args[:at]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=Running, context_settings={"ignore_unknown_options": True})
+@click.argument("place", metavar="[FILE[:FUNCTION]]", required=False)
+@click.argument("arguments", metavar="[ARGS]... | -- COMMAND [WORDS]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--agent", metavar="NAME", help="Its name, instead of the file's or function's.")
 @click.option("--class", "cls", type=click.Choice(CLASSES), help="The highest class of its calls, instead of the manifest's.")
+@click.option("--model", help="What `default` means for it.")
+@click.option("--restart", type=click.Choice(RESTART_RULES), help="Whether it begins again by itself: see `Manifest`.")
+@click.option(
+    "--grant", "grants", multiple=True, help="A right, `verb /resource`, instead of those it asks for; may be repeated."
+)
 @yes
 @click.option("-d", "--detach", is_flag=True, help="Print its name and leave it running.")
-def run(place: str, arguments: tuple[str, ...], cls: Class | None, yes: bool, detach: bool) -> None:
-    """Run an agent of a Python file.
+@click.pass_obj
+def run(after: list[str] | None, /, place: str | None, arguments: tuple[str, ...], yes: bool, detach: bool, **asked: Any) -> None:
+    """Run an agent of a Python file, or any command.
 
-    A file with one agent needs no FUNCTION. Each of ARGS is JSON, or else text. The first time, and whenever the agent asks
-    for something else, shows what it asks for and asks you once. Prints what it prints, then what it returns. Ctrl-C asks it to
-    stop, a second one kills it.
+    A file with one agent needs no FUNCTION. Each of ARGS is JSON, or else text. Prints what it prints, then what it returns.
+
+    A command is run as it is, confined: it reaches the kernel's doors and no other address, and finds them in its environment
+    (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, keys); it reads the folder that it is started in, and writes its own home alone. Its
+    exit code is that of `aios run`.
+
+    The first time, and whenever it asks for something else, shows what it asks for and asks you once. Ctrl-C asks it to stop, a
+    second one kills it.
     """
-    manifest = manifest_at(place)
-    if cls is not None:
-        manifest = msgspec.structs.replace(manifest, cls=cls)
+    if place is None and not after:
+        raise click.UsageError("say what: a file, or `-- COMMAND`")
+    words = after or []
+    manifest = manifest_at(place) if place is not None else manifest_of(words, asked["agent"])
+    manifest = changed(manifest, asked)
+    values = tuple(map(value_of, (*arguments, *words))) if place is not None else ()
     with Client() as kernel:
-        process = spawned(kernel, Spawn(manifest=manifest, arguments=tuple(map(value_of, arguments))), yes)
+        process = spawned(kernel, Spawn(manifest=manifest, arguments=values), yes)
         if detach:
             click.echo(process.name)
             return
         with interrupts() as seen:
-            try:
-                result = attended(kernel, process)
-            except (Killed, Cancelled):
-                if seen:
-                    raise KeyboardInterrupt from None
-                raise
-            except ChildFailed as error:
-                raise ChildFailed(_said_by(process.name, error.message)) from None
+            exit = attended(kernel, process)
+    if seen and exit.outcome != "result":
+        raise KeyboardInterrupt
+    if manifest.command:
+        return end(process.name, exit)
+    try:
+        result = result_of(exit)
+    except ChildFailed as error:
+        raise ChildFailed(_said_by(process.name, error.message)) from None
     click.echo(visible(result) if isinstance(result, str) else json_text(result))
+
+
+def changed(manifest: Manifest, asked: dict[str, Any]) -> Manifest:
+    """The manifest with what the person wants otherwise. Raises `Invalid`."""
+    wanted = {name: value for name, value in asked.items() if value}
+    try:
+        for grant in wanted.get("grants", ()):
+            Grant.parse(grant)
+        return msgspec.structs.replace(manifest, **wanted)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from aios.kernel.node_calls import NodeCalls
 from aios.kernel.process import Process, ProcessTable
 from aios.kernel.process_calls import ProcessCalls
 from aios.kernel.record.journal import Journal
+from aios.kernel.strays import Strays
 from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall
 from aios.kernel.tools.calls import ToolCalls
@@ -94,6 +95,7 @@ class Kernel:
         self.clock = parts.clock
         self.events = EventLog(parts.clock)
         self.logs = Logs(parts.clock)
+        self._strays = Strays(parts.clock, self.events, self.logs)
         self.processes = ProcessTable(parts.clock, self.logs.forget)
         self.tokens = Tokens(parts.tokens, parts.clock)
         self.down = asyncio.Event()
@@ -126,7 +128,16 @@ class Kernel:
         holds = Holds(self.clock, deadlines)
         wards = Wards(self._hosts, self.events, self._tasks)
         self._supervisor = Supervisor(
-            wards, self._programs, self.processes, self.events, holds, self.tokens, self.clock, self._tasks, self._left
+            wards,
+            self._programs,
+            self.processes,
+            self.events,
+            holds,
+            self.tokens,
+            self.clock,
+            self._tasks,
+            self._left,
+            lambda process, text: self.logs.write(process, "err", f"aios: {process.name} {text}"),
         )
         self._tools = ToolCalls(self._supervisor.run_tool, self._journal)
         self._path = CallPath(
@@ -262,6 +273,12 @@ class Kernel:
         if process is not None:
             self.logs.write(process, stream, text)
 
+    def strayed(self, pid: str, target: str) -> None:
+        """A program tried to reach something beyond the kernel, and was denied."""
+        process = self.processes.get(pid)
+        if process is not None and process.exit is None:
+            self._strays.note(process, target)
+
     def fault(self, error: BaseException) -> str:
         """Note a bug of ours; the incident id that the caller is told."""
         return self._path.incident(error)
@@ -316,6 +333,7 @@ class Kernel:
         """A life of a process is over: what it held or was asked is no longer its own."""
         self._tools.forget(process)
         self._grants.forget(process)
+        self._strays.forget(process)
         self._post.left(process)
         self._leases.left(process)
 

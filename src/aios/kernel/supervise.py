@@ -68,12 +68,13 @@ class Life:
 class Supervisor:
     """Runs agents. `tasks`: the group that its tasks live in; when that ends, nothing of it is left.
 
-    `left`: hears of each life of an agent that is over, also of those that another follows.
+    `left`: hears of each life of an agent that is over, also of those that another follows. `say`: puts a line of the kernel's
+    into an agent's log.
     """
 
     def __init__(
         self, wards: Wards, programs: Programs, processes: ProcessTable, events: EventLog, holds: Holds, tokens: Tokens,
-        clock: Clock, tasks: asyncio.TaskGroup, left: Callable[[Process], None],
+        clock: Clock, tasks: asyncio.TaskGroup, left: Callable[[Process], None], say: Callable[[Process, str], None],
     ) -> None:  # fmt: skip
         self._wards = wards
         self._programs = programs
@@ -84,6 +85,7 @@ class Supervisor:
         self._clock = clock
         self._tasks = tasks
         self._left = left
+        self._say = say
         self._runs: dict[Process, asyncio.Task[None]] = {}
         self._at: dict[Process, Place] = {}
 
@@ -123,13 +125,16 @@ class Supervisor:
             if process.killed_by or not restarts.begins_again(life.failed):
                 return life.exit
             self._clear(process)
+            how = life.exit.message or "it returned"
             if life.counts and restarts.is_storm(self._clock.monotonic()):
                 if not restarts.is_held:
                     return replace(life.exit, message=storm(life.exit.message))
-                self._tell_held(self._holds.hold(process, None, f"held: {storm(life.exit.message or 'it returned')}"))
+                self._say(process, f"held: {storm(how)}; `aios resume {process.name}` lets it begin again")
+                self._tell_held(self._holds.hold(process, None, f"held: {storm(how)}"))
                 await process.resumed()
                 restarts.forgive()
             process.begin_again()
+            self._say(process, f"begins again, {how}")
 
     async def _live_in_host(self, process: Process) -> Life:
         """A life of an agent function. What it returns or raises is its answer; what its host does is none."""

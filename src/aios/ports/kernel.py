@@ -84,6 +84,10 @@ class Kernel(Protocol):
         """A process printed something."""
         ...
 
+    def strayed(self, pid: str, target: str) -> None:
+        """A program tried to reach something beyond the kernel (`HOST:PORT`), and was denied."""
+        ...
+
     def fault(self, error: BaseException) -> str:
         """Note a bug of ours; the incident id that the caller is told."""
         ...

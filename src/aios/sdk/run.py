@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 from aios.abi.errors import Conflict, NeedsApproval, Unavailable
 from aios.abi.lines import clean_line
 from aios.abi.manifest import Manifest
-from aios.abi.process import Logs, ProcessInfo, Signal, SignalProcess, Spawn, WaitFor
+from aios.abi.process import Exit, Logs, ProcessInfo, Signal, SignalProcess, Spawn, WaitFor
 from aios.abi.request import Class
 from aios.abi.system import Now
 from aios.sdk.agent import Agent
@@ -30,7 +31,7 @@ def run(agent: Agent[..., Any] | Manifest, *args: Any, cls: Class | None = None,
     """
     request = spawning(agent, args, cls=cls)
     client = connected()
-    return attended(client, spawned(client, request, yes))
+    return result_of(attended(client, spawned(client, request, yes)))
 
 
 def connected() -> Client:
@@ -56,7 +57,7 @@ def spawned(client: Client, request: Spawn, yes: bool) -> ProcessInfo:
         return client.call(request)
     except NeedsApproval:
         if not sys.stdin.isatty():
-            how = f"`aios run {manifest.program} --yes` accepts it once, and so does `aios.run(..., yes=True)`"
+            how = f"`aios run --yes {what_runs(manifest)}` accepts it once, and so does `aios.run(..., yes=True)`"
             wants = ", ".join(f"`{grant}`" for grant in manifest.grants) or "nothing"
             text = f"`{manifest.agent}` asks for {wants}, was not accepted yet, and nobody is here to ask: {how}"
             raise NeedsApproval(clean_line(text)) from None
@@ -69,14 +70,23 @@ def spawned(client: Client, request: Spawn, yes: bool) -> ProcessInfo:
 
 def asks(manifest: Manifest) -> str:
     """What an agent asks for, as a person reads it."""
-    lines = [f"agent {manifest.agent}  ({manifest.program}, `{manifest.entry}`)"]
+    lines = [f"agent {manifest.agent}  ({what_runs(manifest)})"]
     lines += [f"  may  {grant}" for grant in manifest.grants] or ["  may nothing"]
     lines.append(f"  class {manifest.cls} at most, model {manifest.model}")
+    if manifest.command:
+        lines.append(f"  in {manifest.folder}, which it reads, with the folders of files that it names")
+    if manifest.restart != ("temporary" if manifest.command else "transient"):
+        lines.append(f"  restart {manifest.restart}")
     return "\n".join(map(clean_line, lines))
 
 
-def attended(client: Client, process: ProcessInfo) -> Any:
-    """Show what a process prints until it ends, and return its result."""
+def what_runs(manifest: Manifest) -> str:
+    """What a manifest names, as `aios run` takes it."""
+    return f"-- {shlex.join(manifest.command)}" if manifest.command else f"{manifest.program}:{manifest.entry}"
+
+
+def attended(client: Client, process: ProcessInfo) -> Exit:
+    """Show what a process prints until it ends; how it did."""
     signals: list[Signal] = ["kill", "stop"]
     cursor, more = 0, True
     while more:
@@ -92,4 +102,4 @@ def attended(client: Client, process: ProcessInfo) -> Any:
                 client.call(SignalProcess(pid=process.pid, signal=signals.pop()))
             except Conflict as error:  # it is suspended: the next Ctrl-C kills it
                 print(clean_line(error.message), file=sys.stderr, flush=True)
-    return result_of(client.call(WaitFor(pid=process.pid)))
+    return client.call(WaitFor(pid=process.pid))

@@ -38,6 +38,7 @@ from aios.abi.wire import decode_request, row_named
 from aios.ports.host import HostGone, Stream
 from aios.ports.kernel import Caller, Kernel
 from aios.ports.sandbox import Child
+from aios.server.printing import MAX_LINE_CHARACTERS, Printing
 
 MAX_OPEN_CALLS = 256
 """Of one process."""
@@ -48,8 +49,6 @@ MAX_RUNNING_TOOLS = 64
 MAX_UNREAD_BYTES = 1_000_000
 FOREIGN_FRAMES = 3
 """Frames for processes that never ran here, until the host is not trusted any more."""
-PRINTED_LINES_PER_S = 1000
-MAX_LINE_CHARACTERS = 8192
 MAX_PRINT_CHARACTERS = 65536
 """Of one frame."""
 LAST_LINES = 20
@@ -79,7 +78,7 @@ class SocketHost(asyncio.Protocol):
         self._out: list[bytes] = []
         self._unread = False
         self._readable: list[asyncio.Future[None]] = []
-        self._prints = _Valve(self._loop)
+        self._printing = Printing(kernel)
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._distrusted = ""
         self._last_words: asyncio.TimerHandle | None = None
@@ -159,7 +158,7 @@ class SocketHost(asyncio.Protocol):
         line = line[:MAX_LINE_CHARACTERS]
         self._last_lines.append(line)
         for pid in self._residents:
-            self._print(pid, stream, line)
+            self._printing.line(pid, stream, line)
             break
 
     async def ends(self, child: Child) -> None:
@@ -350,14 +349,7 @@ class SocketHost(asyncio.Protocol):
         if frame.pid not in self._residents:
             return self._foreign_frame(frame.pid)
         for line in frame.text[:MAX_PRINT_CHARACTERS].splitlines():
-            self._print(frame.pid, frame.stream, line)
-
-    def _print(self, pid: str, stream: Stream, line: str) -> None:
-        open_now, dropped = self._prints.take()
-        if dropped:
-            self._kernel.printed(pid, "err", f"... {dropped} lines were dropped: more than {PRINTED_LINES_PER_S} per second")
-        if open_now:
-            self._kernel.printed(pid, stream, line[:MAX_LINE_CHARACTERS])
+            self._printing.line(frame.pid, frame.stream, line)
 
     def _foreign_frame(self, pid: str) -> None:
         """A process that ran here may speak a moment too late; one that never did is made up."""
@@ -373,25 +365,3 @@ class SocketHost(asyncio.Protocol):
 
 def _fault(id: int, error: AiosError) -> bytes:
     return encode_frame(Reply(id, fault=error.fault()))
-
-
-class _Valve:
-    """Lets so many lines through per second, and counts what it does not."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._window_ends_s = 0.0
-        self._left = 0
-        self._dropped = 0
-
-    def take(self) -> tuple[bool, int]:
-        """Whether a line may pass, and how many were dropped before it."""
-        now_s = self._loop.time()
-        if now_s >= self._window_ends_s:
-            self._window_ends_s, self._left = now_s + 1.0, PRINTED_LINES_PER_S
-        if self._left == 0:
-            self._dropped += 1
-            return False, 0
-        self._left -= 1
-        dropped, self._dropped = self._dropped, 0
-        return True, dropped

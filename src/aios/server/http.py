@@ -30,7 +30,7 @@ from aios.ports.kernel import Kernel
 from aios.server import eager
 from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer, do_nothing
 from aios.server.hints import refusal_headers, token_of
-from aios.server.listener import Connection, Listener, Peer, descriptors
+from aios.server.listener import Connection, Listener, Own, Peer, descriptors
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 HEALTH = "/health"
@@ -121,7 +121,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen. Raises `Unavailable` when the port or the path cannot be had."""
-        settings = uvicorn.Config(
+        settings = self._settings = uvicorn.Config(
             self.app, interface="asgi3", http=Connection, ws="none", lifespan="off", proxy_headers=False,
             access_log=False, server_header=False, date_header=False, log_config=None, log_level="critical",
         )  # fmt: skip
@@ -132,6 +132,17 @@ class HttpServer:
         for listening in self._listening():
             share = most if listening.family != socket.AF_UNIX else max(1, most // 2)
             self._listeners.append(Listener(listening, share, settings, self._state))
+
+    def open(self, listening: socket.socket, own: Own, most: int) -> Listener:
+        """Serve one program's own address too, over at most so many connections: there its token is good, and no other."""
+        listener = Listener(listening, most, self._settings, self._state, own)
+        self._listeners.append(listener)
+        return listener
+
+    def shut(self, listener: Listener) -> None:
+        """Serve a program's address no more."""
+        listener.close()
+        self._listeners.remove(listener)
 
     def _listening(self) -> list[socket.socket]:
         listening = [_listen_port(self._config.host, self._config.port)]
@@ -182,7 +193,7 @@ class HttpServer:
             door, handler, request.rest = self._route(scope["method"], scope["path"])
             request.query = scope["query_string"]
             request.token = token_of(request)
-            request.token_id = self._kernel.check(request.token)
+            request.token_id = self._kernel.check(request.token, peer.at)
             peer.known = True
             _check_type(scope["method"], request)
             request.body, whole = await self._body(request, receive), True

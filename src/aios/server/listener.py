@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from aios.server.exchange import do_nothing
+from aios.server.strays import denial, target_of
 
 HEAD_S = 10.0
 """In which the request line and the headers must have come."""
@@ -84,10 +85,12 @@ class Wire:
 class Peer:
     """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's. `gone`: hears that it went.
 
+    `at`: pid of the process whose own address it came to, "" at the addresses of all.
     `settle`: hears of its next request, which shows that it has read the answer before.
     """
 
     known: bool = False
+    at: str = ""
     hold: Callable[[], None] = do_nothing
     read_on: Callable[[], None] = do_nothing
     gone: Callable[[], None] = do_nothing
@@ -106,10 +109,26 @@ Silent = dict["Connection", None]
 """Connections without a request, in the order in which they fell silent."""
 
 
-class Listener:
-    """A listening socket and the connections that came by it: at most `most` at a time."""
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A program's own address. `strayed`: hears where else it wanted to go, as `HOST:PORT`."""
 
-    def __init__(self, listening: socket.socket, most: int, settings: uvicorn.Config, state: ServerState) -> None:
+    pid: str
+    port: int
+    strayed: Callable[[str], None]
+
+    @property
+    def addresses(self) -> frozenset[tuple[str, int]]:
+        return frozenset((host, self.port) for host in ("127.0.0.1", "localhost"))
+
+
+class Listener:
+    """A listening socket and the connections that came by it: at most `most` at a time. `own`: if it is one program's."""
+
+    def __init__(
+        self, listening: socket.socket, most: int, settings: uvicorn.Config, state: ServerState, own: Own | None = None
+    ) -> None:
+        self.own = own
         self._socket = listening
         self._most = most
         self._settings = settings
@@ -243,12 +262,13 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(self, listener: Listener, settings: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
-        self.peer = Peer()
+        self.peer = Peer(at=listener.own.pid if listener.own is not None else "")
         super().__init__(settings, state, {"peer": self.peer}, loop)
         self._listener = listener
         self._head_bytes = 0
         self._ended = False
         self._answered = False
+        self._stray = False
         self.silent: Silent | None = None
         self.silent_since_s = 0.0
 
@@ -267,6 +287,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._stray:
+            return
         if self.scope is not None and not self._in_head():
             self._head_bytes = 0
             return
@@ -280,7 +302,23 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._listener.be_busy(self)
         self._answered = False
-        super().on_headers_complete()
+        own = self._listener.own
+        target = target_of(self.parser.get_method(), self.url, own.addresses) if own is not None else ""
+        if own is not None and target:
+            self._stray = True
+            own.strayed(target)
+            self.transport.write(denial(target))
+            self.transport.close()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._stray:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._stray:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """As the library's own, but for its timer: that would be one per connection, set anew with each request."""

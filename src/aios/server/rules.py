@@ -1,12 +1,13 @@
-"""What a child may touch that runs a program: as a host of its agents, or to learn what they ask for."""
+"""What a child may touch that runs a program: as a host of its agents, to learn what they ask for, or as a foreign command."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from aios.ports.sandbox import Rules
+from aios.ports.sandbox import Network, Rules
 
 PASSED = ("PATH", "LANG", "LANGUAGE", "TZ")
 TEMPORARY = ("/tmp", "/var/tmp")
@@ -20,14 +21,99 @@ def program_rules(program: str, own: str, kept: str, readable: Sequence[str]) ->
 
 def stands_alone(program: str, kept: str) -> bool:
     """Whether a program's folder is none of its own: it holds a person's home, temporary files, or `kept`, or lies in that."""
-    beside = os.path.dirname(os.path.realpath(program))
+    return _is_shared(os.path.dirname(os.path.realpath(program)), kept)
+
+
+def _is_shared(folder: str, kept: str) -> bool:
     kept = os.path.realpath(kept)
     others = map(os.path.realpath, (os.path.expanduser("~"), tempfile.gettempdir(), *TEMPORARY))
-    return _within(beside, kept) or any(_within(place, beside) for place in (kept, *others))
+    return _within(folder, kept) or any(_within(place, folder) for place in (kept, *others))
 
 
 def _within(path: str, folder: str) -> bool:
     return os.path.commonpath((path, folder)) == folder
+
+
+SYSTEM = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/group", "/etc/host.conf", "/etc/hosts",
+    "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/os-release",
+    "/etc/passwd", "/etc/resolv.conf", "/etc/services", "/etc/ssl/certs", "/etc/ssl/openssl.cnf",
+    "/proc/cpuinfo", "/proc/meminfo", "/proc/self",
+    "/sys/devices/system/cpu", "/System", "/Library",
+)  # fmt: skip
+"""What a foreign program reads of the machine: what is installed, and how names and times are told."""
+
+
+MOST_STEPS = 20
+"""From a program to what really runs."""
+READ_BYTES = 4096
+
+
+def command_rules(command: Sequence[str], folder: str, own: str, kept: str, network: Network, port: int) -> Rules:
+    """It reads what is installed on the system and where its own program is, the folder that it is started in, and the folders
+    of files that its words name, each file alone where a folder is shared with what is none of its concern; it writes `own`.
+    """
+    read = [*SYSTEM, *(place for program in _programs_of(command[0]) for place in _installed_at(program, kept))]
+    folder = os.path.realpath(folder)
+    if not _is_shared(folder, kept):
+        read.append(folder)
+    for word in command[1:]:
+        file = os.path.realpath(os.path.join(folder, word))
+        if os.path.isfile(file) and not _within(file, os.path.realpath(kept)):
+            read.append(file if _is_shared(os.path.dirname(file), kept) else os.path.dirname(file))
+    return Rules(read=tuple(dict.fromkeys(read)), write=(own,), network=network, port=port)
+
+
+def _programs_of(program: str) -> Iterator[str]:
+    """The files that have to be run for a program: itself, what its links lead to, and the interpreter of a script."""
+    for _ in range(MOST_STEPS):
+        yield program
+        if os.path.islink(program):
+            program = os.path.normpath(os.path.join(os.path.dirname(program), os.readlink(program)))
+        elif interpreter := _interpreter_of(program):
+            program = interpreter
+        else:
+            return
+
+
+def _interpreter_of(program: str) -> str | None:
+    """What the first line of a script names; None for what is no script."""
+    words = _beginning(program).partition("\n")[0].removeprefix("#!").split()
+    if not _beginning(program).startswith("#!") or not words:
+        return None
+    if os.path.basename(words[0]) == "env" and len(words) > 1:
+        return shutil.which(words[1], path=f"{os.path.dirname(program)}:{os.environ.get('PATH', os.defpath)}")
+    return words[0]
+
+
+def _beginning(file: str) -> str:
+    """The first characters of a file; "" of what is none, or cannot be read."""
+    if not os.path.isfile(file):
+        return ""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(READ_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _installed_at(program: str, kept: str) -> Iterator[str]:
+    """The folder that a program is installed under, with its libraries: the one above its `bin`; or else the file alone."""
+    folder = os.path.dirname(program)
+    above = os.path.dirname(folder)
+    if os.path.basename(folder) == "bin" and above != "/" and not _is_shared(os.path.realpath(above), kept):
+        yield above
+        yield from _base_of(os.path.join(above, "pyvenv.cfg"), kept)
+    yield program
+
+
+def _base_of(settings: str, kept: str) -> Iterator[str]:
+    """The Python that a virtual environment stands on."""
+    for line in _beginning(settings).splitlines():
+        name, _, value = line.partition("=")
+        above = os.path.dirname(os.path.realpath(value.strip()))
+        if name.strip() == "home" and above != "/" and not _is_shared(above, kept):
+            yield above
 
 
 def program_environment(own: str) -> Mapping[str, str]:

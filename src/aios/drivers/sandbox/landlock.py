@@ -23,7 +23,7 @@ from aios.abi.errors import Unavailable
 from aios.abi.lines import LineCutter
 from aios.drivers.sandbox import enter, seccomp
 from aios.drivers.sandbox.reaper import Reaper
-from aios.ports.sandbox import Child, Isolation, Output, Rules
+from aios.ports.sandbox import Isolation, Output, ProgramChild, Rules
 
 MAX_OUTPUT_BYTES_PER_S = 1 << 20
 PIPES_CLOSE_S = 1.0
@@ -57,6 +57,7 @@ class LandlockSandbox:
         self._reaper = Reaper()
 
     def isolation(self) -> Isolation:
+        """See the port; of networks it speaks when they were tried (`networks`)."""
         abi, filtered = self._abi, bool(self._filtered)
         confined, missing = ["limits on memory and files", "an environment of its own"], [*_everywhere]
         files = {"files": 1 <= abi, "truncating of files": 3 <= abi}
@@ -70,6 +71,11 @@ class LandlockSandbox:
             missing += [f"{what}: not confined by {what_has} on this Linux" for what, held in have.items() if not held]
         else:
             missing.append(f"there is no Landlock on {sys.platform}: whatever the user may do, agents may do")
+        if self._networks:
+            confined.append("networks of programs")
+        elif self._networks is not None:
+            reach = "one port number, of any address" if enter.NET_FROM <= abi else "every address, over TCP"
+            missing.append(f"networks of programs: there are no network namespaces here, so they reach {reach}")
         used = [f"landlock {abi}"] * bool(abi) + ["seccomp"] * filtered
         return Isolation(mechanism=" + ".join(used) or "limits only", confined=tuple(confined), missing=tuple(missing))
 
@@ -85,7 +91,7 @@ class LandlockSandbox:
 
     async def start(
         self, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int], rules: Rules, folder: str, output: Output
-    ) -> Child:
+    ) -> ProgramChild:
         """See the port. Returns when the child is confined and runs; `argv[0]` is an absolute path."""
         order: dict[str, object] = {
             "parent": os.getpid(),
@@ -188,9 +194,7 @@ async def _probed() -> int:
     """The exit code of a launcher that tries to have a network of its own."""
     loop = asyncio.get_running_loop()
     launcher = (sys.executable, "-I", "-S", enter.__file__, enter.PROBE)
-    _, child = await loop.subprocess_exec(
-        lambda: _Child(lambda stream, line: None), *launcher, stdin=None, env={}, start_new_session=True
-    )
+    _, child = await loop.subprocess_exec(lambda: _Child(lambda stream, line: None), *launcher, env={}, start_new_session=True)
     await child.wait_ended()
     return child.code
 
