@@ -216,6 +216,53 @@ def test_an_agent_is_given_another_class(fleet: Place) -> None:
     fleet.aios("kill", name, "-y")
 
 
+def test_a_command_runs_as_it_is_and_its_exit_code_is_ours(fleet: Place) -> None:
+    done = fleet.aios("run", "--yes", "--", "sh", "-c", "echo out; echo $0 $1 >&2; exit 3", "one", "--two", expect=3)
+    assert done.stdout == "out\n" and done.stderr == "one --two\n"
+    assert fleet.aios("run", "--yes", "--agent", "quiet", "--class", "batch", "--", "true").stdout == ""
+    (quiet,) = fleet.json("ps", "-a", "-q", "agent:quiet", "--json")["processes"]
+    assert (quiet["cls"], quiet["outcome"]) == ("batch", "result")
+    assert "killed by signal 9" in fleet.aios("run", "--yes", "--", "sh", "-c", "kill -9 $$", expect=137).stderr
+
+
+def test_a_command_is_accepted_word_by_word(fleet: Place) -> None:
+    assert "nobody is here to ask" in fleet.aios("run", "--", "sh", "-c", "exit 4", expect=3).stderr
+    fleet.aios("run", "--yes", "--", "sh", "-c", "exit 4", expect=4)
+    fleet.aios("run", "--", "sh", "-c", "exit 4", expect=4)
+    assert "nobody is here to ask" in fleet.aios("run", "--", "sh", "-c", "exit 5", expect=3).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--",), 2, "say what"), ((), 2, "say what"), (("--", "nothing-of-this-name"), 4, "there is no command"),
+        (("--", "./agents.py"), 2, "chmod"), (("--grant", "everything", "--", "true"), 2, "is no grant"),
+        (("--agent", "a b", "--", "true"), 2, "letters"),
+    ],
+)  # fmt: skip
+def test_what_is_no_command_is_said(fleet: Place, arguments: tuple[str, ...], code: int, words: str) -> None:
+    assert words in fleet.aios("run", "--yes", *arguments, expect=code).stderr
+
+
+def test_ctrl_c_ends_a_command(fleet: Place) -> None:
+    with fleet.begin("run", "--yes", "--agent", "endless", "--", "sh", "-c", "echo up; sleep 600") as running:
+        assert running.stdout is not None and running.stdout.readline() == "up\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+    (ended,) = fleet.json("ps", "-a", "-q", "agent:endless", "--json")["processes"]
+    assert ended["outcome"] == "killed"
+
+
+def test_a_command_that_is_never_to_end_begins_again_and_is_held_in_a_storm(fleet: Place) -> None:
+    name = fleet.aios("run", "-y", "-d", "--restart", "permanent", "--", "sh", "-c", "exit 6").stdout.strip()
+    with fleet.begin("logs", "-f", name) as following:
+        assert following.stdout is not None
+        said = [following.stdout.readline() for _ in range(4)]
+    assert "held: it ended 4 times" in said[-1] and f"aios resume {name}" in said[-1]
+    assert "‖ suspended" in fleet.aios("ps", "-q", f"name:{name}").stdout
+    fleet.aios("kill", name, "-y")
+
+
 def test_an_agent_is_suspended_and_resumed(fleet: Place) -> None:
     name = fleet.aios("run", "agents.py:sleeps", "-y", "-d").stdout.strip()
     assert name in fleet.aios("suspend", name, "--dry-run").stdout

@@ -19,7 +19,8 @@ ARGUMENTS = {
     "library": '["What is a river?"]',
     "paper": "rivers",
 }
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+UNMODIFIED = ROOT / "examples" / "unmodified.py"
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {UNMODIFIED})
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -47,6 +48,19 @@ def test_an_example_runs_to_its_end(example: Path, environment: dict[str, str]) 
     )
     assert script.returncode == 0, script.stderr
     assert script.stdout.strip()
+
+
+def test_an_unmodified_program_runs_under_the_kernel_and_reaches_nothing_else(environment: dict[str, str]) -> None:
+    assert len(UNMODIFIED.read_text().splitlines()) <= 60
+    aios = [sys.executable, "-m", "aios"]
+    run = [*aios, "run", "--yes", "--", sys.executable, str(UNMODIFIED), "Somewhere warm."]
+    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    city, *told, telemetry = done.stdout.splitlines()
+    assert city in ("Oslo", "Rome", "Lima") and "".join(told) and "403" in telemetry
+    assert "tried to reach telemetry.example.com:443: denied" in done.stderr
+    events = subprocess.run([*aios, "events", "--kind", "denied"], env=environment, capture_output=True, text=True, timeout=60)
+    assert "unmodified-" in events.stdout and "telemetry.example.com:443" in events.stdout
 
 
 def test_the_readme_shows_the_first_example_as_it_is() -> None:
