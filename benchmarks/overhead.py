@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import msgspec
 from msgspec.structs import replace
 
+from benchmarks.rig import mailboxes
+from benchmarks.rig.boards import Rates
 from benchmarks.rig.child import Child, Failed
 from benchmarks.rig.client import Client, Outcome, Plan
 from benchmarks.rig.floors import ClientPlan
@@ -51,6 +53,9 @@ MEANINGS = {
     "start_s": "a kernel without a local model answers after, s",
     "idle_rss_mb": "its memory, MB",
     "stream_kb": "memory per stream, 2,000 at once, KB",
+    "mail_kernel_kb": "kernel's memory per agent that waits for mail, 2,000 at once, KB",
+    "mail_host_kb": "its host's memory per agent, over a host with one, KB",
+    "board_writes_per_s": "values put on a board per second, without a door",
     "stalled_reader_cost": "share of the others' throughput that a stalled reader costs",
 }
 
@@ -72,6 +77,7 @@ CORES = (
     Core("wide", 4000, (OTHERS, OTHER_STREAMS, FLOOD)),
 )
 STREAMS = 2000
+WAITING_AGENTS = 2000
 STALL_S, LOOK_S = 30.0, 0.25
 
 
@@ -103,7 +109,9 @@ def measure(quick: bool) -> tuple[dict[str, float], list[Row]]:
         stalled_readers(on, scale, found)
         socket_calls(on, scale, found)
     internal_calls(scale, found)
+    board_writes(scale, found)
     concurrent_streams(found)
+    waiting_agents(found)
     idle_kernel(scale, found)
     return found.figures, found.rows
 
@@ -292,6 +300,15 @@ def internal_calls(scale: Scale, found: Findings) -> None:
     found.row("system call without a door, µs CPU", "recorded", kernel=ours, function=floor)
 
 
+def board_writes(scale: Scale, found: Findings) -> None:
+    """`board.put` of an agent in the kernel's own process, over 100 keys, beside a dict that is written as often."""
+    with Child("benchmarks.rig.boards") as child:
+        rates = [child.ask(scale.internal_calls, Rates) for _ in range(scale.rounds + 1)]
+    ours, floor = median(r.puts_per_s for r in rates), median(r.floor_per_s for r in rates)
+    found.figures["board_writes_per_s"] = ours
+    found.row("values put on a board per second", "recorded", kernel=ours, dict=floor)
+
+
 def concurrent_streams(found: Findings) -> None:
     """Memory of a kernel for 2,000 streams at once, over what it had with its code warm and nothing under way."""
     with stage((Core("wide", 4000, (MANY,)),)) as on:
@@ -306,6 +323,15 @@ def concurrent_streams(found: Findings) -> None:
     found.figures["stream_kb"] = (most - idle) / STREAMS / 1000
     lag = {"lag_p50_ms": percentile(outcome.lags_s, 50) * 1000, "lag_p99_ms": percentile(outcome.lags_s, 99) * 1000}
     found.row("streams at once", f"{STREAMS}, 2 tokens/s each", kb_each=found.figures["stream_kb"], rss_mb=most / 1e6, **lag)
+
+
+def waiting_agents(found: Findings) -> None:
+    """Memory of a kernel and its hosts for 2,000 agents that wait for mail; each gets its own in the end."""
+    with kernel() as running:
+        costs = mailboxes.measure(running, WAITING_AGENTS)
+    found.figures["mail_kernel_kb"], found.figures["mail_host_kb"] = costs.kernel_kb, costs.host_kb
+    case = f"{WAITING_AGENTS}, in {costs.hosts} hosts"
+    found.row("agents that wait for mail, KB each", case, kernel=costs.kernel_kb, host=costs.host_kb)
 
 
 def idle_kernel(scale: Scale, found: Findings) -> None:

@@ -1,4 +1,4 @@
-"""The agent that times its own system calls; a program of the SDK like any other, which runs in a host child of the kernel's."""
+"""Agents that are measured; a program of the SDK like any other, which runs in a host child of the kernel's."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ async def clock_call_us(k: aios.Kernel, calls: int) -> float:
         await k.call(now)
         times_s.append(time.perf_counter() - begun)
     return statistics.median(times_s) * 1e6
+
+
+@aios.agent
+async def reads_one_mail(k: aios.Kernel) -> int:
+    """What the first mail says."""
+    value: int = (await k.receive()).value
+    return value
