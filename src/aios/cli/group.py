@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "see": (
         ("ps", "List the agents."),
+        ("top", "Show the agents live, and steer them by keys."),
         ("tree", "Show the agents as a tree: who started whom."),
         ("why", "Say why an agent waits, and what would move it."),
         ("logs", "Show what an agent printed."),

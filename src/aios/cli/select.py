@@ -35,6 +35,17 @@ def matching(processes: Iterable[ProcessInfo], query: str) -> list[ProcessInfo]:
     return [process for process in processes if all(value(process) in wanted for value, wanted in terms)]
 
 
+def matching_all(processes: Iterable[ProcessInfo], query: str) -> list[ProcessInfo]:
+    """The same for a line that a person types into: words without a colon are parts of names. Raises `ValueError`."""
+    words = query.split()
+    parts = [word for word in words if ":" not in word]
+    found = [process for process in processes if all(part in process.name for part in parts)]
+    try:
+        return matching(found, " ".join(word for word in words if ":" in word))
+    except click.UsageError as wrong:
+        raise ValueError(wrong.message) from None
+
+
 def _term(text: str) -> tuple[Callable[[ProcessInfo], str], frozenset[str]]:
     field, colon, values = text.partition(":")
     if not colon or field not in FIELDS:
