@@ -255,13 +255,13 @@ async def test_a_tool_that_runs_is_seen_and_ends_with_its_agent() -> None:
     async with scripted() as k:
         process = await k.start(uses, "slow", {"seconds": 1000})
         await asyncio.sleep(1)
-        assert (await k.k.call(Explain(pid=process.pid))).reason == "`tool.execute` runs"
+        assert (await k.k.call(Explain(pid=process.pid))).reason == "`tool.execute` runs `slow`"
         await process.kill()
         with pytest.raises(aios.Killed):
             await process.wait()
         assert time() < 2 and (await k.k.call(List(ended=False))).processes == ()
-        ends = [e.outcome for e in (await k.k.call(ReadEvents(kinds=("call",)))).events if e.row == "tool.execute"]
-        assert ends == ["OutcomeUnknown"]  # it is `once`, and nobody knows how far it came
+        ends = [(e.about, e.outcome) for e in (await k.k.call(ReadEvents(kinds=("call",)))).events if e.row == "tool.execute"]
+        assert ends == [("slow", "OutcomeUnknown")]  # it is `once`, and nobody knows how far it came
 
 
 async def test_what_cannot_be_asked_is_refused_where_it_is_written() -> None:

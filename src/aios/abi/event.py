@@ -58,7 +58,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
 
     `outcome`: "ok", or the error's code. `cached_tokens`: those of the input that the core need not read, since it had read them
     for another call. `answer`: a hash of what a model answered, equal for equal answers. `trace`: what its caller's tracing calls
-    it.
+    it. `about`: which tool it ran.
     """
 
     call: str
@@ -77,6 +77,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     output_tokens: int = 0
     answer: str = ""
     trace: Trace | None = None
+    about: str = ""
 
 
 class CoreChanged(Happened, frozen=True, gc=False, tag="core"):

@@ -141,7 +141,7 @@ class Ahead(msgspec.Struct, frozen=True):
 
 
 class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A call that has not ended: what it is, since when, and why it does not go on (None: it acts)."""
+    """A call that has not ended: what it is, since when, why it does not go on (None: it acts), and which tool it runs."""
 
     call: str
     row: str
@@ -150,6 +150,7 @@ class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     core: str = ""
     ahead: tuple[Ahead, ...] = ()
     ahead_count: int = 0
+    about: str = ""
 
 
 class Explanation(Reply, frozen=True, omit_defaults=True):

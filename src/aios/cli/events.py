@@ -119,7 +119,8 @@ def about_call(event: CallEnded) -> str:
     where = f", {event.core}" if event.core else ""
     tokens = f", {event.input_tokens:,} + {event.output_tokens:,} tokens" if event.input_tokens or event.output_tokens else ""
     again = f", {event.attempts} attempts" if event.attempts > 1 else ""
-    return f"{event.name} ({event.cls}) {event.row} {event.outcome}{waited}, took {took}{where}{tokens}{again}"
+    row = f"{event.row} {event.about}" if event.about else event.row
+    return f"{event.name} ({event.cls}) {row} {event.outcome}{waited}, took {took}{where}{tokens}{again}"
 
 
 def _detail(text: str) -> str:

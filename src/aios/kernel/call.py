@@ -266,7 +266,7 @@ class CallPath:
             CallEnded, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, row=call.row.name, cls=call.cls,
             outcome=outcome, asked_ns=call.asked_ns, turn_ns=call.turn_ns, first_ns=call.first_ns, core=call.core,
             attempts=call.attempt, input_tokens=call.input_tokens, cached_tokens=call.cached_tokens,
-            output_tokens=call.output_tokens, answer=call.answer, trace=call.options.trace,
+            output_tokens=call.output_tokens, answer=call.answer, trace=call.options.trace, about=call.about,
         )  # fmt: skip
 
     def _close(self, call: Call) -> None:

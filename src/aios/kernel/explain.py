@@ -40,7 +40,7 @@ def _explain_call(call: Call, lanes: Mapping[str, Lane], known: Callable[[str], 
         wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
         count = len(before)
         ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])
-    return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count)
+    return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about)
 
 
 def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
@@ -58,7 +58,7 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
         return f"it begins after {wait.on}" if wait is not None else "its host is starting"
     for call in calls:
         if call.wait is None:
-            return f"`{call.row}` runs" + (f" on `{call.core}`" if call.core else "")
+            return f"`{call.row}` runs" + (f" `{call.about}`" if call.about else "") + (f" on `{call.core}`" if call.core else "")
     if not calls:
         return "its own code runs" if process.kind == "agent" else "it has no open call"
     first = calls[0]

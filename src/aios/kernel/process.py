@@ -58,10 +58,10 @@ class Call:
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity."""
 
     __slots__ = (
-        "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest", "feasible",
-        "first_ns", "holder", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process", "request",
-        "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown", "wait_number",
-        "waits", "withdraw",
+        "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
+        "feasible", "first_ns", "holder", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process",
+        "request", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown",
+        "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,7 @@ class Call:
         self.input_tokens = self.cached_tokens = self.output_tokens = 0
         self.said_tokens = 0
         self.answer = ""
+        self.about = ""
         self.stopped: AiosError | None = None
         self.unknown: AiosError | None = None
         """What it ends in as long as an act of it is under way that must not happen twice."""

@@ -72,6 +72,7 @@ class ToolCalls:
         tool = known.get(request.tool)
         if tool is None:
             raise NotFound(f"`{process.name}` has no tool `{request.tool[:80]}`{nearest(request.tool, known)}", field="tool")
+        call.about = tool.name
         check_arguments((request.arguments,))
         check_json(request.arguments)
         check_value(request.arguments, tool.parameters, "arguments")
