@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
+ROOM_LEVELS = 100
+"""Of nesting, that a value leaves to those who hand it on: they write it inside of other things, from deeper in their code."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
 
 def within(field: str, value: float | None, least: float, most: float) -> None:
     """Refuse a value outside of a range, both ends included; None is no value. Raises `ValueError` that names the field."""
@@ -13,6 +20,21 @@ def above_zero(field: str, value: float, most: float) -> None:
     """Refuse a number that is not above 0, or is above `most`. Raises `ValueError` that names the field."""
     if not 0 < value <= most:
         raise ValueError(f"`{field}` must be above 0 and at most {_plain(most)}")
+
+
+def recordable(field: str, value: object) -> None:
+    """Refuse what JSON can say and a record cannot: numbers of more than 64 bits, nesting without end. None, () and texts can.
+
+    Raises `ValueError` that names the field.
+    """
+    if not value or type(value) is str:
+        return
+    for _ in range(ROOM_LEVELS):
+        value = [value]
+    try:
+        _encode(value)
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(f"`{field}` cannot be recorded: {error}") from None
 
 
 def _plain(number: float) -> str:

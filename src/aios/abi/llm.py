@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi.bounds import within
+from aios.abi.bounds import recordable, within
 from aios.abi.extra import MAX_EXTRA_BYTES, Fields, Wire, size_of
 from aios.abi.request import Event, Reply, Request
 
@@ -229,6 +229,9 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
             raise ValueError(f"`stop` must hold at most {MAX_STOPS} texts")
         if not all(self.stop):
             raise ValueError("`stop` must hold texts that are not empty")
+        recordable("tools", self.tools)
+        recordable("tool_choice", self.tool_choice)
+        recordable("response_format", self.response_format)
         if self.wire is not None or self.extra is not None or self.essential:
             self._check_extra()
 
@@ -356,6 +359,9 @@ class Count(Request[Tokens], frozen=True, kw_only=True):
     text: str = ""
     messages: tuple[Message, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        recordable("tools", self.tools)
 
 
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):
