@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from aios.abi.errors import Invalid
-from aios.abi.llm import Count, Generate, ToolSpec
+from aios.abi.llm import Count, Generate, Message, Part, ToolSpec
 from aios.abi.table import ROWS
 from aios.abi.wire import decode_request
 
@@ -19,6 +19,11 @@ def test_numbers_of_more_than_64_bits(number: int) -> None:
         (name,) = fields
         with pytest.raises(ValueError, match=f"`{name}` cannot be recorded"):
             Generate(prompt="x", **fields)  # type: ignore[arg-type]  # each has its own type
+    with pytest.raises(ValueError, match="`extra` cannot be recorded"):
+        Generate(prompt="x", wire="openai_chat", extra={"top_k": number})
+    with pytest.raises(ValueError, match="`extra` cannot be recorded"):
+        message = Message("user", (Part("other", extra={"audio": number}),))
+        Generate(messages=(message,), wire="openai_chat")
     with pytest.raises(ValueError, match="`tools` cannot be recorded"):
         Count(text="x", tools=(ToolSpec("f", parameters={"a": number}),))
     assert Generate(prompt="x", tools=(ToolSpec("f", parameters={"a": [2**64 - 1, -(2**63), 1e300]}),))

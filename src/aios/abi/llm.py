@@ -242,6 +242,8 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
             raise ValueError(f"`essential` must have at most {MAX_PATH_CHARACTERS} characters")
         extras = [message.extra for message in self.messages] + [tool.extra for tool in self.tools]
         extras += [call.extra for message in self.messages for call in message.tool_calls]
+        contents = [message.content for message in self.messages if type(message.content) is tuple]
+        recordable("extra", [self.extra, extras, [part.extra for content in contents for part in content]])
         if size_of([self.extra, *extras]) > MAX_EXTRA_BYTES:
             raise ValueError(f"`extra` must have at most {MAX_EXTRA_BYTES} bytes in all")
 

@@ -15,14 +15,14 @@ import msgspec
 from aios.abi.errors import AiosError, NotFound
 from aios.abi.extra import Fields
 from aios.abi.ids import UniqueIds
-from aios.abi.llm import Choice, Completion, Delta, Models, Queued, Started, TokenLogprob, ToolCall, ToolCallDelta
+from aios.abi.llm import Choice, Completion, Delta, Models, Queued, Started, ToolCall, ToolCallDelta
 from aios.abi.request import Event
 from aios.ports.kernel import Kernel
 from aios.server.chat import generate_of, read_chat
 from aios.server.exchange import JSON, OPEN_S, Handler, HttpRequest, Refusal, Writer
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.models import Entry, entries, listing
-from aios.server.openai_errors import chat_param, error_body, status_of
+from aios.server.openai_words import chat_param, error_body, logprob_of, status_of
 from aios.server.repeats import Repeats
 
 WIRE = "openai_chat"
@@ -124,7 +124,7 @@ def _choice(index: int, choice: Choice) -> dict[str, Any]:
         message["tool_calls"] = [_tool_call(call) for call in choice.tool_calls]
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
-    logprobs = {"content": [_logprob(token) for token in choice.logprobs]} if choice.logprobs else None
+    logprobs = {"content": [logprob_of(token) for token in choice.logprobs]} if choice.logprobs else None
     extra = choice.extra or {}
     message = {**extra.get("message", {}), **message}
     return {**extra.get("choice", {}), "index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
@@ -137,11 +137,6 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     if not call.name:
         return {"type": "function", **call.extra, "id": call.id}
     return {**call.extra, "id": call.id, "type": "function", "function": {**call.extra.get("function", {}), **function}}
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes or token.token.encode())}
-    return {**found, "top_logprobs": [{k: v for k, v in _logprob(other).items() if k != "top_logprobs"} for other in token.top]}
 
 
 def _usage(value: Completion) -> bytes:
@@ -249,7 +244,7 @@ class _Chunks:
         extra = delta.extra or {}
         choice = {**extra.get("choice", {}), "index": delta.index, "delta": {**extra.get("message", {}), **said}}
         if delta.logprobs:
-            choice["logprobs"] = {"content": [_logprob(token) for token in delta.logprobs]}
+            choice["logprobs"] = {"content": [logprob_of(token) for token in delta.logprobs]}
         choice["finish_reason"] = None
         more = _fields(extra["answer"]) if "answer" in extra else b""
         return b"%b[%b]%b}\n\n" % (self._prefix, _encode(choice), more)

@@ -13,9 +13,10 @@ import msgspec
 
 from aios.abi.errors import AiosError
 from aios.abi.llm import Choice, Completion, Delta, ToolCallDelta, Usage
+from aios.server.openai_words import logprob_of
 from aios.server.response_body import ResponseBody
 from aios.server.response_items import Tool
-from aios.server.response_output import OutputCall, OutputItem, OutputMessage, OutputReasoning, logprob_of
+from aios.server.response_output import OutputCall, OutputItem, OutputMessage, OutputReasoning
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from aios.abi.llm import TokenLogprob
+from aios.server.openai_words import logprob_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -90,8 +89,3 @@ class OutputCall(OutputItem):
 
     def beside(self) -> bytes:
         return b',"name":%b' % _encode(self.name)
-
-
-def logprob_of(token: TokenLogprob) -> dict[str, Any]:
-    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes or token.token.encode())}
-    return {**found, "top_logprobs": [{k: v for k, v in logprob_of(other).items() if k != "top_logprobs"} for other in token.top]}

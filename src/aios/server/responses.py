@@ -19,7 +19,7 @@ from aios.server.background import Background, BackgroundTask
 from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Refusal, Writer
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.kept import Before, Kept, Turn, Turns
-from aios.server.openai_errors import error_body, status_of
+from aios.server.openai_words import error_body, status_of
 from aios.server.repeats import KEEP_S, Repeats, key_of, tries_of
 from aios.server.response_body import generate_of, read_body
 from aios.server.response_events import Response

@@ -1,12 +1,14 @@
-"""Errors in the words of OpenAI's wires."""
+"""What both of OpenAI's wires say in the same words: errors, and how likely a token was."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, Denied, NeedsApproval, NotFound, QueueFull, RateLimited, Unauthenticated
+from aios.abi.llm import TokenLogprob
 from aios.server.exchange import code_of
 
 CODES: dict[type[AiosError], str] = {
@@ -51,3 +53,9 @@ def error_body(error: AiosError, status: int, param: str | None, code: str = "")
 def chat_param(error: AiosError) -> str | None:
     """The field at fault as chat clients write it."""
     return TOOL_FIELD.sub(r"\1.function.\2", error.field) if error.field else None
+
+
+def logprob_of(token: TokenLogprob) -> dict[str, Any]:
+    """How likely a token was, and the likeliest at its place."""
+    found = {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes or token.token.encode())}
+    return {**found, "top_logprobs": [{k: v for k, v in logprob_of(other).items() if k != "top_logprobs"} for other in token.top]}
