@@ -416,6 +416,27 @@ async def test_a_background_stream_is_resumed_where_it_was_left() -> None:
                 assert (answer.status, (await answer.json())["error"]["param"]) == (400, "starting_after")
 
 
+async def test_who_reads_a_background_response_that_says_nothing_hears_comments() -> None:
+    async with served(ScriptedCore(Script(text="one", first_s=35))) as s:
+        id = (await made(s, background=True))["id"]
+        readers = [s.get(f"{PATH}/{id}?stream=true") for _ in range(2)]
+        for reader in readers:
+            async with reader as answer:
+                told = [event async for event in events(answer)]
+            assert types(told).count("comment") == (3 if reader is readers[0] else 0)
+            assert types(told)[-1] == "completed"
+
+
+async def test_a_reader_that_leaves_ends_nothing() -> None:
+    async with served(ScriptedCore(Script(text="a b c", token_s=10))) as s:
+        id = (await made(s, background=True))["id"]
+        reading = asyncio.ensure_future(s.get(f"{PATH}/{id}?stream=true").__aenter__())
+        (await reading).close()
+        await asyncio.sleep(40)
+        async with s.get(f"{PATH}/{id}") as answer:
+            assert said(await answer.json()) == "a b c"
+
+
 async def test_a_background_response_is_cancelled_and_stays_so() -> None:
     async with served(ScriptedCore(Script(text="a b", hang=True))) as s:
         id = (await made(s, background=True))["id"]
