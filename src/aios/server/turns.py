@@ -107,9 +107,10 @@ class Talk:
 
     def read(self, system: Content | None, turns: Sequence[Turn]) -> tuple[Message, ...]:
         """All messages. Turns of one role that follow each other are one. Raises `Invalid`, `NoCore`."""
+        groups = _grouped(turns)
         if system:
-            self._take("system", [(SYSTEM, system)])
-        for role, placed in _grouped(turns):
+            groups.insert(0, ("system", [(SYSTEM, system)]))
+        for role, placed in groups:
             if len(placed) == 1 and isinstance(placed[0][1], str):
                 self._messages.append(Message(role=role, content=placed[0][1]))
             elif role == "assistant":
