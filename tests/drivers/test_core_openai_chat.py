@@ -10,7 +10,7 @@ from aiohttp import web
 from chat_server import ChatServer, chat_server
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited, Unavailable
-from aios.abi.llm import Generate, Message, Part, TokenLogprob, ToolCall, ToolSpec, Usage
+from aios.abi.llm import Count, Generate, Message, Part, TokenLogprob, ToolCall, ToolSpec, Usage
 from aios.drivers.core.openai_chat import OpenAIChat, OpenAIChatConfig
 from aios.ports.core import FEATURES, CoreEvent
 from aios.testing import Script, ScriptedCore
@@ -163,6 +163,16 @@ async def test_tool_calls_reasoning_logprobs_and_usage_are_understood() -> None:
     assert choice.logprobs == (TokenLogprob("Hé", -0.5, (TokenLogprob("Ho", -1),)),)
     assert done.usage == Usage(input_uncached=6, cache_read=4, output_visible=5, reasoning=2)
     assert [piece.arguments for delta in heard.deltas for piece in delta.tool_calls] == ['{"a', '": 1}']
+
+
+async def test_tokens_are_estimated_and_a_picture_is_one_whatever_its_size() -> None:
+    core = OpenAIChat(OpenAIChatConfig(name="remote", base_url="http://127.0.0.1:9/v1"))
+    words = Message("user", "x" * 400)
+    small, large = (Message("user", (Part("text", text="x" * 400), Part("image", image="data:," + "A" * n))) for n in (10, 10**6))
+    counts = [(await core.count(Count(messages=(message,)), "x")).tokens for message in (words, small, large)]
+    assert counts == [100, 1100, 1100]
+    told = await core.count(Count(messages=(words,), tools=(ToolSpec("f", "y" * 400),)), "x")
+    assert told.tokens > 200 and not told.exact
 
 
 @pytest.mark.real

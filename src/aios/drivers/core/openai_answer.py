@@ -6,7 +6,6 @@ Each event is parsed once. What only this wire has words for is told on with the
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,6 @@ from aios.abi.extra import MAX_EXTRA_BYTES, Fields, join_pieces
 from aios.abi.llm import Choice, Completion, Delta, Finish, TokenLogprob, ToolCall, ToolCallDelta, Usage
 from aios.drivers.core.http1 import Answer
 from aios.drivers.core.openai_wire import (
-    BYTES_PER_TOKEN,
     FINISH,
     Chunk,
     Function,
@@ -25,10 +23,10 @@ from aios.drivers.core.openai_wire import (
     WireChoice,
     WireUsage,
     encode,
+    estimated_tokens,
     failure_in_stream,
     logprobs_of,
     read_chunk,
-    size_of,
 )
 from aios.ports.core import CoreCall, Emit
 
@@ -153,7 +151,8 @@ class AnswerReader:
         """The whole answer. Where the server does not tell the usage: an estimate, one token per piece."""
         call, usage = self._call, self._usage
         if usage is None:
-            counted = Usage(input_uncached=math.ceil(size_of(call.request) / BYTES_PER_TOKEN), output_visible=self._pieces)
+            asked = estimated_tokens(call.request.prompt or "", call.request.messages)
+            counted = Usage(input_uncached=asked, output_visible=self._pieces)
         else:
             details, out = usage.prompt_tokens_details, usage.completion_tokens_details
             cached = min((details and details.cached_tokens) or 0, usage.prompt_tokens)

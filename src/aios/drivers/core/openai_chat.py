@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from aios.abi.llm import Completion, Count, Tokens
 from aios.drivers.core.http1 import Answer, Connections, Unreachable
 from aios.drivers.core.openai_answer import MOST_EVENT_BYTES, AnswerReader
 from aios.drivers.core.openai_wire import (
-    BYTES_PER_TOKEN,
     WIRE,
     ErrorBody,
     ErrorReply,
@@ -33,6 +31,7 @@ from aios.drivers.core.openai_wire import (
     decode_listing,
     encode,
     error_of,
+    estimated_tokens,
 )
 from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
 
@@ -132,9 +131,7 @@ class OpenAIChat:
 
     async def count(self, request: Count, model: str) -> Tokens:
         """An estimate from the bytes: this wire does not count."""
-        told = [*(message.content for message in request.messages), *request.tools]
-        size = len(request.text.encode(errors="replace")) + sum(len(msgspec.json.encode(part)) for part in told)
-        return Tokens(tokens=math.ceil(size / BYTES_PER_TOKEN), exact=False)
+        return Tokens(tokens=estimated_tokens(request.text, request.messages, request.tools), exact=False)
 
     async def close(self) -> None:
         """Close all connections, which ends what runs on them."""

@@ -6,18 +6,20 @@ strictly; only one with a name that nobody knows is read once more, and what is 
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited
 from aios.abi.extra import EXTRA, Fields, objects, set_aside
-from aios.abi.llm import Finish, Generate, Message, Part, TokenLogprob, ToolCall, ToolSpec
+from aios.abi.llm import Finish, Message, Part, TokenLogprob, ToolCall, ToolSpec
 from aios.ports.core import CoreCall
 
 WIRE = "openai_chat"
-BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 """About, where nobody counts."""
 
 
@@ -348,5 +350,15 @@ def error_of(status: int, found: ErrorBody, retry_after: str | None) -> AiosErro
     return CoreFailed(message, retry_after_s=wait_s)
 
 
-def size_of(request: Generate) -> int:
-    return len((request.prompt or "").encode()) + sum(len(msgspec.json.encode(message.content)) for message in request.messages)
+def estimated_tokens(text: str, messages: Iterable[Message], tools: Iterable[ToolSpec] = ()) -> int:
+    """About how many tokens a question is, from its bytes. A picture's bytes say nothing of what models read of it."""
+    size = len(text.encode(errors="replace")) + sum(len(encode(tool)) for tool in tools)
+    pictures = 0
+    for message in messages:
+        content = message.content
+        for part in (content,) if isinstance(content, str) else content:
+            if isinstance(part, str) or part.type == "text":
+                size += len((part if isinstance(part, str) else part.text).encode(errors="replace"))
+            else:
+                pictures += 1
+    return math.ceil(size / BYTES_PER_TOKEN) + pictures * TOKENS_PER_PICTURE
