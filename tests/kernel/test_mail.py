@@ -11,7 +11,7 @@ from scenes import begin, error_of, pid_of, turns
 from aios.abi.errors import Conflict, DeadlineExceeded, Deadlock, Invalid, NotFound, QueueFull, TooLarge
 from aios.abi.lease import AcquireLease, ReleaseLease
 from aios.abi.mail import Inbox, ReceiveMail, ReplyMail, RequestMail, SendMail
-from aios.abi.process import Explain, Spawn, WaitFor
+from aios.abi.process import Explain, SignalProcess, Spawn, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import Sleep
 from aios.kernel.mail import post
@@ -89,6 +89,29 @@ async def test_a_lease_passes_on_when_the_host_of_its_holder_dies() -> None:
         await turns()
         k.hosts.hosts[0].die()
         assert (await waits).name == "l" and time() == 1
+
+
+@pytest.mark.parametrize("patience_s", [5, 50])
+async def test_a_suspended_process_receives_nothing_before_it_goes_on(patience_s: float) -> None:
+    async def waits(gate: Gate) -> list[Any]:
+        got: list[Any] = []
+        try:
+            async with asyncio.timeout(patience_s):  # its own clock, which nobody stops
+                got.append((await gate.call(ReceiveMail(wait_s=None))).mail)
+        except TimeoutError:
+            await gate.call(Sleep(seconds=1))
+            got.append((await gate.call(ReceiveMail())).mail)
+        got.append((await gate.call(ReceiveMail())).mail)
+        return [mail.value if mail is not None else None for mail in got]
+
+    async with kernel_for_tests(agents={"waits": waits}) as k:
+        agent = await k.spawn("waits")
+        await asyncio.sleep(1)
+        await k.operator.call(SignalProcess(pid=agent.pid, signal="suspend"))
+        await k.operator.call(SendMail(to=agent.pid, value="once"))
+        await asyncio.sleep(20)
+        await k.operator.call(SignalProcess(pid=agent.pid, signal="resume"))
+        assert (await k.operator.call(WaitFor(pid=agent.pid))).result == ["once", None]
 
 
 async def test_who_gives_up_takes_back_what_was_not_read() -> None:

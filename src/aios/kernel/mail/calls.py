@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from aios.abi.errors import Conflict, Invalid, NotFound
@@ -85,8 +87,18 @@ class MailCalls:
             if sender is not None:
                 check_lives(sender)
             return Inbox()
+        await self._hold_on(me, letter)
         call.label = letter.label
         return Inbox(_mail(letter), self._post.unread(me))
+
+    async def _hold_on(self, me: Process, letter: Letter) -> None:
+        """A process that is held takes nothing: who gives up meanwhile has not received it."""
+        try:
+            while me.held is not None:
+                await me.resumed()
+        except asyncio.CancelledError:
+            self._post.give_back(me, letter)
+            raise
 
     async def _request(self, call: Call) -> Answered:
         request = call.request

@@ -176,12 +176,20 @@ class Post:
         except BaseException as error:
             letter = receiver.got.result() if receiver.got.done() and not receiver.got.cancelled() else None
             if letter is not None:
-                self._give_back(box, process, receiver, letter)
+                box.receivers.remove(receiver)
+                self.give_back(process, letter)
             if isinstance(error, TimeoutError):
                 return None
             raise
         finally:
             self._leave(box, process, receiver)
+
+    def give_back(self, process: Process, letter: Letter) -> None:
+        """It was taken by one who gives up: the next who waits for such a one gets it, or else it is the oldest again."""
+        if process.exit is None:
+            box = self._boxes.setdefault(process, Mailbox())
+            if not self._hand(box, letter):
+                self._put_first(box, process, [letter])
 
     def left(self, process: Process) -> None:
         """A life of a process is over: what it was asked and did not reply to is for its next one, if there is one."""
@@ -208,12 +216,6 @@ class Post:
                 _lend(box, letter, receiver.keyed)
                 return True
         return False
-
-    def _give_back(self, box: Mailbox, process: Process, receiver: Receiver, letter: Letter) -> None:
-        """It was handed over to one who gave up in the same step."""
-        box.receivers.remove(receiver)
-        if process.exit is None and not self._hand(box, letter):
-            self._put_first(box, process, [letter])
 
     def _put_first(self, box: Mailbox, process: Process, letters: list[Letter]) -> None:
         later = box.unread
