@@ -11,7 +11,7 @@ from scenes import begin, error_of, pid_of, turns
 from aios.abi.errors import Conflict, DeadlineExceeded, Deadlock, Invalid, NotFound, QueueFull, TooLarge
 from aios.abi.lease import AcquireLease, ReleaseLease
 from aios.abi.mail import Inbox, ReceiveMail, ReplyMail, RequestMail, SendMail
-from aios.abi.process import Explain, SignalProcess, Spawn, WaitFor
+from aios.abi.process import Explain, List, SignalProcess, Spawn, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import Sleep
 from aios.kernel.mail import post
@@ -284,17 +284,33 @@ async def test_sessions_are_never_stuck() -> None:
         await asyncio.wait(asks)
 
 
-async def test_why_names_the_holder_of_a_lease_and_how_long_still() -> None:
-    async def holds(gate: Gate, seconds: float) -> None:
+async def test_why_names_the_holder_of_a_lease_to_those_who_may_know_it_and_how_long_still() -> None:
+    async def holds(gate: Gate) -> None:
         await gate.call(AcquireLease(name="l", ttl_s=100))
-        await gate.call(Sleep(seconds=seconds))
+        await gate.call(Sleep(seconds=1000))
 
-    async with kernel_for_tests(agents={"holds": holds}) as k:
-        agents = [await k.spawn("holds", 1000, grants=("use /leases/l",)) for _ in range(2)]
+    async def curious(gate: Gate) -> list[str]:
+        child = await gate.call(Spawn(manifest=manifest_of("holds", grants=("use /leases/l",))))
+        await gate.call(Sleep(seconds=10))
+        why = await gate.call(Explain(pid=child.pid))
+        assert why.process.wait is not None
+        with pytest.raises(Conflict, match="`another`"):
+            await gate.call(AcquireLease(name="l", wait_s=1))
+        return [why.reason, why.process.wait.holder, *why.moves]
+
+    async with kernel_for_tests(agents={"holds": holds, "curious": curious}) as k:
+        holder = await k.spawn("holds", grants=("use /leases/l",))
+        agents = [await k.spawn("holds", grants=("use /leases/l",)) for _ in range(2)]
         await asyncio.sleep(10)
-        why = await k.operator.call(Explain(pid=agents[1].pid))
-        assert why.reason.startswith("`lease.acquire` waits for lease l, held by another") and "90.0 s" in why.reason
-        assert why.process.word == "blocked" and why.moves == ("`another` releasing its lease, or not renewing it",)
+        why = await k.operator.call(Explain(pid=agents[0].pid))
+        left = f"held by {holder.name}, for 90.0 s more unless it renews"
+        assert why.reason == f"`lease.acquire` waits for lease l, {left}" and why.process.word == "blocked"
+        assert why.moves == (f"`{holder.name}` releasing its lease, or not renewing it",)
+        found = {process.pid: process.wait for process in (await k.operator.call(List())).processes}
+        wait = found[agents[1].pid]
+        assert wait is not None and (wait.holder, wait.eta_s) == (holder.name, None)
+        told = await family(k, "curious")
+        assert told[1] == "another" and not any(holder.name in words for words in told)
 
 
 async def test_a_request_of_a_dead_sender_gets_no_reply() -> None:

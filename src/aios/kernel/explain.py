@@ -6,32 +6,37 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from aios.abi.process import Ahead, CallInfo, Explanation
+from aios.abi.process import Ahead, CallInfo, Explanation, ProcessInfo
 from aios.abi.request import is_above
-from aios.abi.waits import Code
+from aios.abi.waits import Code, Wait
 from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.process import Call, Hold, Process
+from aios.kernel.waiting import ANOTHER
 
 AHEAD_SHOWN = 10
 HOLDERS_SHOWN = 4
-ANOTHER = "another"
-"""The name of a process that the asker may not know of."""
 
 
-def explain(process: Process, asking: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool]) -> Explanation:
+def explain(
+    process: ProcessInfo, of: Process, asking: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool],
+    told: Callable[[Wait | None], Wait | None],
+) -> Explanation:  # fmt: skip
     """The process, its open calls (but for the one that asks) with what each waits for, and what would move it.
 
-    `known`: whether the asker may know of the process with that pid; others have no name in the answer.
+    `known`: whether the asker may know of the process with that pid; others have no name in the answer. `told`: a wait as the
+    asker may hear of it.
     """
-    calls = tuple(_explain_call(call, lanes, known) for call in process.calls.values() if call is not asking)
-    return Explanation(process=process.info(), reason=_reason(process, calls), calls=calls, moves=_moves(process, calls))
+    calls = tuple(_explain_call(call, lanes, known, told) for call in of.calls.values() if call is not asking)
+    return Explanation(process=process, reason=_reason(of, calls), calls=calls, moves=_moves(of, calls))
 
 
-def _explain_call(call: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool]) -> CallInfo:
+def _explain_call(
+    call: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool], told: Callable[[Wait | None], Wait | None]
+) -> CallInfo:
     def name_of(ticket: Ticket) -> str:
         return ticket.name if known(ticket.pid) else ANOTHER
 
-    wait = call.wait
+    wait = told(call.wait)
     ahead: tuple[Ahead, ...] = ()
     count = 0
     if isinstance(call.ticket, Ticket):

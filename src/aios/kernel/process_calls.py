@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from aios.abi.errors import Conflict, Denied, Invalid, QueueFull
 from aios.abi.manifest import Manifest
 from aios.abi.process import (
@@ -29,10 +31,10 @@ from aios.kernel.arguments import After, check_arguments
 from aios.kernel.explain import explain
 from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.logs import Logs as LogBook
-from aios.kernel.process import Call, Process, ProcessTable
+from aios.kernel.process import Call, Process, ProcessTable, kin
 from aios.kernel.supervise import Supervisor
 from aios.kernel.syscall import Syscall, check_range
-from aios.kernel.waiting import wait_for
+from aios.kernel.waiting import ANOTHER, wait_for
 
 MOST_PROCESSES = 20_000
 MOST_CHILDREN = 1000
@@ -173,16 +175,39 @@ class ProcessCalls:
         assert isinstance(request, List)
         seen = self._processes.seen_by(call.process)
         return ProcessList(
-            processes=tuple(p.info() for p in seen if p.kind in request.kinds and (request.ended or p.exit is None))
+            processes=tuple(
+                self._info(call.process, p) for p in seen if p.kind in request.kinds and (request.ended or p.exit is None)
+            )
         )
 
     async def _self(self, call: Call) -> ProcessInfo:
-        return call.process.info()
+        return self._info(call.process, call.process)
 
     async def _explain(self, call: Call) -> Explanation:
         assert isinstance(call.request, Explain)
-        process = self._processes.find(call.process, call.request.pid)
-        return explain(process, call, self._lanes, lambda pid: self._processes.knows(call.process, self._processes.get(pid)))
+        asker = call.process
+        process = self._processes.find(asker, call.request.pid)
+
+        def known(pid: str) -> bool:
+            return self._processes.knows(asker, self._processes.get(pid))
+
+        def told(wait: Wait | None) -> Wait | None:
+            return self._told(asker, wait)
+
+        return explain(self._info(asker, process), process, call, self._lanes, known, told)
+
+    def _info(self, asker: Process, process: Process) -> ProcessInfo:
+        """A process as the asker may hear of it."""
+        info = process.info()
+        wait = self._told(asker, info.wait)
+        return info if wait is info.wait else replace(info, wait=wait)
+
+    def _told(self, asker: Process, wait: Wait | None) -> Wait | None:
+        """A wait as the asker may hear of it: who holds a lease has a name for its family and operators alone."""
+        if wait is None or wait.code != "L" or asker.operator:
+            return wait
+        holder = self._processes.named(asker, wait.holder)
+        return wait if holder is not None and kin(asker, holder) else replace(wait, holder=ANOTHER)
 
     async def _read_logs(self, call: Call) -> LogLines:
         request = call.request

@@ -71,7 +71,8 @@ class LeaseCalls:
         eta = None
         if lease is not None and lease.line and lease.line[0] is waiter:
             eta = self._leases.left_s(lease)
-        return Wait(code="L", on=f"lease {id[1]}", since_ns=call.asked_ns, holder=self._holder(call, id), eta_s=eta)
+        holder = lease.holder.name if lease is not None else ""
+        return Wait(code="L", on=f"lease {id[1]}", since_ns=call.asked_ns, holder=holder, eta_s=eta)
 
     def _holder(self, call: Call, id: LeaseId) -> str:
         """The holder's name, for those who may know of it."""

@@ -52,6 +52,8 @@ class MailCalls:
         if found is not None and (kin(caller, found) or self._grants.of(caller).allows("write", f"/mail/{found.agent}")):
             return found
         near = nearest(name, (process.name for process in self._processes.seen_by(caller)))
+        if caller.operator:
+            raise NotFound(f"there is no process `{name[:80]}`{near}", field=field)
         raise NotFound(
             f"there is no process `{name[:80]}` that `{caller.name}` may write to{near}; to write beyond its family it needs "
             "`write /mail/AGENT` among its grants", field=field,
