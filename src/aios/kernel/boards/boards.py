@@ -19,8 +19,8 @@ from aios.abi.label import Label
 
 MOST_BOARDS = 1000
 """Of a tenant."""
-MOST_KEYS = 10_000
-"""On a board."""
+MOST_KEYS = 4096
+"""On a board: looking through all of them takes less than 1 ms."""
 MOST_BYTES = 64 * 1024 * 1024
 """On all boards of a tenant."""
 MOST_WATCHERS = 4096

@@ -20,7 +20,6 @@ from aios.abi.board import (
 from aios.abi.errors import Invalid, NotFound
 from aios.abi.label import KERNEL, Label
 from aios.abi.waits import Wait
-from aios.abi.wire import nearest
 from aios.kernel.boards.boards import Board, BoardId, Boards, Entry, Pattern
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall, check_name, check_range, json_text
@@ -74,8 +73,7 @@ class BoardCalls:
         board = self._boards.find(_id(call, request.board))
         entry = board.entries.get(request.key) if board is not None else None
         if entry is None or entry.text is None:
-            near = nearest(request.key, (e.key for e in board.entries.values() if e.text is not None)) if board else ""
-            raise NotFound(f"nothing stands on board `{request.board}` under `{request.key}`{near}", field="key")
+            raise NotFound(f"nothing stands on board `{request.board}` under `{request.key}`", field="key")
         call.label = entry.label
         return _notice(entry)
 
