@@ -74,7 +74,7 @@ def asks(manifest: Manifest) -> str:
     lines += [f"  may  {grant}" for grant in manifest.grants] or ["  may nothing"]
     lines.append(f"  class {manifest.cls} at most, model {manifest.model}")
     if manifest.command:
-        lines.append(f"  in {manifest.folder}, which it reads, with the folders of files that it names")
+        lines.append(f"  in {manifest.folder}: it reads this folder, its script's, and the files that it names")
     if manifest.restart != ("temporary" if manifest.command else "transient"):
         lines.append(f"  restart {manifest.restart}")
     return "\n".join(map(clean_line, lines))

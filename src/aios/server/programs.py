@@ -25,9 +25,11 @@ PREFIX = f"{HOST_PREFIX}program-"
 LOOPBACK = "127.0.0.1"
 DOOR_PORT = 8642
 """In a network of one's own every port is free."""
-BACKLOG = 128
-MOST_CONNECTIONS = 32
-"""Of one program."""
+BACKLOG = 1024
+MOST_PROGRAMS = 100
+"""And fewer where the kernel may have few files open."""
+CONNECTIONS = (16, 256)
+"""Of one program, at least and at most; whoever comes beyond waits."""
 DESCRIPTORS = 8
 """That a program costs beside its connections."""
 SIGNALS: dict[Signal, signal.Signals] = {
@@ -85,7 +87,7 @@ class ConfinedPrograms:
 
     async def start(self, launch: Launch) -> ConfinedProgram:
         """See the port."""
-        most = max(1, descriptors() // 4 // (MOST_CONNECTIONS + DESCRIPTORS))
+        most = max(1, min(MOST_PROGRAMS, descriptors() // 4 // (connections() + DESCRIPTORS)))
         if len(self._running) >= most:
             raise QueueFull(f"{most} programs run already: wait for some of them", retry_after_s=5.0)
         own = tempfile.mkdtemp(prefix=PREFIX, dir=self._folder)
@@ -109,6 +111,8 @@ class ConfinedPrograms:
         port = DOOR_PORT if door is None else door.getsockname()[1]
         address = f"http://{LOOPBACK}:{port}"
         furnish(own, address)
+        if not alone:
+            kernel.printed(launch.pid, "err", f"aios: {launch.name} has no network of its own here: see `aios doctor`")
         rules = command_rules(launch.command, launch.folder, own, self._home, "own" if alone else "port", port)
         try:
             child = await self._sandbox.start(
@@ -123,7 +127,7 @@ class ConfinedPrograms:
             door = socket.socket(fileno=child.door)
             door.setblocking(False)
         served = Own(launch.pid, port, lambda target: kernel.strayed(launch.pid, target))
-        return ConfinedProgram(child, self._server.open(door, served, MOST_CONNECTIONS), launch.pid, printing)
+        return ConfinedProgram(child, self._server.open(door, served, connections()), launch.pid, printing)
 
     async def close(self) -> None:
         """End all programs, and return when nothing of them is left."""
@@ -140,6 +144,12 @@ class ConfinedPrograms:
         await remove_tree(own)
         del self._running[program]
         program.end.set_result(ending)
+
+
+def connections() -> int:
+    """How many connections a program may have: the servers for all have three quarters of what the kernel may have open."""
+    least, most = CONNECTIONS
+    return max(least, min(most, descriptors() // 4 // MOST_PROGRAMS - DESCRIPTORS))
 
 
 def _listening() -> socket.socket:

@@ -35,11 +35,10 @@ def _within(path: str, folder: str) -> bool:
 
 
 SYSTEM = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/group", "/etc/host.conf", "/etc/hosts",
-    "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/os-release",
-    "/etc/passwd", "/etc/resolv.conf", "/etc/services", "/etc/ssl/certs", "/etc/ssl/openssl.cnf",
-    "/proc/cpuinfo", "/proc/meminfo", "/proc/self",
-    "/sys/devices/system/cpu", "/System", "/Library",
+    "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/gitconfig", "/etc/group", "/etc/host.conf",
+    "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf",
+    "/etc/os-release", "/etc/passwd", "/etc/resolv.conf", "/etc/services", "/etc/ssl/certs", "/etc/ssl/openssl.cnf",
+    "/proc/cpuinfo", "/proc/meminfo", "/proc/self", "/sys/devices/system/cpu", "/System", "/Library",
 )  # fmt: skip
 """What a foreign program reads of the machine: what is installed, and how names and times are told."""
 
@@ -50,17 +49,16 @@ READ_BYTES = 4096
 
 
 def command_rules(command: Sequence[str], folder: str, own: str, kept: str, network: Network, port: int) -> Rules:
-    """It reads what is installed on the system and where its own program is, the folder that it is started in, and the folders
-    of files that its words name, each file alone where a folder is shared with what is none of its concern; it writes `own`.
+    """It reads what is installed on the system and where its own program is, the folder that it is started in, the files that its
+    words name, and the folder of the first of them, which is its script; but no folder that others share. It writes `own`.
     """
-    read = [*SYSTEM, *(place for program in _programs_of(command[0]) for place in _installed_at(program, kept))]
-    folder = os.path.realpath(folder)
-    if not _is_shared(folder, kept):
-        read.append(folder)
-    for word in command[1:]:
-        file = os.path.realpath(os.path.join(folder, word))
-        if os.path.isfile(file) and not _within(file, os.path.realpath(kept)):
-            read.append(file if _is_shared(os.path.dirname(file), kept) else os.path.dirname(file))
+    kept = os.path.realpath(kept)
+    read = [place for place in SYSTEM if not _within(kept, place)]
+    read += [place for program in _programs_of(command[0]) for place in _installed_at(program, kept)]
+    files = [os.path.realpath(os.path.join(folder, word)) for word in command[1:]]
+    files = [file for file in files if os.path.isfile(file) and not _within(file, kept)]
+    folders = (os.path.realpath(folder), *map(os.path.dirname, files[:1]))
+    read += [*files, *(place for place in folders if not _is_shared(place, kept))]
     return Rules(read=tuple(dict.fromkeys(read)), write=(own,), network=network, port=port)
 
 

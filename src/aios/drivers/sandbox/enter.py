@@ -35,7 +35,7 @@ NEWEST = 6  # later versions add audit, and what is not asked for here
 # From <linux/sched.h>, <linux/sockios.h>, <linux/if.h>
 NEW_USER, NEW_NET = 0x10000000, 0x40000000
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1
-LOOPBACK, WAITING = "127.0.0.1", 128
+LOOPBACK, WAITING = "127.0.0.1", 1024
 PROBE = "--probe"
 """Instead of an order: try whether a network of one's own can be had, and end with 0 if it can."""
 
