@@ -413,6 +413,7 @@ FAR = {"type": "image", "source": {"type": "url", "url": "https://x.example/a.pn
          [Message("user", (Part("image", image="data:image/png;base64,aGk="), Part("text", text="see")))]),
         ([user(FAR)], [Message("user", (Part("image", image="https://x.example/a.png"),))]),
         ([user()], [Message("user", "")]),
+        ([assistant(text("Welcome.")), user(text("a"))], [Message("assistant", "Welcome."), Message("user", "a")]),
         ([{"role": "system", "content": "now in French"}, user(text("a"))],
          [Message("system", "now in French"), Message("user", "a")]),
         (

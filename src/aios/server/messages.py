@@ -176,8 +176,6 @@ def _check(body: Question, version: str) -> None:
         raise ThreadNotFound("no conversation is kept here: send the whole of it", field="thread.previous_message_id")
     if not body.messages:
         raise Invalid("`messages` must hold at least one message", field="messages")
-    if body.messages[0].role == "assistant":
-        raise Invalid("`messages[0].role`: the first turn must be the user's", field="messages[0].role")
     if body.messages[-1].role == "assistant":
         field = f"messages[{len(body.messages) - 1}].role"
         raise NoCore("no core here goes on with an assistant's turn: the last one must be the user's", field=field)
