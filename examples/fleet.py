@@ -1,7 +1,5 @@
 """An agent that starts others, in processes of their own, and gathers what they return: `python examples/fleet.py`."""
 
-import asyncio
-
 import aios
 
 
@@ -14,9 +12,7 @@ async def describe(k: aios.Kernel, thing: str) -> str:
 
 @aios.agent(grants=("use /llm/*", "spawn /agents/describe"))
 async def fleet(k: aios.Kernel, things: list[str]) -> dict[str, str]:
-    workers = [await k.spawn(describe, thing) for thing in things]
-    answers = await asyncio.gather(*(worker.wait() for worker in workers))
-    return dict(zip(things, answers, strict=True))
+    return dict(zip(things, await k.map(describe, things), strict=True))
 
 
 if __name__ == "__main__":

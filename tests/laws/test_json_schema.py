@@ -47,8 +47,10 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=1000)
 @given(st.sampled_from(KINDS), values)
+@example(int, 2.0)
+@example(float, 2)
 @example(Tree, {"name": "a", "below": [{"name": "b", "below": [{"name": 1}]}]})
 @example(Cat | Dog, {"type": "Cat", "lives": 9})
 @example(Cat | Dog, {"type": "Cat", "lives": 10})

@@ -26,9 +26,7 @@ _ANNOTATIONS = frozenset(
 _PYTHON: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: (
-        not isinstance(value, bool) and (isinstance(value, int) or isinstance(value, float) and value.is_integer())
-    ),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),  # 2.0 is none to the functions
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list | tuple),
