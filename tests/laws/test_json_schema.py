@@ -77,14 +77,43 @@ def nested(depth: int, wide: int) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": {"$ref": "#/$defs/s0"}, "$defs": {**steps, f"s{depth}": {"type": "null"}}}
 
 
+def many(word: str) -> dict[str, Any]:
+    """A schema with a list of some thousand entries, which is gone through for each item of a value."""
+    entries = ["string"] * 2000 if word == "type" else [str(n) for n in range(2000)]
+    one = {word: entries if word != "required" else [*["a", "null"] * 1500]}
+    return {"type": "object", "properties": {"many": {"type": "array", "items": {"anyOf": [one, {}]}}}}
+
+
 @pytest.mark.parametrize(
     "schema",
-    [nested(20, 8), nested(MOST_LEVELS, 1), {"type": "object", "$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}],
+    [
+        many("enum"),
+        many("required"),
+        many("type"),
+        nested(20, 8),
+        nested(MOST_LEVELS, 1),
+        {"type": "object", "$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+    ],
 )
 def test_a_schema_that_would_take_for_ever_is_too_much(schema: dict[str, Any]) -> None:
     check_schema(schema, "parameters")
     with pytest.raises(TooLarge, match="too much to check"):
-        check_value({"x": 1}, schema, "arguments")
+        check_value({"x": 1, "many": [{"a": 1, "null": 1}] * 400}, schema, "arguments")
+
+
+def test_what_a_schema_says_nothing_of_costs_nothing() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"x": {"type": "array"}, "n": {"type": "array", "items": {"enum": list(range(400))}}},
+    }
+    check_value({"x": list(range(50_000)), "y": {str(n): n for n in range(50_000)}, "n": list(range(400))}, schema, "arguments")
+
+
+def test_the_path_of_what_is_wrong_is_short_however_long_the_names_are() -> None:
+    schema = {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}}}
+    with pytest.raises(Invalid) as refused:
+        check_value({"a" * 10_000: {"b" * 10_000: 1}}, schema, "arguments")
+    assert len(str(refused.value.field)) < 400 and "must be of type string" in refused.value.message
 
 
 schemas = st.recursive(

@@ -8,8 +8,8 @@ schema is given, because a check that passes over it would promise too much.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,8 @@ MOST_BYTES = 32 * 1024
 MOST_LEVELS = 64
 MOST_STEPS = 10_000
 """Schemas that one value is held against, in all; that is 5 to 10 ms."""
+COMPARED_IN_A_STEP = 20
+"""Entries of an `enum`, say, that take no longer than a schema."""
 
 _ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "format", "pattern", "contentEncoding", "discriminator", "$defs", "$comment")
@@ -90,12 +92,11 @@ def _check(schema: Any, path: str, definitions: dict[str, Any], levels: int) -> 
     below += [(f"{word}[{at}]", each) for word in _LISTS for at, each in enumerate(schema.get(word, ()))]
     below += [(f"properties.{name}", each) for name, each in schema.get("properties", {}).items()]
     for name, each in below:
-        _check(each, f"{path}.{name}", definitions, levels - 1)
+        _check(each, _below(path, name), definitions, levels - 1)
 
 
 def _is_type(kind: Any) -> bool:
-    kinds = kind if isinstance(kind, list | tuple) else (kind,)
-    return all(isinstance(each, str) and each in _PYTHON for each in kinds)
+    return all(isinstance(each, str) and each in _PYTHON for each in _kinds(kind))
 
 
 def _target(reference: Any) -> str:
@@ -106,12 +107,39 @@ def check_value(value: Any, schema: dict[str, Any], field: str) -> None:
     """Hold a value against a checked schema. Raises `Invalid` with the field's path, `TooLarge` for what is too much to check."""
     wrong = _Check(schema.get("$defs", {})).wrong(value, schema, field, MOST_LEVELS)
     if wrong is not None:
-        path, said = wrong
-        raise Invalid(f"`{path[:200]}` {said}", field=path[:200])
+        raise Invalid(f"`{wrong.path}` {_said(wrong)}", field=wrong.path)
 
 
-Wrong = tuple[str, str] | None
-"""The path of what is wrong, and how it should be."""
+class Wrong(NamedTuple):
+    """What is wrong: where, by which word of its schema, and what that says."""
+
+    path: str
+    word: str
+    bound: Any = None
+
+
+def _said(wrong: Wrong) -> str:
+    """How it should be. Put into words when it is known to matter: most of what does not fit is one kind out of several."""
+    word, bound = wrong.word, wrong.bound
+    if word in _NUMBERS:
+        return f"must be {_NUMBERS[word][1]} {bound}"
+    if word in _SIZES:
+        _, sign, what = _SIZES[word]
+        return f"must have {'at least' if sign > 0 else 'at most'} {bound} {what}"
+    if word == "type":
+        return f"must be of type {' or '.join(_kinds(bound)[:10])}"
+    if word == "enum":
+        return f"must be one of {msgspec.json.encode(bound).decode()[:200]}"
+    return {"required": "is missing", "anyOf": "is none of what it may be"}.get(word, "must not be there")
+
+
+def _below(path: str, name: str) -> str:
+    """The path of a field, of a length that costs nothing to carry along."""
+    return f"{path[:200]}.{name[:80]}"
+
+
+def _kinds(kind: Any) -> Sequence[str]:
+    return kind if isinstance(kind, list | tuple) else (kind,)
 
 
 class _Check:
@@ -121,13 +149,11 @@ class _Check:
         self._definitions = definitions
         self._steps = 0
 
-    def wrong(self, value: Any, schema: Any, path: str, levels: int) -> Wrong:
+    def wrong(self, value: Any, schema: Any, path: str, levels: int) -> Wrong | None:
         """What is wrong with a value, None if nothing is."""
-        self._steps += 1
-        if self._steps > MOST_STEPS or not levels:
-            raise TooLarge(f"`{path[:200]}` is too much to check", field=path[:200])
         if isinstance(schema, bool):
-            return None if schema else (path, "must not be there")
+            return None if schema else Wrong(path, "false")
+        self._count(schema, path, levels)
         return (
             self._referred(value, schema, path, levels)
             or _simple(value, schema, path)
@@ -135,7 +161,14 @@ class _Check:
             or (self._items(value, schema, path, levels) if isinstance(value, list | tuple) else None)
         )
 
-    def _referred(self, value: Any, schema: dict[str, Any], path: str, levels: int) -> Wrong:
+    def _count(self, schema: dict[str, Any], path: str, levels: int) -> None:
+        """Raise `TooLarge` when this one is too much; long lists in a schema count by their length."""
+        lists = len(schema.get("enum", ())) + len(schema.get("required", ())) + len(_kinds(schema.get("type", ())))
+        self._steps += 1 + lists // COMPARED_IN_A_STEP
+        if self._steps > MOST_STEPS or not levels:
+            raise TooLarge(f"`{path[:200]}` is too much to check", field=path[:200])
+
+    def _referred(self, value: Any, schema: dict[str, Any], path: str, levels: int) -> Wrong | None:
         if "$ref" in schema:
             wrong = self.wrong(value, self._definitions[_target(schema["$ref"])], path, levels - 1)
             if wrong is not None:
@@ -146,47 +179,41 @@ class _Check:
         found = [self.wrong(value, kind, path, levels - 1) for kind in kinds]
         if None in found:
             return None
-        return next((wrong for wrong in found if wrong is not None and wrong[0] != path), (path, "is none of what it may be"))
+        return next((wrong for wrong in found if wrong is not None and wrong.path != path), Wrong(path, "anyOf"))
 
-    def _fields(self, value: dict[Any, Any], schema: dict[str, Any], path: str, levels: int) -> Wrong:
-        known = schema.get("properties", {})
+    def _fields(self, value: dict[Any, Any], schema: dict[str, Any], path: str, levels: int) -> Wrong | None:
+        known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
         for name in schema.get("required", ()):
             if name not in value:
-                return f"{path}.{name}", "is missing"
+                return Wrong(_below(path, name), "required")
         for name, each in value.items():
-            wrong = self.wrong(each, known.get(name, schema.get("additionalProperties", True)), f"{path}.{name}", levels - 1)
+            wanted = known.get(name, others)
+            if wanted is not True and (wrong := self.wrong(each, wanted, _below(path, name), levels - 1)) is not None:
+                return wrong
+        return None
+
+    def _items(self, value: Any, schema: dict[str, Any], path: str, levels: int) -> Wrong | None:
+        first, others = schema.get("prefixItems", ()), schema.get("items", True)
+        for at, each in enumerate(value if others is not True else value[: len(first)]):
+            wrong = self.wrong(each, first[at] if at < len(first) else others, f"{path[:200]}[{at}]", levels - 1)
             if wrong is not None:
                 return wrong
         return None
 
-    def _items(self, value: Any, schema: dict[str, Any], path: str, levels: int) -> Wrong:
-        first = schema.get("prefixItems", ())
-        for at, each in enumerate(value):
-            wrong = self.wrong(each, first[at] if at < len(first) else schema.get("items", True), f"{path}[{at}]", levels - 1)
-            if wrong is not None:
-                return wrong
-        return None
 
-
-def _simple(value: Any, schema: dict[str, Any], path: str) -> Wrong:
+def _simple(value: Any, schema: dict[str, Any], path: str) -> Wrong | None:
     """What is wrong with a value by itself."""
-    kinds = schema.get("type")
-    if kinds is not None:
-        kinds = kinds if isinstance(kinds, list | tuple) else (kinds,)
-        if not any(_PYTHON[kind](value) for kind in kinds):
-            return path, f"must be of type {' or '.join(kinds)}"
+    if "type" in schema and not any(_PYTHON[kind](value) for kind in _kinds(schema["type"])):
+        return Wrong(path, "type", schema["type"])
     allowed = schema.get("enum", (schema["const"],) if "const" in schema else None)
     if allowed is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
-        return path, f"must be one of {msgspec.json.encode(allowed).decode()[:200]}"
+        return Wrong(path, "enum", allowed)
     if _PYTHON["number"](value):
-        for word, (holds, said) in _NUMBERS.items():
+        for word, (holds, _) in _NUMBERS.items():
             if word in schema and not holds(value, schema[word]):
-                return path, f"must be {said} {schema[word]}"
-    for word, (kind, sign, what) in _SIZES.items():
-        if (
-            word in schema
-            and isinstance(value, (list, tuple) if kind is list else kind)
-            and sign * len(value) < sign * schema[word]
-        ):
-            return path, f"must have {'at least' if sign > 0 else 'at most'} {schema[word]} {what}"
+                return Wrong(path, word, schema[word])
+    for word, (kind, sign, _) in _SIZES.items():
+        fits = isinstance(value, (list, tuple) if kind is list else kind)
+        if word in schema and fits and sign * len(value) < sign * schema[word]:
+            return Wrong(path, word, schema[word])
     return None
