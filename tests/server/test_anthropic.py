@@ -566,6 +566,10 @@ async def test_models_are_listed_in_the_shape_of_who_asks() -> None:
             }  # fmt: skip
         async with s.get("/v1/models") as answer:
             assert (await answer.json())["object"] == "list"
+    async with served(ScriptedCore(features=frozenset({"completion"}))) as s:
+        for headers, listed in (({"anthropic-version": OLDEST}, 0), ({}, 2)):  # it does not talk
+            async with s.http.get(s.url + "/v1/models", headers={**s.headers, **headers}) as answer:
+                assert len((await answer.json())["data"]) == listed
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ NO_DATE = "1970-01-01T00:00:00Z"
 
 
 def entries(models: Iterable[Model], request: HttpRequest) -> Mapping[str, Entry]:
-    """What the client is told of each name that a model has."""
-    shape = _anthropic if _is_anthropic(request) else _openai
-    return {name: shape(name, model) for model in models for name in (model.name, *model.aliases)}
+    """What the client is told of each name that a model has; Anthropic's wire knows models that talk, and no others."""
+    if _is_anthropic(request):
+        return {name: _anthropic(name, model) for name, model in _named(models) if "chat" in model.features}
+    return {name: _openai(name, model) for name, model in _named(models)}
 
 
 def listing(found: Mapping[str, Entry], request: HttpRequest) -> Mapping[str, Any]:
@@ -27,6 +28,10 @@ def listing(found: Mapping[str, Entry], request: HttpRequest) -> Mapping[str, An
         return {"object": "list", "data": data}
     names: list[str | None] = [*found] or [None]
     return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}
+
+
+def _named(models: Iterable[Model]) -> Iterable[tuple[str, Model]]:
+    return [(name, model) for model in models for name in (model.name, *model.aliases)]
 
 
 def _is_anthropic(request: HttpRequest) -> bool:
