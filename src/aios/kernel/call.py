@@ -220,7 +220,7 @@ class CallPath:
         process, asked, again = call.process, call.asked, False
         while True:
             ticket = Ticket(
-                process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share
+                process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share, call.near
             )
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
             if process.held is None and turn is not None:

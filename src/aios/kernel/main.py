@@ -117,7 +117,7 @@ class Kernel:
         self._hosts = parts.hosts
         self._programs = parts.programs
         self._started = parts.clock.monotonic()
-        self._sessions: dict[tuple[str, str], Process] = {}
+        self._sessions: dict[str, dict[str, Process]] = {}
         self._lag_max_s = 0.0
         self._life = AsyncExitStack()
         self._grace_s = 0.0
@@ -234,23 +234,24 @@ class Kernel:
         if pid is not None:
             return self.resident(pid)
         info, operator = self.tokens.find(token)
-        process = self._sessions.get((info.id, session))
+        mine = self._sessions.setdefault(info.id, {})
+        process = mine.pop(session, None)
         if process is None or process.exit is not None:
-            self._make_room(info.id)
-            process = self._sessions[info.id, session] = self._new_session(info, operator)
+            self._make_room(info.id, mine)
+            process = self._new_session(info, operator)
+            process.named = bool(session)
+        mine[session] = process  # the last: they are kept in the order of their use
         process.last_call = self.clock.monotonic()
         return process
 
-    def _make_room(self, token: str) -> None:
+    def _make_room(self, token: str, mine: dict[str, Process]) -> None:
         """End a token's most idle session when it has too many. Raises `RateLimited` when all of them are busy."""
-        mine = [(process.last_call, key) for key, process in self._sessions.items() if key[0] == token]
         if len(mine) < MOST_SESSIONS:
             return
-        idle = [(last, key) for last, key in mine if not self._sessions[key].calls]
-        if not idle:
+        idle = next((session for session, process in mine.items() if not process.calls), None)
+        if idle is None:
             raise RateLimited(f"this token has {MOST_SESSIONS} sessions, and all of them are busy", retry_after_s=10.0)
-        key = min(idle)[1]
-        self._end_session(key, self._sessions[key], "its token had too many others")
+        self._end_session(token, idle, "its token had too many others")
 
     def _new_session(self, info: TokenInfo, operator: bool) -> Process:
         process = self.processes.add(
@@ -307,16 +308,15 @@ class Kernel:
 
     def _revoked(self, token: str) -> None:
         """A token was made worthless: its sessions end, and with them their calls and the agents that they started."""
-        for key, process in list(self._sessions.items()):
-            if key[0] == token:
-                for call in list(process.calls.values()):
-                    call.stop(Unauthenticated("the token was revoked"))
-                for child in process.children:
-                    self._supervisor.signal(child, "kill", by=process)
-                self._end_session(key, process, "its token was revoked")
+        for session, process in list(self._sessions.get(token, {}).items()):
+            for call in list(process.calls.values()):
+                call.stop(Unauthenticated("the token was revoked"))
+            for child in process.children:
+                self._supervisor.signal(child, "kill", by=process)
+            self._end_session(token, session, "its token was revoked")
 
-    def _end_session(self, key: tuple[str, str], process: Process, why: str) -> None:
-        del self._sessions[key]
+    def _end_session(self, token: str, session: str, why: str) -> None:
+        process = self._sessions[token].pop(session)
         self.processes.end(process, Exit(pid=process.pid, outcome="result", message=why))
         self._left(process)
 
@@ -324,10 +324,11 @@ class Kernel:
         while True:
             await asyncio.sleep(SWEEP_S)
             idle_since = self.clock.monotonic() - SESSION_IDLE_S
-            for key, process in list(self._sessions.items()):
+            for token, session, process in [(t, s, p) for t, mine in self._sessions.items() for s, p in mine.items()]:
                 busy = process.calls or any(child.exit is None for child in process.children)
                 if not busy and process.last_call < idle_since:
-                    self._end_session(key, process, "it was idle")
+                    self._end_session(token, session, "it was idle")
+            self._sessions = {token: mine for token, mine in self._sessions.items() if mine}
 
     def _left(self, process: Process) -> None:
         """A life of a process is over: what it held or was asked is no longer its own."""

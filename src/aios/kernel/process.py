@@ -59,9 +59,9 @@ class Call:
 
     __slots__ = (
         "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
-        "feasible", "first_ns", "holder", "id", "input_tokens", "label", "options", "output_tokens", "path", "plan", "process",
-        "request", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns", "unknown",
-        "wait_number", "waits", "withdraw",
+        "feasible", "first_ns", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens", "path", "plan",
+        "process", "request", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns",
+        "unknown", "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,7 @@ class Call:
         self.ticket: object | None = None
         self.allowed: tuple[str, ...] = ()
         self.feasible: frozenset[str] = frozenset()
+        self.near = ""
         self.plan: Any = None
         self.attempt = 1
         self.turn_ns: int | None = None
@@ -192,6 +193,7 @@ class Process:
     life: int = 0
     host_pid: int | None = None
     last_call: float = 0.0
+    named: bool = False
     paths: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))
     hold: Hold | None = None
     held: Hold | None = None

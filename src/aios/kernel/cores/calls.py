@@ -31,6 +31,7 @@ from aios.abi.llm import (
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
+from aios.kernel.cores.affinity import Affinity
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.process import Call
@@ -52,6 +53,7 @@ class CoreCalls:
         self._embedders = embedders
         self._grants = grants
         self._clock = clock
+        self._affinity = Affinity()
         self._ids = UniqueIds("cmpl")
 
     def syscalls(self) -> dict[str, Syscall]:
@@ -78,17 +80,26 @@ class CoreCalls:
 
     def _bind(self, call: Call) -> frozenset[str]:
         assert isinstance(call.request, Generate | Score)
-        return self._pool.feasible(call.request, self._usable(call))
+        feasible = self._pool.feasible(call.request, self._usable(call))
+        if len(feasible) > 1:
+            call.near = self._affinity.near(call)
+        return feasible
 
     def _plan(self, call: Call) -> CoreCall:
         """The call as its core gets it. A further attempt is the same call: same id, same seed."""
         request = call.request
         assert isinstance(request, Generate)
         model = self._pool.model_on(call.core, self._usable(call))
+        self._remember(call)
         if isinstance(call.plan, CoreCall):
             return replace(call.plan, model=model)
         seed = random.getrandbits(63) if request.seed is None else request.seed
         return CoreCall(id=self._ids(), model=model, request=request, seed=seed, tenant=call.process.tenant)
+
+    def _remember(self, call: Call) -> None:
+        """Where a call runs, if it could have run elsewhere."""
+        if len(call.feasible) > 1:
+            self._affinity.note(call)
 
     async def _generate(self, call: Call) -> Completion:
         plan: CoreCall = call.plan
@@ -103,6 +114,7 @@ class CoreCalls:
         assert isinstance(request, Score)
         id = call.plan.id if isinstance(call.plan, ScoreCall) else self._ids()
         model = self._pool.model_on(call.core, self._usable(call))
+        self._remember(call)
         return ScoreCall(id=id, model=model, request=request, tenant=call.process.tenant)
 
     async def _score(self, call: Call) -> Scores:

@@ -65,7 +65,8 @@ class Server:
 class Ticket:
     """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it.
 
-    `share`: whose share of the work it belongs to, `tenant/agent`: that of the agent or client that it all began with.
+    `share`: whose share of the work it belongs to, `tenant/agent`: that of the agent or client that it all began with. `near`:
+    the server that it had best go to, if that one has a turn to give.
     """
 
     tenant: str
@@ -76,6 +77,7 @@ class Ticket:
     asked_ns: int
     feasible: frozenset[str]
     share: str = ""
+    near: str = ""
     queued: bool = False
     given: asyncio.Future[Dispatch] | None = None
 
@@ -377,6 +379,8 @@ class Rate:
 
 
 def least_loaded(idle: dict[str, float], ticket: Ticket) -> str | None:
-    """The idle server with the least load that can do a ticket."""
+    """The idle server with the least load that can do a ticket; or the one that it is near to, if that is idle too."""
+    if ticket.near in idle and ticket.near in ticket.feasible:
+        return ticket.near
     able = [(load, name) for name, load in idle.items() if name in ticket.feasible]
     return min(able)[1] if able else None
