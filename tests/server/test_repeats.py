@@ -391,3 +391,30 @@ async def test_a_kernel_that_closes_ends_those_that_wait_for_another_try() -> No
         work.cancel()
         await asyncio.gather(work, again)
         assert second.status == 503 and p.aborted == 1
+
+
+async def test_the_calls_that_wait_for_their_clients_are_bounded_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "MOST_LINGERING", 2)
+    async with place(SLOW, slots=9) as p:
+        for _ in range(2):  # and those that are over do not count
+            visits = [p.come(seed=seed) for seed in range(5)]
+            aborted = p.aborted
+            await asyncio.sleep(0.5)
+            for visitor, _ in visits:
+                visitor.go()
+            await asyncio.sleep(0.5)
+            assert p.aborted - aborted == 3
+            await asyncio.gather(*(work for _, work in visits))
+            assert p.aborted - aborted == 5
+
+
+async def test_answers_to_equal_bodies_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "MOST_EQUAL", 2)
+    async with place(Script(text="x")) as p:
+        for _ in range(5):
+            _, work = p.come()
+            await work
+        for _ in range(5):
+            _, work = p.come(tries=1)
+            await work
+        assert p.started == 5 + 3

@@ -11,13 +11,13 @@ comes, or a minute has passed, the answer is kept for a retry. A try that was re
 own and must not take that of another: the refusal is kept as a note.
 
 Only clients that say that they retry are waited for, and only before they have heard anything; others are cancelled as they go.
-How many calls are waited for is bounded by the lanes, in which they keep their places.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Literal
@@ -36,6 +36,10 @@ KEEP_S = 60.0
 """How long an answer is kept that may not have arrived."""
 MOST_KEPT, MOST_KEPT_BYTES = 1024, 16 << 20
 """Answers of one token that are kept at a time; the oldest go first."""
+MOST_EQUAL = 32
+"""Of one and the same body."""
+MOST_LINGERING = 256
+"""Calls of one token that go on without their clients."""
 MOST_BYTES = 64 << 20
 """Of all tokens; those of the token with the most go first."""
 MOST_TOLD_CHARACTERS = 1 << 18
@@ -101,17 +105,10 @@ class Held:
             for event in self.told:
                 tell(event)
 
-    def stay(self) -> None:
-        """Somebody listens again, or it is over."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
     def finish(self, end: Answer | AiosError) -> None:
         """It has ended: wake who waits for it."""
         self.end = end
         self.told = []
-        self.stay()
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -134,6 +131,7 @@ class Repeats:
         self._kernel = kernel
         self._by_key: dict[bytes, list[Held]] = {}
         self._kept: dict[str, _Kept] = {}
+        self._lingering: Counter[str] = Counter()
         self._size_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -182,6 +180,8 @@ class Repeats:
             self._drop(held)
             held.finish(Draining("the kernel is going down", retry_after_s=5.0))
             raise
+        finally:
+            self._stop_lingering(held)
         held.finish(answer)
         self._keep(held, "unproved" if held.listeners else "broken")
         self._await_proof(held, held.reader)
@@ -216,7 +216,7 @@ class Repeats:
 
     async def _hear_out(self, held: Held, writer: Writer, tell: Tell | None, retries: bool) -> None:
         """Listen to a call that runs in another request's task until its end."""
-        held.stay()
+        self._stop_lingering(held)
         held.hear(tell)
         writer.left = partial(self._leave, held, writer, False, retries)
         waiter = asyncio.get_running_loop().create_future()
@@ -233,18 +233,28 @@ class Repeats:
         if held.end is not None:
             held.fate = "broken" if held.fate == "unproved" else held.fate
             return runs
-        if retries and state in SILENT:
+        if retries and state in SILENT and self._lingering[held.token] < MOST_LINGERING:
+            self._lingering[held.token] += 1
             held.tell_to = None
             held.timer = asyncio.get_running_loop().call_later(LINGER_S, self._give_up, held)
             return runs
         self._give_up(held)
-        return False
+        return runs
 
     def _give_up(self, held: Held) -> None:
         """End a call: nobody came back for it."""
         self._drop(held)
         assert held.task is not None
         held.task.cancel()
+
+    def _stop_lingering(self, held: Held) -> None:
+        """Somebody listens again, or it is over."""
+        if held.timer is not None:
+            held.timer.cancel()
+            held.timer = None
+            self._lingering[held.token] -= 1
+            if not self._lingering[held.token]:
+                del self._lingering[held.token]
 
     def _await_proof(self, held: Held, writer: Writer) -> None:
         """Keep the answer until its last reader sends another request on the same connection."""
@@ -283,6 +293,9 @@ class Repeats:
         mine.calls[held] = None
         mine.size_bytes += held.size_bytes
         self._size_bytes += held.size_bytes
+        equal = [call for call in self._by_key.get(held.key, ()) if call.fate != "runs"]
+        if len(equal) > MOST_EQUAL:
+            self._drop(equal[0])
         while len(mine.calls) > MOST_KEPT or mine.size_bytes > MOST_KEPT_BYTES:
             self._drop(next(iter(mine.calls)))
         while self._size_bytes > MOST_BYTES:
