@@ -47,8 +47,8 @@ class Turn:
     answer: bytes
     previous: Turn | None = None
     run: Run | None = None
-    body: bytes = b""
-    """The hash of the request, as long as its client may not have heard of the response."""
+    key: bytes = b""
+    """What all tries of the request have in common, as long as its client may not have heard of the response."""
     begun_s: float = 0.0
     values: int = 0
     """Of it and all that it goes on from."""
@@ -62,7 +62,7 @@ class Turn:
 
     def heard(self) -> None:
         """Its client knows that it is there."""
-        self.body = b""
+        self.key = b""
 
     def items(self) -> tuple[Item, ...]:
         """What was answered."""
@@ -143,9 +143,9 @@ class Turns:
         self._count(size_bytes)
         return self._make_room() and self.kept.make_room()
 
-    def unheard(self, body: bytes, after_s: float) -> Turn | None:
+    def unheard(self, key: bytes, after_s: float) -> Turn | None:
         """The last background turn of this request, begun after that time, of which its client may not have heard."""
-        turns = (turn for turn in reversed(self.by_id.values()) if turn.body == body and turn.begun_s > after_s)
+        turns = (turn for turn in reversed(self.by_id.values()) if turn.key == key and turn.begun_s > after_s)
         return next(turns, None)
 
     def forget(self, turn: Turn) -> None:

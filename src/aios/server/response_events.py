@@ -87,18 +87,8 @@ class Response:
     """
 
     __slots__ = (
-        "_background",
-        "_created",
-        "_echo",
-        "_items",
-        "_mark",
-        "_message",
-        "_model",
-        "_reasoning",
-        "_calls",
-        "_told",
-        "id",
-    )
+        "_background", "_calls", "_created", "_echo", "_items", "_mark", "_message", "_model", "_reasoning", "_told", "id",
+    )  # fmt: skip
 
     def __init__(self, id: str, body: ResponseBody) -> None:
         self.id = id
@@ -123,19 +113,10 @@ class Response:
             b'{"id":"%b","object":"response","created_at":%d,%b"status":"%b","background":%b,"error":%b,"incomplete_details":%b,'
             b'"model":%b,"output":[%b],"usage":%b,%b'
             % (
-                self.id.encode(),
-                self._created,
-                completed,
-                status.encode(),
-                self._background,
-                error,
-                why,
-                _encode(self._model),
-                output,
-                usage,
-                self._echo,
-            )  # fmt: skip
-        )
+                self.id.encode(), self._created, completed, status.encode(), self._background, error, why, _encode(self._model),
+                output, usage, self._echo,
+            )
+        )  # fmt: skip
 
     def whole(self, value: Completion) -> bytes:
         """The response to a call that is done, of which nothing was told."""
@@ -151,9 +132,8 @@ class Response:
             call = self._add(OutputCall)
             call.call_id, call.name = asked.id, asked.name
             call.texts.append(asked.arguments)
-        status = b"incomplete" if choice.finish in INCOMPLETE else b"completed"
         for item in self._items:
-            item.status = status
+            item.status = self._end_of(item, choice)
         return self._end_object(choice, value.usage)[1]
 
     # as events
@@ -195,7 +175,7 @@ class Response:
             said = self._rich(_whole_delta(choice)) or self._begin_message()
         for item in self._items:
             if not item.ended():
-                said += self._close(item, b"incomplete" if choice.finish in INCOMPLETE else b"completed")
+                said += self._close(item, self._end_of(item, choice))
         status, whole = self._end_object(choice, value.usage)
         return said + self._lifecycle(status.encode(), whole), whole
 
@@ -206,6 +186,10 @@ class Response:
                 item.status = b"incomplete"
         whole = self.object(status, error=b"null" if status == "cancelled" else _error(error))
         return self._lifecycle(status.encode(), whole), whole
+
+    def _end_of(self, item: OutputItem, choice: Choice) -> bytes:
+        """How an item ends: what was cut off is the last."""
+        return b"incomplete" if choice.finish in INCOMPLETE and item is self._items[-1] else b"completed"
 
     def _end_object(self, choice: Choice, usage: Usage) -> tuple[Status, bytes]:
         reason = INCOMPLETE.get(choice.finish)

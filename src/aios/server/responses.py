@@ -114,13 +114,13 @@ class ResponsesDoor:
 
     async def _in_background(self, request: HttpRequest, task: BackgroundTask, writer: Writer, headers: Headers) -> None:
         """One that is begun now; or was before, if this is another try of a client that did not hear of it."""
-        body, now_s = key_of(request), asyncio.get_running_loop().time()
-        turn = task.turns.unheard(body, now_s - KEEP_S) if tries_of(request) else None
+        key, now_s = key_of(request), asyncio.get_running_loop().time()
+        turn = task.turns.unheard(key, now_s - KEEP_S) if tries_of(request) else None
         if turn is not None:
             answer = turn.answer
         else:
             turn, answer = task.turn, await self._background.begin(task)
-            turn.body, turn.begun_s = body, now_s
+            turn.key, turn.begun_s = key, now_s
         writer.settle = turn.heard
         if task.streams and turn.run is not None:
             await _follow(turn.run, -1, writer, headers)
