@@ -219,6 +219,23 @@ async def test_a_killed_agents_tools_end_with_it() -> None:
         assert (await w.k.operator.call(WaitFor(pid=process.pid))).error == Killed.__name__ and time() < 2
 
 
+async def test_an_agents_functions_are_nobody_elses() -> None:
+    async def has(gate: Gate) -> Any:
+        await gate.call(RegisterTools(tools=(ADD,)))
+        await asyncio.Event().wait()
+
+    async def has_none(gate: Gate) -> Any:
+        refused = await error(gate, ExecuteTool(tool="add", arguments={"a": 1, "b": 2}))
+        return [refused.code, len((await gate.call(ListTools())).tools)]
+
+    for transport in ("in process", "socket"):
+        async with opened(transport) as w:
+            first = await begun(w, has)
+            await asyncio.sleep(1)
+            assert await agent(w, has_none) == ["NotFound", 0] and RAN == []
+            await w.k.operator.call(SignalProcess(pid=first.pid, signal="kill"))
+
+
 def test_a_manifest_says_what_is_wrong_with_it() -> None:
     for wrong, said in (
         ({"name": "a b"}, "name"),

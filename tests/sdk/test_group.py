@@ -348,3 +348,8 @@ def test_chunks_are_all_of_the_items_in_order() -> None:
     assert aios.chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]] and aios.chunks("", 3) == []
     with pytest.raises(aios.Invalid, match="size"):
         aios.chunks([1], 0)
+
+
+async def test_what_comes_after_none_gets_no_results() -> None:
+    async with scripted() as s:
+        assert await s.run(digest, [], 3, "cancel") == ["!", [], []]

@@ -199,14 +199,15 @@ class Group:
             self._open = False
 
     def start(
-        self, agent: Agent[..., Any], *args: Any, after: Child | Iterable[Child] = (), cls: Class | None = None,
+        self, agent: Agent[..., Any], *args: Any, after: Child | Iterable[Child] | None = None, cls: Class | None = None,
         key: str | None = None,
     ) -> Child:  # fmt: skip
         """Start an agent as soon as there is a place. `key`: its name in the group (the agent's and a number).
 
         With `after` it begins when those have ended, of which at least one must have ended well. If no `args` are given and the
-        agent takes any, it is called with their results: with the result itself after one child, with the list of results after
-        several, of those that ended well. `cls`: the highest class of its calls. Raises `Invalid`.
+        agent takes any, it is called with their results: with the result itself after one child, with the list of results of
+        those that ended well after several, and with an empty one after none (`after=[]`). `cls`: the highest class of its calls.
+        Raises `Invalid`.
         """
         if not self._open:
             raise Invalid("the group is not open: start children within its `async with` block")
@@ -214,10 +215,11 @@ class Group:
             raise Invalid(
                 f"`{getattr(agent, '__name__', agent)}` is no agent: a group runs functions with `@aios.agent`", field="agent"
             )
-        others = (after,) if isinstance(after, Child) else tuple(after)
+        others = (after,) if isinstance(after, Child) else tuple(after or ())
         if any(self._of.get(child.key) is not child for child in others):
             raise Invalid("`after` names children of this group", field="after")
-        request, takes = spawning(agent, args, cls=cls), _takes(agent, args, after, others)
+        takes = _takes(agent, args, after)
+        request = spawning(agent, args if others or takes == "none" else ([],), cls=cls)
         key = self._key_of(agent, key)
         child = self._of[key] = Child(self._gate, key, f"{self._name}.{key}")
         task = self._tasks.create_task(self._run(child, request, others, takes), name=f"child {key}")
@@ -233,11 +235,11 @@ class Group:
         return child
 
     def map(
-        self, agent: Agent[..., Any], items: Iterable[Any], *, after: Child | Iterable[Child] = (), cls: Class | None = None,
-        key: Callable[[Any], object] | None = None,
+        self, agent: Agent[..., Any], items: Iterable[Any], *, after: Child | Iterable[Child] | None = None,
+        cls: Class | None = None, key: Callable[[Any], object] | None = None,
     ) -> list[Child]:  # fmt: skip
         """Start an agent for each item, with the item as its argument. `key`: makes the child's name out of the item."""
-        others = after if isinstance(after, Child) else tuple(after)
+        others = after if isinstance(after, Child) else tuple(after or ())
         return [self.start(agent, item, after=others, cls=cls, key=None if key is None else str(key(item))) for item in items]
 
     def _key_of(self, agent: Agent[..., Any], key: str | None) -> str:
@@ -309,8 +311,8 @@ def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 
-def _takes(agent: Agent[..., Any], args: tuple[Any, ...], after: object, others: tuple[Child, ...]) -> Takes:
+def _takes(agent: Agent[..., Any], args: tuple[Any, ...], after: object) -> Takes:
     """Which results it is called with."""
-    if not others or args or len(inspect.signature(agent.function).parameters) < 2:
+    if after is None or args or len(inspect.signature(agent.function).parameters) < 2:
         return "none"
     return "one" if isinstance(after, Child) else "all"
