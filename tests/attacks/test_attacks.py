@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 
 from aios.abi import frames
-from aios.abi.errors import AiosError, Conflict, Denied, Invalid, Killed, NotFound, Unauthenticated
+from aios.abi.board import ListNotices, PutNotice
+from aios.abi.errors import AiosError, Conflict, Denied, Fenced, Invalid, Killed, NotFound, Unauthenticated
 from aios.abi.event import CallEnded, ReadEvents
+from aios.abi.label import UNTRUSTED
+from aios.abi.lease import AcquireLease, RenewLease
 from aios.abi.llm import Generate
+from aios.abi.mail import ReceiveMail, ReplyMail, RequestMail, SendMail
 from aios.abi.manifest import Grant
 from aios.abi.process import Explain, List, Logs, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import CallOptions
@@ -123,6 +127,42 @@ def minted(grants: tuple[str, ...]) -> Step:
     return step
 
 
+async def replies_to_what_the_victim_was_asked(scene: Scene, gate: Gate) -> str:
+    """What the operator hears, who asked the victim, when somebody else has the request's id."""
+    asked = asyncio.ensure_future(scene.w.k.operator.call(RequestMail(to=await scene.pid(scene.victim))))
+    mail = (await scene.victim.call(ReceiveMail(wait_s=None))).mail
+    assert mail is not None
+    try:
+        await gate.call(ReplyMail(id=mail.id, value="mine"))
+        return str((await asked).value)
+    except NotFound:
+        return "not asked"
+    finally:
+        asked.cancel()
+        await asyncio.wait((asked,))
+
+
+def renews_a_lease(who: str) -> Step:
+    async def step(scene: Scene) -> Any:
+        held = await scene.victim.call(AcquireLease(name=f"printer-{who}"))
+        return await getattr(scene, who).call(RenewLease(name=held.name, token=held.token))
+
+    return step
+
+
+async def label_after_mail_to_oneself(scene: Scene, gate: Gate) -> bool:
+    """Whether its label is better than untrusted when a process that was untrusted has been told its own words."""
+    pid = await scene.pid(gate)
+    process = scene.w.k.kernel.processes.get(pid)
+    assert process is not None
+    if gate is scene.me:
+        process.label = UNTRUSTED
+    await gate.call(SendMail(to=pid, value="x"))
+    mail = (await gate.call(ReceiveMail())).mail
+    assert mail is not None
+    return min(process.label.integrity, mail.label.integrity) > UNTRUSTED.integrity
+
+
 READ_OWN = ("use /llm/*", "read /events", "spawn /agents/*")
 ATTACKS = [
     Attack("signal another's process", called("me", lambda pid: SignalProcess(pid=pid, signal="kill")), NotFound,
@@ -154,6 +194,19 @@ ATTACKS = [
            manifest_with(grants=("use /llm/x", "own /*"))),
     Attack("hide a right behind an escape", manifest_with(grants=("use /llm/\x1b[1K",)), Invalid,
            manifest_with(grants=("use /llm/K",))),
+    Attack("write to another", called("me", lambda pid: SendMail(to=pid)), NotFound,
+           called("me", lambda pid: SendMail(to=pid), of="me")),
+    Attack("wait for another's mail", called("me", lambda pid: ReceiveMail(sender=pid)), NotFound,
+           called("me", lambda pid: ReceiveMail(sender=pid), of="me")),
+    Attack("reply for another", lambda s: replies_to_what_the_victim_was_asked(s, s.me), "not asked",
+           lambda s: replies_to_what_the_victim_was_asked(s, s.victim)),
+    Attack("make one's words clean by mail to oneself", lambda s: label_after_mail_to_oneself(s, s.me), False,
+           lambda s: label_after_mail_to_oneself(s, s.victim)),
+    Attack("read a board without a grant", lambda s: s.me.call(ListNotices(board="plans")), Denied,
+           lambda s: s.victim.call(ListNotices(board="plans"))),
+    Attack("write on a board without a grant", lambda s: s.me.call(PutNotice(board="plans", key="x")), Denied,
+           lambda s: s.victim.call(PutNotice(board="plans", key="x"))),
+    Attack("hold another's lease by its token", renews_a_lease("me"), Fenced, renews_a_lease("victim")),
     Attack("run a program of one's choosing by a relative path", manifest_with(program="../bin/sh"), Invalid, manifest_with()),
 ]  # fmt: skip
 
@@ -163,7 +216,7 @@ ATTACKS = [
 async def test_an_attack_is_refused_and_its_control_is_not(transport: str, attack: Attack) -> None:
     cores = [ScriptedCore(models=("small",), name="a"), ScriptedCore(models=("large",), name="b")]
     async with world(transport, cores, AGENTS) as w:
-        me = await w.process(("use /llm/small", "read /events", "spawn /agents/*"))
+        me = await w.process(("use /llm/small", "use /leases/*", "read /events", "spawn /agents/*"))
         scene = Scene(w, me, await w.process(ALL))
         await scene.victim.call(ask(model="small"))
         if isinstance(attack.refusal, type):
