@@ -64,9 +64,12 @@ async def test_every_mail_is_received_once_and_in_order(steps: list[tuple[str, A
         for task in waiting:
             task.cancel()
         await asyncio.gather(*everybody, return_exceptions=True)
+        handed = len(got)
         while (inbox := await box.call(ReceiveMail())).mail is not None:
             got.append(inbox.mail.value)
         assert sorted(map(tuple, got)) == sorted(sent)
+        left = [number for _, number in got[handed:]]
+        assert left == sorted(left), "what was given back lies where it lay"
         post = k.kernel._post
         assert (post._boxes, sum(post._bytes.values()), post._awaited) == ({}, 0, {})
 

@@ -125,10 +125,12 @@ class Boards:
         size = entry.cost - (before.cost if before is not None else 0)
         if entry.text is not None and self._bytes[id[0]] + size > MOST_BYTES:
             raise TooLarge(f"the boards of this tenant hold {self._bytes[id[0]]} of {MOST_BYTES} bytes: remove something")
-        if board is None:
-            board = self._open(id)
+        if board is None or not board.entries:
+            self._make_room(id[0])
+            board = self._boards.setdefault(id, Board(self._last_version))
         if stands is None and board.standing >= MOST_KEYS:
             raise TooLarge(f"board `{id[1]}` has {MOST_KEYS} keys, which is the most: remove some", field="key")
+        self._count[id[0]] += not board.entries
         board.version += 1
         type = stands.type if stands is not None and entry.text is None else entry.type
         entry = msgspec.structs.replace(entry, version=board.version, type=type)
@@ -138,14 +140,12 @@ class Boards:
         _wake(board, entry)
         return entry.version
 
-    def _open(self, id: BoardId) -> Board:
-        if self._count[id[0]] >= MOST_BOARDS:
-            self._forget_empty(id[0])
-        if self._count[id[0]] >= MOST_BOARDS:
+    def _make_room(self, tenant: str) -> None:
+        """Make sure that there may be one more board. Raises `QueueFull`."""
+        if self._count[tenant] >= MOST_BOARDS:
+            self._forget_empty(tenant)
+        if self._count[tenant] >= MOST_BOARDS:
             raise QueueFull(f"there are {MOST_BOARDS} boards already: use one of them", retry_after_s=60.0)
-        self._count[id[0]] += 1
-        board = self._boards[id] = Board(self._last_version)
-        return board
 
     def _forget_removals(self, id: BoardId, board: Board) -> None:
         if board.removed <= KEPT_REMOVALS:
@@ -157,7 +157,7 @@ class Boards:
 
     async def wait(self, id: BoardId, pattern: Pattern, type: str, timeout_s: float | None) -> None:
         """Return when something was put that matches, or the time is over. Raises `QueueFull`."""
-        board = self._boards.get(id) or self._open(id)
+        board = self._boards.setdefault(id, Board(self._last_version))
         if len(board.watchers) >= MOST_WATCHERS:
             raise QueueFull(f"{MOST_WATCHERS} calls watch board `{id[1]}` already", retry_after_s=10.0)
         watcher = Watcher(pattern, type, asyncio.get_running_loop().create_future())
@@ -169,11 +169,13 @@ class Boards:
             pass
         finally:
             board.watchers.pop(watcher, None)
+            if not board.entries and not board.watchers and self._boards.get(id) is board:
+                del self._boards[id]  # nothing was ever put on it
 
     def _forget_empty(self, tenant: str) -> None:
         """Forget the boards of a tenant that nothing stands on and nobody watches; the next of a name goes on counting."""
         for id, board in list(self._boards.items()):
-            if id[0] == tenant and not board.standing and not board.watchers:
+            if id[0] == tenant and board.entries and not board.standing and not board.watchers:
                 self._last_version = max(self._last_version, board.version)
                 self._bytes[tenant] -= sum(entry.cost for entry in board.entries.values())
                 self._count[tenant] -= 1

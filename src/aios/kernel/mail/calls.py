@@ -69,7 +69,8 @@ class MailCalls:
 
     def _letter(self, call: Call, value: object, asks: bool) -> Letter:
         sender = call.process
-        return Letter(call.id, sender.pid, sender.name, json_text("value", value), sender.label, self._clock.now_ns(), asks)
+        text = json_text("value", value)
+        return Letter(next(self._post.numbers), call.id, sender.pid, sender.name, text, sender.label, self._clock.now_ns(), asks)
 
     async def _receive(self, call: Call) -> Inbox:
         request, me, keyed = call.request, call.process, call.options.key is not None

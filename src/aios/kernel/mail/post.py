@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections import Counter
 
 import msgspec
@@ -29,8 +30,9 @@ MAIL_BYTES = 600
 
 
 class Letter(msgspec.Struct, frozen=True, gc=False):
-    """A mail as it lies in a box: its value is JSON text, which nobody else holds."""
+    """A mail as it lies in a box: its value is JSON text, which nobody else holds. `number`: of all letters, in their order."""
 
+    number: int
     id: str
     sender: str
     name: str
@@ -89,7 +91,7 @@ class Mailbox:
         self.asked: dict[str, Asked] = {}
 
     def count(self, letter: Letter, sign: int) -> None:
-        """Book a letter in (1) or out (-1)."""
+        """Book a letter in (1) or out (-1): as long as it is unread, and a request until it is replied to."""
         mails, size = self.senders.get(letter.sender, (0, 0))
         self.bytes += sign * letter.cost
         self.senders[letter.sender] = (mails + sign, size + sign * letter.cost)
@@ -104,6 +106,7 @@ class Post:
         self._boxes: dict[Process, Mailbox] = {}
         self._bytes: Counter[str] = Counter()
         self._awaited: dict[Process, set[Receiver]] = {}
+        self.numbers = itertools.count(1)
 
     def unread(self, process: Process) -> int:
         box = self._boxes.get(process)
@@ -112,22 +115,21 @@ class Post:
     def send(self, to: Process, letter: Letter) -> None:
         """Hand a letter to who waits for it, or put it into the box. Raises `QueueFull`."""
         box = self._boxes.setdefault(to, Mailbox())
-        if letter.id in box.unread:
-            return  # sent again under its key
-        if not self._hand(box, letter):
-            self._check_room(box, to, letter)
-            self._add(box, to, letter)
+        if letter.id in box.unread or self._hand(box, letter):
+            return  # there already: it was sent under a key before
+        self._check_room(box, to, letter)
+        box.unread[letter.id] = letter
+        self._book(box, to, letter, 1)
 
     def ask(self, to: Process, letter: Letter) -> Asked:
         """The same with a request; `give_up` must follow. Raises `QueueFull`."""
         asked = Asked(letter, to, asyncio.get_running_loop().create_future())
         box = self._boxes.setdefault(to, Mailbox())
+        self._check_room(box, to, letter)
         box.asked[letter.id] = asked
-        try:
-            self.send(to, letter)
-        except QueueFull:
-            self.give_up(asked)
-            raise
+        self._book(box, to, letter, 1)
+        if not self._hand(box, letter):
+            box.unread[letter.id] = letter
         return asked
 
     def give_up(self, asked: Asked) -> None:
@@ -135,8 +137,8 @@ class Post:
         box = self._boxes.get(asked.to)
         if box is not None and box.asked.get(asked.letter.id) is asked:
             del box.asked[asked.letter.id]
-            if asked.letter.id in box.unread:
-                self._take(box, asked.to, asked.letter)
+            box.unread.pop(asked.letter.id, None)
+            self._book(box, asked.to, asked.letter, -1)
             self._tidy(asked.to, box)
 
     def reply(self, by: Process, id: str, reply: Reply) -> bool:
@@ -156,7 +158,9 @@ class Post:
         letters = (letter for letter in box.unread.values() if sender is None or letter.sender == sender.pid)
         letter = next(letters, None)
         if letter is not None:
-            self._take(box, process, letter)
+            del box.unread[letter.id]
+            if not letter.asks:
+                self._book(box, process, letter, -1)
             _lend(box, letter, keyed)
             self._tidy(process, box)
         return letter
@@ -185,11 +189,16 @@ class Post:
             self._leave(box, process, receiver)
 
     def give_back(self, process: Process, letter: Letter) -> None:
-        """It was taken by one who gives up: the next who waits for such a one gets it, or else it is the oldest again."""
-        if process.exit is None:
-            box = self._boxes.setdefault(process, Mailbox())
-            if not self._hand(box, letter):
-                self._put_first(box, process, [letter])
+        """It was taken by one who gives up: the next who waits for such a one gets it, or else it is unread again."""
+        if process.exit is not None:
+            return
+        box = self._boxes.setdefault(process, Mailbox())
+        forgotten = letter.asks and letter.id not in box.asked
+        if not forgotten and not self._hand(box, letter):
+            if not letter.asks:
+                self._book(box, process, letter, 1)
+            _put_back(box, [letter])
+        self._tidy(process, box)
 
     def left(self, process: Process) -> None:
         """A life of a process is over: what it was asked and did not reply to is for its next one, if there is one."""
@@ -200,7 +209,7 @@ class Post:
         if box is None:
             return
         if process.exit is None:
-            self._put_first(box, process, [asked.letter for asked in box.asked.values() if asked.lent])
+            _put_back(box, [asked.letter for asked in box.asked.values() if asked.lent])
             return
         for asked in box.asked.values():
             if not asked.reply.done():
@@ -217,17 +226,6 @@ class Post:
                 return True
         return False
 
-    def _put_first(self, box: Mailbox, process: Process, letters: list[Letter]) -> None:
-        later = box.unread
-        box.unread = {}
-        for letter in letters:
-            if letter.id not in later:
-                self._add(box, process, letter)
-        box.unread.update(later)
-        for letter in letters:
-            if letter.id in box.asked:
-                box.asked[letter.id].lent = False
-
     def _check_room(self, box: Mailbox, to: Process, letter: Letter) -> None:
         mails, size = box.senders.get(letter.sender, (0, 0))
         if mails >= MOST_FROM_ONE or size + letter.cost > MOST_FROM_ONE_BYTES:
@@ -239,17 +237,13 @@ class Post:
         else:
             return
         self._tidy(to, box)
-        raise QueueFull(f"`{to.name}` has not read {whose} yet: try again when it has", retry_after_s=1.0)
+        raise QueueFull(
+            f"`{to.name}` has {whose} that it has not read, or not replied to: try again when it has", retry_after_s=1.0
+        )
 
-    def _add(self, box: Mailbox, to: Process, letter: Letter) -> None:
-        box.unread[letter.id] = letter
-        box.count(letter, 1)
-        self._bytes[to.tenant] += letter.cost
-
-    def _take(self, box: Mailbox, of: Process, letter: Letter) -> None:
-        del box.unread[letter.id]
-        box.count(letter, -1)
-        self._bytes[of.tenant] -= letter.cost
+    def _book(self, box: Mailbox, of: Process, letter: Letter, sign: int) -> None:
+        box.count(letter, sign)
+        self._bytes[of.tenant] += sign * letter.cost
 
     def _leave(self, box: Mailbox, process: Process, receiver: Receiver) -> None:
         if receiver in box.receivers:
@@ -263,6 +257,15 @@ class Post:
     def _tidy(self, process: Process, box: Mailbox) -> None:
         if not box.unread and not box.receivers and not box.asked and self._boxes.get(process) is box:
             del self._boxes[process]
+
+
+def _put_back(box: Mailbox, letters: list[Letter]) -> None:
+    """Make letters unread again, in the order in which they were sent."""
+    for letter in letters:
+        box.unread[letter.id] = letter
+        if letter.id in box.asked:
+            box.asked[letter.id].lent = False
+    box.unread = {letter.id: letter for letter in sorted(box.unread.values(), key=lambda letter: letter.number)}
 
 
 def _lend(box: Mailbox, letter: Letter, keyed: bool) -> None:
