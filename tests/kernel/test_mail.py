@@ -17,6 +17,7 @@ from aios.abi.system import Sleep
 from aios.kernel.mail import post
 from aios.kernel.waiting import LOOK_S, SURE_S
 from aios.ports.gate import Gate
+from aios.server.local import LocalGate
 from aios.testing import time
 from aios.testing.kernel import RunningKernel, kernel_for_tests, manifest_of
 
@@ -170,6 +171,45 @@ async def test_mail_of_all_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) 
             await k.operator.call(SendMail(to=await pid_of(boxes[3]), value="x" * 2500))
         await boxes[0].call(ReceiveMail())
         await k.operator.call(SendMail(to=await pid_of(boxes[3]), value="x" * 2500))
+
+
+async def test_what_two_give_back_lies_where_it_lay() -> None:
+    async with kernel_for_tests(agents={"silent": silent}) as k:
+        agent = await k.spawn("silent")
+        await turns()
+        gate = LocalGate(k.kernel, k.kernel.resident(agent.pid))
+        waits = [begin(gate, ReceiveMail(wait_s=None)) for _ in range(2)]
+        await turns()
+        await k.operator.call(SignalProcess(pid=agent.pid, signal="suspend"))
+        for value in (1, 2):
+            await k.operator.call(SendMail(to=agent.pid, value=value))
+        for wait in reversed(waits):
+            await turns()
+            wait.cancel()
+        await asyncio.wait(waits)
+        await k.operator.call(SignalProcess(pid=agent.pid, signal="resume"))
+        inboxes = [await gate.call(ReceiveMail()) for _ in range(3)]
+        assert [inbox.mail.value if inbox.mail is not None else None for inbox in inboxes] == [1, 2, None]
+
+
+async def test_requests_that_are_read_and_not_replied_to_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "MOST_UNREAD_BYTES", 10_000)
+    async with kernel_for_tests() as k:
+        server = await k.session("server")
+        to = await pid_of(server)
+        asks = [begin(k.operator, RequestMail(to=to, value="x" * 2500)) for _ in range(3)]
+        await turns()
+        mails = [(await server.call(ReceiveMail())).mail for _ in asks]
+        assert type(await error_of(begin(k.operator, RequestMail(to=to, value="x" * 2500)))) is QueueFull
+        assert mails[0] is not None
+        await server.call(ReplyMail(id=mails[0].id))
+        await asks[0]
+        await k.operator.call(SendMail(to=to, value="x" * 2500))
+        for ask in asks[1:]:
+            ask.cancel()
+        await asyncio.wait(asks)
+        await server.call(ReceiveMail())
+        assert (k.kernel._post._boxes, k.kernel._post._bytes["local"]) == ({}, 0)
 
 
 async def test_nothing_crosses_a_tenant() -> None:

@@ -115,8 +115,10 @@ class Post:
     def send(self, to: Process, letter: Letter) -> None:
         """Hand a letter to who waits for it, or put it into the box. Raises `QueueFull`."""
         box = self._boxes.setdefault(to, Mailbox())
-        if letter.id in box.unread or self._hand(box, letter):
-            return  # there already: it was sent under a key before
+        if letter.id in box.unread:  # it was sent under its key before
+            return
+        if self._hand(box, letter):
+            return
         self._check_room(box, to, letter)
         box.unread[letter.id] = letter
         self._book(box, to, letter, 1)
@@ -237,9 +239,7 @@ class Post:
         else:
             return
         self._tidy(to, box)
-        raise QueueFull(
-            f"`{to.name}` has {whose} that it has not read, or not replied to: try again when it has", retry_after_s=1.0
-        )
+        raise QueueFull(f"`{to.name}` has {whose} that it has not read or not replied to: try again later", retry_after_s=1.0)
 
     def _book(self, box: Mailbox, of: Process, letter: Letter, sign: int) -> None:
         box.count(letter, sign)
