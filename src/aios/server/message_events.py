@@ -39,6 +39,7 @@ _tool_ids = UniqueIds("toolu", "_")
 
 
 def whole_message(value: Completion, name: str, thinks: bool) -> bytes:
+    """An answer in one piece. `thinks`: with the reasoning that led to it."""
     choice = value.choices[0]
     return (
         b'{"id":%b,"type":"message","role":"assistant","model":%b,"content":%b,%b,"stop_details":null,"usage":%b}'

@@ -50,7 +50,6 @@ class Form(msgspec.Struct):
 
 class OutputConfig(msgspec.Struct):
     format: Form | None = None
-    effort: str | None = None
 
 
 class Thread(msgspec.Struct):
