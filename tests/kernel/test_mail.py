@@ -380,3 +380,19 @@ async def test_who_waits_for_mail_of_one_sender_hears_of_its_end() -> None:
         with pytest.raises(Conflict, match="has ended: it returned"):
             await k.operator.call(ReceiveMail(wait_s=None, sender=agent.name))
         assert time() == 5 and k.kernel._post._awaited == {}
+
+
+async def test_a_request_under_a_key_is_asked_again_by_the_next_life_and_counted_once() -> None:
+    async def asks(gate: Gate, to: str) -> Any:
+        return (await gate.call(RequestMail(to=to, value="?"), CallOptions(key="k"))).value
+
+    async with kernel_for_tests(agents={"asks": asks}) as k:
+        server = await k.session("server")
+        agent = await k.spawn("asks", await pid_of(server), grants=("write /mail/server",))
+        first = (await server.call(ReceiveMail(wait_s=None))).mail
+        k.hosts.hosts[0].die()
+        second = (await server.call(ReceiveMail(wait_s=None))).mail
+        assert first is not None and second is not None and first.id == second.id
+        await server.call(ReplyMail(id=second.id, value="yes"))
+        assert (await k.operator.call(WaitFor(pid=agent.pid))).result == "yes"
+        assert (k.kernel._post._boxes, k.kernel._post._bytes["local"]) == ({}, 0)

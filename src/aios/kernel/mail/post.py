@@ -127,6 +127,9 @@ class Post:
         """The same with a request; `give_up` must follow. Raises `QueueFull`."""
         asked = Asked(letter, to, asyncio.get_running_loop().create_future())
         box = self._boxes.setdefault(to, Mailbox())
+        if letter.id in box.asked:  # by another life of the sender, under the same key
+            self.give_up(box.asked[letter.id])
+            self._boxes[to] = box
         self._check_room(box, to, letter)
         box.asked[letter.id] = asked
         self._book(box, to, letter, 1)
