@@ -6,7 +6,6 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios.abi.errors import NotFound
 from aios.server import kept
 from aios.server.kept import TURN_BYTES, Before, Kept, Turn, Turns
 
@@ -78,21 +77,26 @@ def test_who_holds_most_loses_its_oldest_and_nobody_else_anything(added: list[tu
                 assert n == whose or before[n] <= set(turns.by_id) or sizes[n] >= 10 * TURN_BYTES / 3
 
 
-def test_processes_that_have_ended_are_let_go() -> None:
+def test_processes_that_have_ended_are_let_go_when_nothing_is_kept_of_them() -> None:
     with patch.object(kept, "SWEEP_AT", 4):
         everybody = Kept()
         processes = [Process(str(n)) for n in range(4)]
-        for n, process in enumerate(processes):
-            everybody.of(process, f"token {n % 2}", "s").add(Turn(f"resp_{n}", b'""', ANSWER))
-        assert everybody.session("token 1", "resp_1") == "s" and everybody.session("token 0", "resp_1") is None
-        late = everybody.of(processes[0], "token 0", "s")
-        processes[0].alive = processes[1].alive = processes[3].alive = False
+        of = [everybody.of(process, f"token {n}", "s") for n, process in enumerate(processes)]
+        for n in (0, 1):
+            of[n].add(Turn(f"resp_{n}", b'""', ANSWER))
+        for n in (0, 2):
+            processes[n].alive = False
         everybody.of(Process("5"), "token 5", "")
-        assert everybody.session("token 0", "resp_0") is None and everybody.session("token 0", "resp_2") == "s"
-        assert everybody.size_bytes == everybody.of(processes[2], "token 0", "s").size_bytes > 0
-        assert not late.add(Turn("resp_9", b'""', ANSWER))
-        try:
-            late.find("resp_0")
-        except NotFound:
-            return
-        raise AssertionError("it was let go")
+        assert everybody.of(processes[0], "token 0", "s") is of[0] and everybody.of(processes[3], "token 3", "s") is of[3]
+        assert everybody.of(Process("6"), "token 2", "s") is not of[2]
+
+
+def test_a_session_goes_on_with_what_its_last_process_left() -> None:
+    everybody, first, second = Kept(), Process("1"), Process("2")
+    turns = everybody.of(first, "token", "s")
+    turns.add(Turn("resp_1", b'""', ANSWER))
+    assert everybody.of(Process("3"), "token", "another") is not turns
+    assert everybody.session("token", "resp_1") == "s" and everybody.session("stranger", "resp_1") is None
+    first.alive = False
+    assert everybody.of(second, "token", "s") is turns is everybody.of(second, "token", "s")
+    assert turns.find("resp_1")

@@ -297,6 +297,16 @@ async def test_a_response_leads_to_the_session_in_which_it_was_made() -> None:
         assert [process.kind for process in s.kernel.processes.living()] == ["session"]
 
 
+async def test_a_conversation_may_rest_for_longer_than_its_process_lives() -> None:
+    async with served() as s:
+        first = await made(s)
+        (process,) = [process for process in s.kernel.processes.living() if process.kind == "session"]
+        await asyncio.sleep(3 * 3600)
+        assert process.exit is not None
+        assert said(await made(s, previous_response_id=first["id"]))
+        assert len(s.core.calls[-1].request.messages) == 3
+
+
 async def test_the_oldest_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "MOST_TURNS", 3)
     async with served() as s:

@@ -21,14 +21,14 @@ MOST_TURNS = 1000
 """Of one process."""
 MOST_BYTES = 16 * 1024 * 1024
 """Of one process."""
-MOST_BYTES_OF_ALL = 256 * 1024 * 1024
+MOST_BYTES_OF_ALL = 128 * 1024 * 1024
 """Of all processes together; above it the token whose processes hold most loses its oldest."""
 TURN_BYTES = 1000
 """What a turn takes beside its texts, about."""
 TURN_VALUES = 50
 """What reading a turn again costs beside its values, in values."""
 SWEEP_AT = 64
-"""Processes after which those that have ended are let go; and after each time that there are twice as many."""
+"""Processes after which those that have ended with nothing kept are let go; then each time that there are twice as many."""
 
 
 class _Output(msgspec.Struct):
@@ -87,18 +87,18 @@ class Share:
 
 @dataclass(slots=True)
 class Turns:
-    """The turns of one process: of a token's `share`, in the session that it was attached for.
+    """The turns of one process: `caller`, in its `session` of a token, of whose `share` they are.
 
     `running`: those that are under way in the background.
     """
 
     kept: Kept
     share: Share
-    session: str
+    session: tuple[str, str]
+    caller: Caller
     by_id: dict[str, Turn] = field(default_factory=dict)
     size_bytes: int = 0
     running: int = 0
-    gone: bool = False
 
     def find(self, id: str, name: str = "id") -> Turn:
         """A turn that is kept. Raises `NotFound`: it was never made by this process, was not stored, or is forgotten."""
@@ -119,7 +119,7 @@ class Turns:
 
     def add(self, turn: Turn) -> bool:
         """Keep a turn, and forget the oldest if there is no room. False if it is too large by itself, and not kept."""
-        if self.gone or len(turn.input) + len(turn.answer) > MOST_BYTES - TURN_BYTES:
+        if len(turn.input) + len(turn.answer) > MOST_BYTES - TURN_BYTES or not self.kept.knows(self):
             return False
         turn.listed = True
         self.by_id[turn.id] = turn
@@ -160,15 +160,6 @@ class Turns:
             if left is not None:
                 left.followers -= 1
 
-    def let_go(self) -> None:
-        """Its process has ended: nobody can ask for anything of it, and nothing more is kept."""
-        for turn in self.by_id.values():
-            turn.listed = False
-            del self.share.by_id[turn.id]
-        self.by_id.clear()
-        self._count(-self.size_bytes)
-        self.gone = True
-
     def _hold(self, turn: Turn | None) -> None:
         """One more goes on from a turn. It may have been forgotten since that one was asked for: then it counts again."""
         while turn is not None:
@@ -197,6 +188,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._of: dict[Caller, Turns] = {}
+        self._in: dict[tuple[str, str], Turns] = {}
         self._shares: dict[str, Share] = {}
         self._sweep_at = SWEEP_AT
         self.size_bytes = 0
@@ -205,17 +197,28 @@ class Kept:
         """The session in which a token's client had a response made; None if none of its has that id."""
         share = self._shares.get(token_id)
         turns = share.by_id.get(id) if share is not None else None
-        return turns.session if turns is not None else None
+        return turns.session[1] if turns is not None else None
 
     def of(self, caller: Caller, token_id: str, session: str) -> Turns:
-        """A process's."""
+        """A process's. The process of a session that had another, which ended because it was idle, goes on with its turns."""
         turns = self._of.get(caller)
-        if turns is None:
-            if len(self._of) >= self._sweep_at:
-                self._sweep()
+        if turns is not None:
+            return turns
+        if len(self._of) >= self._sweep_at:
+            self._sweep()
+        turns = self._in.get((token_id, session))
+        if turns is not None and not turns.caller.alive:
+            del self._of[turns.caller]
+            turns.caller = caller
+        else:
             share = self._shares.setdefault(token_id, Share())
-            turns = self._of[caller] = Turns(self, share, session)
+            turns = self._in[token_id, session] = Turns(self, share, (token_id, session), caller)
+        self._of[caller] = turns
         return turns
+
+    def knows(self, turns: Turns) -> bool:
+        """Whether they are still a process's, or may become one's."""
+        return self._of.get(turns.caller) is turns
 
     def make_room(self) -> bool:
         """Bring all together below the bound. False if it cannot be done: too much is under way."""
@@ -225,13 +228,14 @@ class Kept:
         return True
 
     def _sweep(self) -> None:
-        """Let go of processes that have ended."""
-        for caller, turns in list(self._of.items()):
-            if not caller.alive and not turns.running:
-                turns.let_go()
-                del self._of[caller]
-        used = {id(turns.share) for turns in self._of.values()}
-        self._shares = {token: share for token, share in self._shares.items() if id(share) in used}
+        """Let go of processes that have ended and of which nothing is kept."""
+        for turns in list(self._of.values()):
+            if not turns.caller.alive and not turns.by_id:
+                del self._of[turns.caller]
+                if self._in.get(turns.session) is turns:
+                    del self._in[turns.session]
+        used = {turns.session[0] for turns in self._of.values()}
+        self._shares = {token: share for token, share in self._shares.items() if token in used}
         self._sweep_at = max(SWEEP_AT, 2 * len(self._of))
 
 
