@@ -13,5 +13,4 @@ from aios.server.responses import ResponsesDoor
 
 def doors_to(kernel: Kernel) -> tuple[Door, ...]:
     """The doors of a kernel."""
-    openai = OpenAIDoor(kernel)
-    return (NativeDoor(kernel), openai, EmbeddingsDoor(kernel, openai), ResponsesDoor(kernel), AnthropicDoor(kernel))
+    return (NativeDoor(kernel), OpenAIDoor(kernel), EmbeddingsDoor(kernel), ResponsesDoor(kernel), AnthropicDoor(kernel))

@@ -14,8 +14,10 @@ from aios.abi.errors import AiosError, Invalid
 from aios.abi.llm import Embed, Embeddings
 from aios.abi.wire import check_json, refuse
 from aios.ports.kernel import Kernel
-from aios.server.exchange import Door, Handler, HttpRequest, Refusal, Writer
+from aios.server.exchange import Handler, HttpRequest, Refusal, Writer
 from aios.server.hints import Hints, answer_headers, options_of, patience_of, session_of
+from aios.server.openai_errors import error_body, status_of
+from aios.server.repeats import Repeats
 
 AT_ONCE = 16
 """Vectors that are written before the loop gets its turn: half a millisecond as numbers."""
@@ -37,18 +39,19 @@ _decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
 class EmbeddingsDoor:
-    """`POST /v1/embeddings`. Errors are in the words of another door, `like`."""
+    """`POST /v1/embeddings`."""
 
-    def __init__(self, kernel: Kernel, like: Door) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._like = like
+        self._repeats = Repeats(kernel)
         self.routes: Mapping[tuple[str, str], Handler] = {("POST", "/v1/embeddings"): self._embed}
 
     def refusal(self, error: AiosError, request_id: str) -> Refusal:
-        return self._like.refusal(error, request_id)
+        status = status_of(error)
+        return Refusal(status, error_body(error, status, error.field))
 
     def broken(self, error: AiosError, request_id: str) -> bytes:
-        return self._like.broken(error, request_id)
+        raise AssertionError("no answer of this door is a stream")
 
     async def _embed(self, request: HttpRequest, writer: Writer) -> None:
         body = read_body(request.body)
@@ -56,7 +59,7 @@ class EmbeddingsDoor:
         options = options_of(request, body.aios)
         caller = self._kernel.attach(request.token, session_of(request))
         writer.be_patient(patience_of(request))
-        answer = await self._kernel.call(caller, wanted, options)
+        answer = await self._repeats.call(request, writer, caller, wanted, options)
         found: Embeddings = answer.value
         cut = [(b"x-aios-cut", b"%d" % found.cut)] if found.cut else []
         await writer.whole(200, await _written(found, body.encoding_format == "base64"), [*answer_headers(answer), *cut])
