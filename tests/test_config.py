@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from aios.abi.errors import Invalid, NotFound, Unavailable
-from aios.boot import cores
+from aios.boot import cores, embedders
 from aios.config import chosen_core, find_file, open_home, project_folder, read_config, with_options
 from aios.drivers.core.local.shelf import Added, Shelf
+from aios.drivers.sandbox.landlock import LandlockSandbox
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,10 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
         ('[server]\nport = "high"', "`server.port`: Expected `int`, got `str`"),
         ("server = 3", "`server`: Expected `object`, got `int`"),
         ("local = true", "`local` is a table or `false`"),
+        ("embedder = true", "`embedder` is a table or `false`"),
+        ("[embedder]\nthreads = 0", "`embedder.threads` must be 1 to 1024"),
+        ("[lanes.cores]\nweights = {hog = 0}", "`lanes.cores.weights.hog` must be above 0 and at most 1000"),
+        ('[lanes.index]\npolicy = "pair"', "did you mean `fair`?"),
         ("[[core]]\nnmae = 'x'", "unknown key `core[0].nmae`; did you mean `name`?"),
         ("[aliases]\nfast = 1", "`aliases[...]`: Expected `str`, got `int`"),
         ("port 3", "is no TOML"),
@@ -119,6 +124,17 @@ def test_a_named_model_file_comes_before_an_endpoint_and_that_before_the_embedde
     assert read_config().local is None, "an endpoint is enough: the embedded model does not run beside it unless asked for"
     write("local = false")
     assert chosen_core(read_config())[0] == "none"
+
+
+def test_what_embeds_is_there_if_its_model_is_unless_it_is_named_or_switched_off(tmp_path: Path) -> None:
+    sandbox = LandlockSandbox()
+    write("")
+    assert [each.info().model for each in embedders(read_config(), sandbox)] == ["all-minilm-l6-v2"]
+    write("embedder = false")
+    assert list(embedders(read_config(), sandbox)) == []
+    write(f'[embedder]\npath = "{tmp_path}"')
+    with pytest.raises(Unavailable, match=r"no model.safetensors in .*`\[embedder\]`"):
+        list(embedders(read_config(), sandbox))
 
 
 def test_an_added_model_that_was_chosen_comes_before_the_embedded_one_and_after_a_named_file(tmp_path: Path) -> None:

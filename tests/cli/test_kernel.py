@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from aios.abi.llm import Embeddings
 from aios.drivers.core.local import models
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -351,6 +353,16 @@ def test_a_token_is_shown_once_works_at_the_door_and_is_worthless_when_it_was_re
     fleet.aios("token", "rm", info["id"][:4], "--yes")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(request, timeout=10)
+
+
+def test_texts_become_vectors_on_the_embedded_model(fleet: Place) -> None:
+    texts = 'texts=["The weather is lovely today.", "It\'s so sunny outside!"]'
+    found = msgspec.json.decode(fleet.aios("call", "llm.embed", texts).stdout, type=Embeddings)
+    one, other = found.floats()
+    assert (found.model, found.dimensions) == ("all-minilm-l6-v2", 384)
+    assert sum(a * b for a, b in zip(one, other, strict=True)) == pytest.approx(0.6660, abs=5e-5)
+    assert re.search(r"all-minilm-l6-v2 .*minilm +up +0/4 +embed", fleet.aios("models").stdout)
+    assert "ok    embedder" in fleet.aios("doctor").stdout
 
 
 def test_doctor_sees_the_kernel_that_runs(fleet: Place) -> None:

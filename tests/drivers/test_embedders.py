@@ -5,6 +5,8 @@ import math
 import os
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -187,6 +189,12 @@ async def test_the_child_is_confined() -> None:
         await embedder.embed(["x"], "query")
         status = status_of(embedder.health().pid)
         assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
+
+
+def test_the_kernels_side_imports_no_numpy() -> None:
+    program = "import sys, aios.boot; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "aios.drivers.embed.driver" in loaded and not {"numpy", "aios.drivers.embed.minilm"} & set(loaded)
 
 
 def test_batches_are_small_and_in_order() -> None:

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 import msgspec
 
 from aios.abi.errors import Invalid
-from aios.abi.llm import Delta, Generate, LabelScore, Message, Score
+from aios.abi.llm import Delta, Embed, EmbedKind, Generate, LabelScore, Message, Score
 from aios.abi.manifest import Manifest
 from aios.abi.process import ProcessInfo, Self
 from aios.abi.request import NO_OPTIONS, CallOptions, Class, Request
@@ -122,6 +122,16 @@ class Kernel:
         await self.tools.ready((tool,))
         arguments = tool.said(args, kwargs)
         return tool.result((await self._gate.call(ExecuteTool(tool=tool.name, arguments=arguments))).value)
+
+    async def embed(
+        self, texts: str | Sequence[str], *, kind: EmbedKind = "passage", model: str = "default", cls: Class | None = None
+    ) -> tuple[tuple[float, ...], ...]:
+        """A vector of length one for each text, see `Embed`: the nearer in meaning, the greater the dot product.
+
+        `kind`: `query` for what others are to be found with. Raises `AiosError`.
+        """
+        wanted = (texts,) if isinstance(texts, str) else tuple(texts)
+        return (await self._gate.call(Embed(model=model, texts=wanted, kind=kind), _options(cls, None))).floats()
 
     async def score(
         self, prompt: str, labels: Sequence[str], *, model: str | None = None, baseline: str | None = None,

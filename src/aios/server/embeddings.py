@@ -16,7 +16,7 @@ from aios.abi.wire import check_json, refuse
 from aios.ports.kernel import Kernel
 from aios.server.exchange import Handler, HttpRequest, Refusal, Writer
 from aios.server.hints import Hints, answer_headers, options_of, patience_of, session_of
-from aios.server.openai_errors import error_body, status_of
+from aios.server.openai_words import error_body, status_of
 from aios.server.repeats import Repeats
 
 AT_ONCE = 16
