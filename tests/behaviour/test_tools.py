@@ -18,6 +18,7 @@ from aios.abi.errors import (
     TooLarge,
     ToolFailed,
 )
+from aios.abi.label import FIRST_PARTY
 from aios.abi.process import SignalProcess, WaitFor
 from aios.abi.request import CallOptions, Done
 from aios.abi.tool import MOST_TOOLS, ExecuteTool, ListTools, RegisterTools, ToolManifest
@@ -234,6 +235,15 @@ async def test_an_agents_functions_are_nobody_elses() -> None:
             await asyncio.sleep(1)
             assert await agent(w, has_none) == ["NotFound", 0] and RAN == []
             await w.k.operator.call(SignalProcess(pid=first.pid, signal="kill"))
+
+
+async def test_what_an_agents_own_function_says_is_first_party() -> None:
+    async def use(gate: Any) -> Any:
+        await gate.call(RegisterTools(tools=(ADD,)))
+        return (await gate.answer(ExecuteTool(tool="add", arguments={"a": 1, "b": 2}))).label.integrity
+
+    async with opened("in process") as w:
+        assert await agent(w, use) == FIRST_PARTY.integrity
 
 
 def test_a_manifest_says_what_is_wrong_with_it() -> None:

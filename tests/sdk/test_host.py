@@ -467,3 +467,35 @@ async def test_tools_run_for_their_agent_in_tasks_and_threads_and_are_cancelled(
         assert {number: fault and fault.code for number, fault in answers.items()} == {12: "Cancelled", 13: "NotFound"}
         end.say(frames.Reply(generating.id, fault=Fault("Conflict", "enough")))
         assert result(await end.hear(frames.Answer)) == "ended"
+
+
+@pytest.mark.parametrize("code", ["next(iter([]))", "sys.exit('enough')", "raise KeyboardInterrupt"])
+async def test_what_a_plain_function_raises_reaches_its_caller_and_ends_nothing_else(tmp_path: Path, code: str) -> None:
+    source = f"""
+        def plain(k):
+            {code}
+
+        @aios.tool
+        def tool() -> None:
+            {code}
+
+        async def main(k):
+            return await k.do(tool)
+
+        async def well(k):
+            return "well"
+    """
+    async with host(tmp_path, source) as end:
+        ask(end, "plain", pid="1")
+        _, answer = await printed_until_answer(end)
+        assert answer.fault is not None and answer.fault.code == "ChildFailed" and "program.py, line 6" in answer.fault.message
+        ask(end, "main", pid="2", number=2)
+        reply(end, (await heard_call(end))[0], Done())
+        call, _ = await heard_call(end)
+        end.say(frames.RunTool(3, "2", "tool"))
+        _, answer = await printed_until_answer(end)
+        assert answer.id == 3 and answer.fault is not None and "program.py, line 10" in answer.fault.message
+        reply(end, call, ToolResult(value=None))
+        assert result(await end.hear(frames.Answer)) is None
+        ask(end, "well", pid="3", number=4)
+        assert result(await end.hear(frames.Answer)) == "well"

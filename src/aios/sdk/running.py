@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgspec
 
 from aios.abi.answers import result_text
-from aios.abi.errors import AiosError, Cancelled, Invalid, Killed, NotFound, ToolFailed
+from aios.abi.errors import AiosError, Cancelled, ChildFailed, Invalid, Killed, NotFound, ToolFailed
 from aios.abi.process import Signal
 from aios.sdk.blocking import BlockingKernel, Calls
 from aios.sdk.kernel import Kernel
@@ -92,8 +92,9 @@ class Running:
         loop = asyncio.get_running_loop()
         calls = Calls()
         handle = BlockingKernel(k, calls)
-        context = copy_context()
-        work = loop.run_in_executor(self._threads.agents, lambda: context.run(function, handle, *call.args, **call.kwargs))
+        work = loop.run_in_executor(
+            self._threads.agents, copy_context().run, in_a_thread, partial(function, handle, *call.args, **call.kwargs)
+        )
         while not work.done():
             try:
                 await asyncio.wait((work,))
@@ -115,9 +116,9 @@ class Running:
         call = partial(function.function, **function.bound(arguments))
         try:
             return result_text(await self._made(call, inspect.iscoroutinefunction(function.function)))
-        except AiosError:
-            raise
-        except asyncio.CancelledError:
+        except ChildFailed as error:
+            raise ToolFailed(error.message) from error
+        except (AiosError, asyncio.CancelledError):
             raise
         except BaseException as error:  # the edge: foreign code, which may also raise SystemExit
             self.printed.write("err", own_traceback(error))
@@ -129,7 +130,7 @@ class Running:
             return await call()
         if self._threads is None:
             return call()
-        return await asyncio.get_running_loop().run_in_executor(self._threads.tools, copy_context().run, call)
+        return await asyncio.get_running_loop().run_in_executor(self._threads.tools, copy_context().run, in_a_thread, call)
 
     def _result(self, main: asyncio.Task[Any]) -> Any:
         if main.cancelled():
@@ -155,6 +156,14 @@ class Running:
     def adopt(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def in_a_thread(call: Callable[[], T]) -> T:
+    """Make a call whose errors go to a loop: there, some would end the loop, and one would never arrive."""
+    try:
+        return call()
+    except (StopIteration, SystemExit, KeyboardInterrupt) as error:
+        raise failure(error) from error
 
 
 def new_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
