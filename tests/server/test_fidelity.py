@@ -19,6 +19,7 @@ import pytest
 from aiohttp import web
 from served import CHAT, Served, served, until
 
+from aios.abi.extra import MOST_ODD
 from aios.drivers.core.openai_chat import OpenAIChat, OpenAIChatConfig
 from aios.ports.core import FEATURES
 from aios.testing import Script, ScriptedCore
@@ -217,6 +218,9 @@ async def test_extras_are_bounded() -> None:
         headers = {**s.headers, "content-type": "application/json"}
         async with s.http.post(s.url + "/v1/chat/completions", data=large, headers=headers) as answer:
             assert (answer.status, (await answer.json())["error"]["param"]) == (400, "extra")
+        many = {**CHAT, "messages": [{"role": "user", "content": "x", "odd": 1}] * (MOST_ODD + 1)}
+        async with s.post("/v1/chat/completions", many) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (413, "too_large")
         async with s.post("/v1/call/llm.generate", {"prompt": "x", "extra": {"a": 1}}) as answer:
             assert (answer.status, (await answer.json())["error"]["field"]) == (400, "wire")
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi.errors import Invalid
-from aios.abi.extra import EXTRA, Fields, objects, set_aside
+from aios.abi.errors import Invalid, TooLarge
+from aios.abi.extra import EXTRA, MOST_ODD, Fields, Shape, set_aside
 from aios.abi.llm import Generate, Message, Part, ToolCall, ToolSpec
 from aios.abi.wire import check_json, refuse
 from aios.server.hints import Hints
@@ -129,12 +129,9 @@ CARRIED = MEANINGLESS | {"modalities", "web_search_options"}
 """Known fields for which the contract has no word."""
 
 
-def _names(kind: type[msgspec.Struct]) -> frozenset[str]:
-    return frozenset(kind.__struct_encode_fields__)
-
-
 _decoder = msgspec.json.Decoder(ChatBody)
 _decode_any = msgspec.json.Decoder().decode
+_shape = Shape(ChatBody)
 
 
 def read_chat(raw: bytes) -> tuple[ChatBody, list[str]]:
@@ -163,18 +160,8 @@ def read_chat(raw: bytes) -> tuple[ChatBody, list[str]]:
 def _read_again(raw: bytes) -> ChatBody:
     """A body with names that nobody knows: they are set aside, each where it stands."""
     value = _decode_any(raw)
-    set_aside(value, _names(ChatBody))
-    for message in objects(value.get("messages")):
-        set_aside(message, _names(ChatMessage))
-        for part in objects(message.get("content")):
-            set_aside(part, _names(ContentPart))
-            set_aside(part.get("image_url"), _names(ImageUrl))
-        for call in objects(message.get("tool_calls")):
-            set_aside(call, _names(ChatToolCall))
-            set_aside(call.get("function"), _names(FunctionCall))
-    for tool in objects(value.get("tools")):
-        set_aside(tool, _names(ChatTool))
-        set_aside(tool.get("function"), _names(FunctionSpec))
+    if set_aside(value, _shape) > MOST_ODD:
+        raise TooLarge(f"more than {MOST_ODD} objects of the body hold fields that nobody knows: leave them out")
     try:
         return msgspec.convert(value, ChatBody)
     except msgspec.ValidationError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited
-from aios.abi.extra import EXTRA, Fields, objects, set_aside
+from aios.abi.extra import EXTRA, Fields, Shape, objects, set_aside
 from aios.abi.llm import Finish, Message, Part, TokenLogprob, ToolCall, ToolSpec
 from aios.ports.core import CoreCall
 
@@ -167,6 +167,7 @@ decode_error = msgspec.json.Decoder(ErrorReply).decode
 decode_error_body = msgspec.json.Decoder(ErrorBody | str).decode
 decode_listing = msgspec.json.Decoder(Listing).decode
 _decode_any = msgspec.json.Decoder().decode
+_shape = Shape(Chunk)
 _OPTIONS = StreamOptions()
 KEPT_BACK = frozenset(Body.__struct_fields__) | {
     "aios", "best_of", "echo", "id_slot", "max_completion_tokens", "max_new_tokens", "n_predict", "priority", "service_tier",
@@ -183,19 +184,8 @@ def read_chunk(data: bytes) -> Chunk:
         if "unknown field" not in str(error):
             raise
     value = _decode_any(data)
-    set_aside(value, _names(Chunk))
-    for choice in objects(value.get("choices")):
-        set_aside(choice, _names(WireChoice))
-        for delta in objects([choice.get("delta")]):
-            set_aside(delta, _names(WireDelta))
-            for call in objects(delta.get("tool_calls")):
-                set_aside(call, _names(ToolCallPiece))
-                set_aside(call.get("function"), _names(Function))
+    set_aside(value, _shape)
     return msgspec.convert(value, Chunk)
-
-
-def _names(kind: type[msgspec.Struct]) -> frozenset[str]:
-    return frozenset(kind.__struct_encode_fields__)
 
 
 FINISH: dict[str, Finish] = {
