@@ -347,6 +347,38 @@ async def test_in_a_network_of_its_own_a_program_reaches_its_door_and_nothing_el
         assert await free == ["free!"]
 
 
+CHANGES = """
+    import multiprocessing, pathlib, shutil
+    own, other = pathlib.Path("own"), pathlib.Path({other!r})
+    own.write_text("x")
+    for file in (own, other):
+        attempt(lambda: os.chmod(file, 0o700))
+        attempt(lambda: os.fchmod(os.open(file, os.O_RDONLY), 0o700))
+        attempt(lambda: os.utime(file, (1, 1)))
+        attempt(lambda: os.chown(file, os.getuid(), -1))
+        attempt(lambda: os.setxattr(file, "user.aios", b"x"))
+    attempt(lambda: shutil.copy(own, "copy") and None)
+    attempt(lambda: multiprocessing.Lock() and None)
+    attempt(lambda: open("/dev/null", "w").write("x") and None)
+    attempt(lambda: open("/dev/shm/aios-test", "w").write("x") and None)
+"""
+
+
+async def test_a_program_changes_its_own_files_alone_and_shares_no_memory(tmp_path: Path) -> None:
+    """Of what it may read, it may change neither mode nor time; a child without a view of its own may change none at all."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    other.write_text("")
+    mode = other.stat().st_mode
+    rules = Rules(read=(*interpreter_paths(), str(other)), write=(str(own),), network="own", port=8642)
+    code = textwrap.dedent(CHANGES.format(other=str(other)))
+    lines = await networked("attempt(lambda: tcp(8642))\n" + code, own, rules, b"hello")
+    assert lines == ["hello", *["done"] * 5, *["EROFS"] * 5, *["done"] * 4]
+    assert other.stat().st_mode == mode and "aios-test" not in os.listdir("/dev/shm")
+    lines = await networked(code, own, Rules(read=(*interpreter_paths(), str(other)), write=(str(own),)))
+    assert lines[:10] == ["EPERM"] * 10
+
+
 @pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(SYSTEM_PYTHON), reason="needs root and a Python that others can run")
 def test_who_is_not_root_has_a_network_of_its_own_too(tmp_path: Path) -> None:
     """The launcher alone, by the system's Python: ours may lie in a folder that others cannot read."""

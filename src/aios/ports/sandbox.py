@@ -18,8 +18,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What a child may touch: files and folders that it may read and run, and those that it may write.
 
     `network`: `none`, no sockets but pairs; `own`, a network in which nothing else is, at whose loopback address and `port` it
-    finds what answers at its `door`; `port`, of the machine's network this TCP port alone, as far as the machine can hold it to
-    that.
+    finds what answers at its `door`, and a view of the files in which it may change modes, owners and times of its own; `port`,
+    of the machine's network this TCP port alone, as far as the machine can hold it to that.
     """
 
     read: tuple[str, ...]

@@ -96,9 +96,14 @@ def _beginning(file: str) -> str:
 
 
 def _installed_at(program: str, kept: str) -> Iterator[str]:
-    """The folder that a program is installed under, with its libraries: the one above its `bin`; or else the file alone."""
+    """The folder that a program is installed under, with its libraries: the one above its `bin`, the packages beside a package of
+    Node's; or else the file alone.
+    """
     folder = os.path.dirname(program)
     above = os.path.dirname(folder)
+    root, packages, _ = program.partition("/node_modules/")
+    if packages and not _is_shared(os.path.realpath(root), kept):
+        yield f"{root}/node_modules"
     if os.path.basename(folder) == "bin" and above != "/" and not _is_shared(os.path.realpath(above), kept):
         yield above
         yield from _base_of(os.path.join(above, "pyvenv.cfg"), kept)

@@ -22,6 +22,8 @@ TELEMETRY_OFF = {
 }
 """Frameworks that would call home. What is not switched off by this is denied, and seen in the events."""
 
+TEMPORARY = "tmp"
+"""Below its home: some programs refuse a home that lies in the place for temporary files."""
 PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -43,6 +45,7 @@ def environment_of(launch: Launch, own: str, address: str) -> Mapping[str, str]:
         "OPENAI_CUSTOM_HEADERS": hints,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": f"{own}/{TEMPORARY}",
         "TRACEPARENT": trace,
     }
     for names in (PROXIED, tuple(map(str.lower, PROXIED))):  # curl reads the small ones alone
@@ -54,7 +57,8 @@ def environment_of(launch: Launch, own: str, address: str) -> Mapping[str, str]:
 
 
 def furnish(own: str, address: str) -> None:
-    """Write the settings of programs that are not led by the environment alone into the folder that is their home."""
+    """Make the folder a home: with the settings of programs that are not led by the environment alone."""
+    Path(own, TEMPORARY).mkdir(mode=0o700)
     for place, text in (
         (".codex/config.toml", CODEX.format(base=f"{address}/v1")),
         (".config/opencode/opencode.json", json.dumps(opencode(f"{address}/v1"), indent=2)),

@@ -32,12 +32,15 @@ SCOPE_FROM, SCOPE = 6, 0b11  # abstract unix sockets, signals
 DEVICE_NODES = 1 << 6 | 1 << 11  # made in one's own folder, they would open a disk to root
 NEWEST = 6  # later versions add audit, and what is not asked for here
 
-# From <linux/sched.h>, <linux/sockios.h>, <linux/if.h>
-NEW_USER, NEW_NET = 0x10000000, 0x40000000
+# From <linux/sched.h>, <linux/mount.h>, <linux/sockios.h>, <linux/if.h>
+NEW_MOUNTS, NEW_USER, NEW_NET = 0x20000, 0x10000000, 0x40000000
+MOUNT_SETATTR, BIND, RECURSIVE, PRIVATE = 442, 1 << 12, 1 << 14, 1 << 18
+HERE, BELOW, READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS = -100, 0x8000, 1, 2, 4, 8
+SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", b"size=64m,nr_inodes=10k,mode=700"
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1
 LOOPBACK, WAITING = "127.0.0.1", 1024
 PROBE = "--probe"
-"""Instead of an order: try whether a network of one's own can be had, and end with 0 if it can."""
+"""Instead of an order: try whether namespaces can be had, and end with 0 if they can."""
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GIB = 1 << 30
@@ -96,6 +99,8 @@ def restrict(abi: int, read: "list[str]", write: "list[str]", network: str, port
         allow(rules, path, EXECUTE | READ_FILE | READ_DIR)
     for path in write:
         allow(rules, path, files & ~DEVICE_NODES)
+    if network == "own":
+        allow(rules, SHARED_MEMORY, files & ~DEVICE_NODES)
     for path in DEVICES:
         allow(rules, path, (READ_FILE | WRITE_FILE | TRUNCATE) & files)
     if network == "port" and abi >= NET_FROM:
@@ -120,14 +125,41 @@ def allow(rules: int, path: str, rights: int) -> None:
     os.close(target)
 
 
-def leave_network() -> None:
-    """Have a network of one's own, in which nobody else is; who may not gets a user's namespace around it."""
-    if libc.unshare(NEW_NET) < 0:
+def leave(write: "list[str]") -> None:
+    """Have a network of one's own, in which nobody else is, and a view of the files that is for reading alone, but for `write`.
+
+    Who may not gets a user's namespace around it.
+    """
+    if libc.unshare(NEW_NET | NEW_MOUNTS) < 0:
         user, group = os.getuid(), os.getgid()
-        must(libc.unshare(NEW_USER | NEW_NET), "unshare")
+        must(libc.unshare(NEW_USER | NEW_NET | NEW_MOUNTS), "unshare")
         for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(line)
+    freeze_files(write)
+    bring_up_loopback()
+
+
+def freeze_files(write: "list[str]") -> None:
+    """What Landlock does not ask about (modes, owners, times, attributes) a mount does that is for reading alone."""
+    must(libc.mount(None, b"/", None, ctypes.c_ulong(RECURSIVE | PRIVATE), None), "mount")
+    for path in write:
+        must(libc.mount(path.encode(), path.encode(), None, ctypes.c_ulong(BIND), None), "mount")
+    set_mount("/", BELOW, READ_ONLY, 0)
+    for path in write:
+        set_mount(path, 0, NO_SETUID | NO_DEVICES, READ_ONLY)
+    if os.path.isdir(SHARED_MEMORY):  # for semaphores, of these processes alone
+        flags = ctypes.c_ulong(NO_SETUID | NO_DEVICES | NO_PROGRAMS)
+        must(libc.mount(b"tmpfs", SHARED_MEMORY.encode(), b"tmpfs", flags, SHARED_MEMORY_SIZE), "mount")
+
+
+def set_mount(path: str, how: int, set: int, clear: int) -> None:
+    attributes = struct.pack("QQQQ", set, clear, 0, 0)
+    number, size = MOUNT_SETATTR, ctypes.c_size_t(len(attributes))
+    must(libc.syscall(number, ctypes.c_int(HERE), path.encode(), ctypes.c_uint(how), attributes, size), f"mount_setattr {path}")
+
+
+def bring_up_loopback() -> None:
     with_flags = struct.Struct("16sh22x")
     probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     _, flags = with_flags.unpack(fcntl.ioctl(probe, GET_FLAGS, with_flags.pack(b"lo", 0)))
@@ -180,7 +212,8 @@ def enter(status, parent, abi, calls, argv, env, fds, read, write, network, port
     os.chdir(folder)
     limit()
     if network == "own":
-        leave_network()
+        leave(write)
+        os.chdir(folder)  # as it is seen now
         hand_out(status, port)
     if sys.platform == "linux":
         die_with(parent)
@@ -194,7 +227,7 @@ def enter(status, parent, abi, calls, argv, env, fds, read, write, network, port
 
 if __name__ == "__main__":
     if sys.argv[1:] == [PROBE]:
-        leave_network()
+        leave([])
         sys.exit(0)
     status, order = told()
     try:

@@ -72,10 +72,10 @@ class LandlockSandbox:
         else:
             missing.append(f"there is no Landlock on {sys.platform}: whatever the user may do, agents may do")
         if self._networks:
-            confined.append("networks of programs")
+            confined.append("networks and views of files of programs")
         elif self._networks is not None:
             reach = "one port number, of any address" if enter.NET_FROM <= abi else "every address, over TCP"
-            missing.append(f"networks of programs: there are no network namespaces here, so they reach {reach}")
+            missing.append(f"networks of programs: there are no namespaces here, so they reach {reach}")
         used = [f"landlock {abi}"] * bool(abi) + ["seccomp"] * filtered
         return Isolation(mechanism=" + ".join(used) or "limits only", confined=tuple(confined), missing=tuple(missing))
 

@@ -116,18 +116,24 @@ def _sockets(*kinds: tuple[int, int]) -> tuple[tuple[Is, ...], ...]:
     )
 
 
+# Files that it may not open, or not write: without a view of its own, in which they cannot be changed.
+FILES = (
+    only("chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat"),
+    only("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"),
+)
 NETWORKS: dict[Network, tuple[Rule, ...]] = {
-    "none": (only("socket", error=errno.EACCES),),
+    "none": (*FILES, only("socket", error=errno.EACCES)),
     # In a network of its own nobody else is. Other protocols (raw, MPTCP, SCTP) have let programs out of things before.
     "own": (only("socket", *_sockets((SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)), error=errno.EACCES),),
     # Landlock asks at `connect`, which a fast open leaves out.
     "port": (
+        *FILES,
         only("socket", *_sockets((SOCK_STREAM, IPPROTO_TCP)), error=errno.EACCES),
         never("sendto sendmmsg", Is(3, MSG_FASTOPEN, MSG_FASTOPEN)),
         never("sendmsg", Is(2, MSG_FASTOPEN, MSG_FASTOPEN)),
     ),
 }
-"""What becomes of sockets: UDP, raw, netlink and unix by path need one of their own."""
+"""By the kind of surroundings. UDP, raw, netlink and unix sockets by path need a socket that is made here."""
 
 ONESELF = (Is(0, 0),)
 RULES = (
@@ -141,9 +147,7 @@ RULES = (
     only("setsid setpgid"),
     never("fcntl", Is(1, F_SETOWN), Is(1, F_SETOWN_EX)),
     never("ioctl", *(Is(1, command) for command in (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, TIOCSTI, FIOSETOWN, SIOCSPGRP))),
-    # Files that it may not open, or not write.
-    only("chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat"),
-    only("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr name_to_handle_at open_by_handle_at"),
+    only("name_to_handle_at open_by_handle_at"),
     # What the same user's programs share without a file.
     only("keyctl add_key request_key mq_open mq_unlink"),
     only("shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl"),
