@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -575,3 +576,24 @@ async def test_a_tree_is_removed_without_following_its_links(tmp_path: Path) -> 
     (tree / "link").symlink_to(outside)
     await remove_tree(str(tree))
     assert not tree.exists() and (outside / "kept").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody to whom a folder can be closed")
+async def test_folders_that_a_child_has_closed_are_removed_too(tmp_path: Path) -> None:
+    """And what a link leads to stays as it is."""
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    tree = Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chown(tree, 65534, 65534)
+    os.chown(outside, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        (tree / "a" / "b").mkdir(parents=True)
+        (tree / "a" / "b" / "file").write_text("")
+        (tree / "link").symlink_to(outside)
+        (tree / "a" / "b").chmod(0)
+        (tree / "a").chmod(0)
+        await remove_tree(str(tree))
+    finally:
+        os.seteuid(0)
+    assert list(tree.parent.glob(f"{tree.name}/*")) == [] and outside.stat().st_mode & 0o777 == 0o500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +120,8 @@ def manifest_at(place: str) -> Manifest:
     path, colon, function = (place, "", "") if Path(place).is_file() else place.partition(":")
     file = Path(path).absolute()
     if not file.is_file():
-        raise NotFound(f"there is no file {path}")
+        command = f": `aios run -- {path} …` runs a command" if shutil.which(path) else ""
+        raise NotFound(f"there is no file {path}{command}")
     manifests = {manifest.entry: manifest for manifest in manifests_of(file)}
     if colon:
         if function not in manifests:

@@ -18,7 +18,7 @@ class Holds:
     def hold(self, process: Process, by: Process | None, why: str) -> list[Process]:
         """Hold a process; those that are held from now on, ancestors first. An operator's word counts more than another's."""
         known = process.hold
-        if known is not None and (known.by is None or known.by.operator or by is None or not by.operator):
+        if known is not None and (by is None or not by.operator or (known.by is not None and known.by.operator)):
             return []
         process.hold = Hold(process.name, by, why, self._clock.now_ns())
         changed = self._settle(process)

@@ -90,12 +90,14 @@ class ConfinedPrograms:
         most = max(1, min(MOST_PROGRAMS, descriptors() // 4 // (connections() + DESCRIPTORS)))
         if len(self._running) >= most:
             raise QueueFull(f"{most} programs run already: wait for some of them", retry_after_s=5.0)
-        own = tempfile.mkdtemp(prefix=PREFIX, dir=self._folder)
+        own = ""
         try:
+            own = tempfile.mkdtemp(prefix=PREFIX, dir=self._folder)
             program = await self._started(launch, own)
-        except AiosError as error:
+        except (AiosError, OSError) as error:
             await remove_tree(own)
-            raise ChildFailed(error.message) from None
+            said = error.message if isinstance(error, AiosError) else f"`{launch.name}` cannot be started: {error.strerror}"
+            raise ChildFailed(said) from None
         except BaseException:
             await remove_tree(own)
             raise

@@ -111,6 +111,11 @@ async def _swept(folders: Sequence[str]) -> None:
 
 async def remove_tree(folder: str) -> None:
     """Remove a folder with all that is in it, a little at a time: what a child left there is of any size."""
+    _open_up(folder)
+    for place, folders, _ in os.walk(folder):
+        for name in folders:
+            _open_up(os.path.join(place, name))
+        await asyncio.sleep(0)
     removed = 0
     for place, folders, files in os.walk(folder, topdown=False):
         for name in (*folders, *files):
@@ -119,6 +124,13 @@ async def remove_tree(folder: str) -> None:
             if removed % REMOVED_AT_ONCE == 0:
                 await asyncio.sleep(0)
     _remove(folder)
+
+
+def _open_up(folder: str) -> None:
+    """Let us into a folder that a child has closed; what a link leads to is none of ours."""
+    if not os.path.islink(folder):
+        with contextlib.suppress(OSError):
+            os.chmod(folder, 0o700)
 
 
 def _remove(path: str) -> None:
