@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from scenes import begin, error_of, pid_of, turns
 
+from aios.abi.board import GetNotice, PutNotice
 from aios.abi.errors import Conflict, DeadlineExceeded, Deadlock, Invalid, NotFound, QueueFull, TooLarge
 from aios.abi.lease import AcquireLease, ReleaseLease
 from aios.abi.mail import Inbox, ReceiveMail, ReplyMail, RequestMail, SendMail
@@ -222,6 +223,11 @@ async def test_nothing_crosses_a_tenant() -> None:
         for request in (SendMail(to=me), RequestMail(to=me), ReceiveMail(sender=me, wait_s=None)):
             with pytest.raises(NotFound):
                 await k.kernel.call(foreign, request)
+        await k.operator.call(PutNotice(board="b", key="k", value=1))
+        with pytest.raises(NotFound):
+            await k.kernel.call(foreign, GetNotice(board="b", key="k"))
+        await k.kernel.call(foreign, PutNotice(board="b", key="k", value=2))
+        assert (await k.operator.call(GetNotice(board="b", key="k"))).value == 1
         mine = await k.operator.call(AcquireLease(name="l"))
         theirs = (await k.kernel.call(foreign, AcquireLease(name="l", wait_s=0))).value
         assert theirs.token != mine.token

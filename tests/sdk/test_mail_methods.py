@@ -114,6 +114,19 @@ def holds_plainly(k: Any) -> int:
         return int(lease.token)
 
 
+@aios.agent(grants=BOARDS)
+def reads_plainly(k: Any) -> list[Any]:
+    board = k.board("paper")
+    for number in range(2):
+        board.put(f"draft/{number}", number)
+    seen = []
+    for notice in board.watch("draft/*"):
+        seen.append(notice.value)
+        if len(seen) == 2:
+            break
+    return [seen, board.get("draft/1").value, board.get("nothing"), [headline.key for headline in board.list()]]
+
+
 async def test_agents_ask_and_reply_by_mail() -> None:
     async with scripted() as k:
         assert await k.run(asks) == [{"ready": True}, 2, 4, True]
@@ -124,6 +137,7 @@ async def test_a_plain_function_has_mail_and_leases_too() -> None:
     async with scripted() as k:
         assert await k.run(asks_plainly) == [{"ready": True}, 2, 4]
         assert await k.run(holds_plainly) > 0
+        assert await k.run(reads_plainly) == [[0, 1], 1, None, ["draft/0", "draft/1"]]
 
 
 async def test_who_waits_in_vain_is_told() -> None:

@@ -81,7 +81,7 @@ class RateLimited(Refused):
 
 
 class QueueFull(Refused):
-    """The queue of this tenant and class is full."""
+    """The queue, the mailbox or the table that it would go into is full."""
 
     http, retry, way_out = 429, True, "wait as long as Retry-After says"
 
