@@ -54,6 +54,10 @@ async def test_the_bytes_of_all_boards_are_bounded_and_given_back(monkeypatch: p
                 await call(put("b", "2", value))
         with pytest.raises(Invalid, match="has no `value`"):
             await call(put("b", "1", "x", remove=True))
+        monkeypatch.setattr(boards, "MOST_BOARD_BYTES", 8_000)
+        with pytest.raises(TooLarge, match="board `b` holds"):
+            await call(put("b", "3", "x" * 3000))
+        await call(put("c", "3", "x" * 3000))
         held = k.kernel._boards._bytes["local"]
         assert held == sum(entry.cost for board in k.kernel._boards._boards.values() for entry in board.entries.values())
 

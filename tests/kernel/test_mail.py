@@ -174,6 +174,35 @@ async def test_mail_of_all_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) 
         await k.operator.call(SendMail(to=await pid_of(boxes[3]), value="x" * 2500))
 
 
+async def test_no_family_fills_the_boxes_of_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "MOST_OF_FAMILY_BYTES", 10_000)
+
+    async def floods(gate: Gate, boxes: list[str]) -> list[str]:
+        told = []
+        for box in boxes[:2]:
+            try:
+                await gate.call(SendMail(to=box, value="x" * 2500))
+                told.append("sent")
+            except QueueFull as error:
+                told.append(error.message)
+        if boxes[2:]:
+            request = Spawn(manifest=manifest_of("floods", grants=("write /mail/box",)), arguments=(boxes[2:],))
+            told += (await gate.call(WaitFor(pid=(await gate.call(request)).pid))).result
+        return told
+
+    async with kernel_for_tests(agents={"floods": floods}) as k:
+        boxes = [await k.session("box") for _ in range(4)]
+        pids = [await pid_of(box) for box in boxes]
+        for _ in range(2):
+            agent = await k.spawn("floods", pids, grants=("spawn /agents/*", "write /mail/box"))
+            told = (await k.operator.call(WaitFor(pid=agent.pid))).result
+            assert told[:3] == ["sent"] * 3 and "of `floods-" in told[3] and "family" in told[3]
+        for box in boxes:
+            while (await box.call(ReceiveMail())).mail is not None:
+                pass
+        assert k.kernel._post._bytes == {}
+
+
 async def test_what_two_give_back_lies_where_it_lay() -> None:
     async with kernel_for_tests(agents={"silent": silent}) as k:
         agent = await k.spawn("silent")
@@ -210,7 +239,7 @@ async def test_requests_that_are_read_and_not_replied_to_count_too(monkeypatch: 
             ask.cancel()
         await asyncio.wait(asks)
         await server.call(ReceiveMail())
-        assert (k.kernel._post._boxes, k.kernel._post._bytes["local"]) == ({}, 0)
+        assert (k.kernel._post._boxes, k.kernel._post._bytes) == ({}, {})
 
 
 async def test_nothing_crosses_a_tenant() -> None:
@@ -401,4 +430,4 @@ async def test_a_request_under_a_key_is_asked_again_by_the_next_life_and_counted
         assert first is not None and second is not None and first.id == second.id
         await server.call(ReplyMail(id=second.id, value="yes"))
         assert (await k.operator.call(WaitFor(pid=agent.pid))).result == "yes"
-        assert (k.kernel._post._boxes, k.kernel._post._bytes["local"]) == ({}, 0)
+        assert (k.kernel._post._boxes, k.kernel._post._bytes) == ({}, {})

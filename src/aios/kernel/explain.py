@@ -100,7 +100,8 @@ def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
     if "L" in codes:
         moves.append(f"{_holders(calls, 'L')} releasing its lease, or not renewing it")
     if "M" in codes:
-        moves.append("what it waits to hear of")
+        heard = dict.fromkeys(call.wait.on for call in calls if call.wait is not None and call.wait.code == "M")
+        moves.append(f"{' or '.join(heard)}, when it comes")
     return tuple(moves)
 
 

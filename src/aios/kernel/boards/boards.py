@@ -21,6 +21,8 @@ MOST_BOARDS = 1000
 """Of a tenant."""
 MOST_KEYS = 4096
 """On a board: looking through all of them takes less than 1 ms."""
+MOST_BOARD_BYTES = 16 * 1024 * 1024
+"""On a board."""
 MOST_BYTES = 64 * 1024 * 1024
 """On all boards of a tenant."""
 MOST_WATCHERS = 4096
@@ -77,12 +79,13 @@ class Watcher:
 class Board:
     """Entries by key, oldest version first: what is put anew goes to the end."""
 
-    __slots__ = ("entries", "removed", "version", "watchers")
+    __slots__ = ("bytes", "entries", "removed", "version", "watchers")
 
     def __init__(self, version: int) -> None:
         self.version = version
         self.entries: dict[str, Entry] = {}
         self.removed = 0
+        self.bytes = 0
         self.watchers: dict[Watcher, None] = {}
 
     @property
@@ -125,6 +128,8 @@ class Boards:
         size = entry.cost - (before.cost if before is not None else 0)
         if entry.text is not None and self._bytes[id[0]] + size > MOST_BYTES:
             raise TooLarge(f"the boards of this tenant hold {self._bytes[id[0]]} of {MOST_BYTES} bytes: remove something")
+        if entry.text is not None and board is not None and board.bytes + size > MOST_BOARD_BYTES:
+            raise TooLarge(f"board `{id[1]}` holds {board.bytes} of {MOST_BOARD_BYTES} bytes: remove something")
         if board is None or not board.entries:
             self._make_room(id[0])
             board = self._boards.setdefault(id, Board(self._last_version))
@@ -135,7 +140,7 @@ class Boards:
         type = stands.type if stands is not None and entry.text is None else entry.type
         entry = msgspec.structs.replace(entry, version=board.version, type=type)
         board.replace(entry, before)
-        self._bytes[id[0]] += size
+        self._book(id, board, size)
         self._forget_removals(id, board)
         _wake(board, entry)
         return entry.version
@@ -147,13 +152,17 @@ class Boards:
         if self._count[tenant] >= MOST_BOARDS:
             raise QueueFull(f"there are {MOST_BOARDS} boards already: use one of them", retry_after_s=60.0)
 
+    def _book(self, id: BoardId, board: Board, size: int) -> None:
+        board.bytes += size
+        self._bytes[id[0]] += size
+
     def _forget_removals(self, id: BoardId, board: Board) -> None:
         if board.removed <= KEPT_REMOVALS:
             return
         oldest = next(entry for entry in board.entries.values() if entry.text is None)
         del board.entries[oldest.key]
         board.removed -= 1
-        self._bytes[id[0]] -= oldest.cost
+        self._book(id, board, -oldest.cost)
 
     async def wait(self, id: BoardId, pattern: Pattern, type: str, timeout_s: float | None) -> None:
         """Return when something was put that matches, or the time is over. Raises `QueueFull`."""
@@ -177,7 +186,7 @@ class Boards:
         for id, board in list(self._boards.items()):
             if id[0] == tenant and board.entries and not board.standing and not board.watchers:
                 self._last_version = max(self._last_version, board.version)
-                self._bytes[tenant] -= sum(entry.cost for entry in board.entries.values())
+                self._book(id, board, -board.bytes)
                 self._count[tenant] -= 1
                 del self._boards[id]
 

@@ -70,7 +70,8 @@ class MailCalls:
     def _letter(self, call: Call, value: object, asks: bool) -> Letter:
         sender = call.process
         text = json_text("value", value)
-        return Letter(next(self._post.numbers), call.id, sender.pid, sender.name, text, sender.label, self._clock.now_ns(), asks)
+        number, now_ns = next(self._post.numbers), self._clock.now_ns()
+        return Letter(number, call.id, sender.pid, family_of(sender), sender.name, text, sender.label, now_ns, asks)
 
     async def _receive(self, call: Call) -> Inbox:
         request, me, keyed = call.request, call.process, call.options.key is not None
@@ -131,6 +132,13 @@ class MailCalls:
         if not self._post.reply(call.process, request.id, reply):
             raise NotFound(f"nobody waits for `{call.process.name}` to reply to mail `{request.id[:80]}` (any more)", field="id")
         return Done()
+
+
+def family_of(process: Process) -> str:
+    """The pid of the first of its ancestors that is an agent; its own for a session."""
+    while process.parent is not None and process.parent.kind == "agent":
+        process = process.parent
+    return process.pid
 
 
 def check_lives(process: Process) -> None:

@@ -23,18 +23,24 @@ MOST_UNREAD_BYTES = 4 * 1024 * 1024
 MOST_FROM_ONE = 1024
 """Mails of one sender in one box, so that none keeps out the others."""
 MOST_FROM_ONE_BYTES = 1024 * 1024
+MOST_OF_FAMILY_BYTES = 16 * 1024 * 1024
+"""Of all that an agent and its descendants have sent and nobody has read, so that none fills the boxes of all others."""
 MOST_BYTES = 64 * 1024 * 1024
-"""Unread, of a tenant."""
+"""Of a tenant."""
 MAIL_BYTES = 600
 """What a mail costs beside its value, about."""
 
 
 class Letter(msgspec.Struct, frozen=True, gc=False):
-    """A mail as it lies in a box: its value is JSON text, which nobody else holds. `number`: of all letters, in their order."""
+    """A mail as it lies in a box: its value is JSON text, which nobody else holds.
+
+    `number`: of all letters, in their order. `family`: pid of the first of the sender's ancestors that is an agent.
+    """
 
     number: int
     id: str
     sender: str
+    family: str
     name: str
     text: bytes
     label: Label
@@ -104,7 +110,7 @@ class Post:
 
     def __init__(self) -> None:
         self._boxes: dict[Process, Mailbox] = {}
-        self._bytes: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()  # by tenant, and by family
         self._awaited: dict[Process, set[Receiver]] = {}
         self.numbers = itertools.count(1)
 
@@ -219,7 +225,8 @@ class Post:
         for asked in box.asked.values():
             if not asked.reply.done():
                 asked.reply.set_result(None)
-        self._bytes[process.tenant] -= box.bytes
+        for letter in {**box.unread, **{id: asked.letter for id, asked in box.asked.items()}}.values():
+            self._book(box, process, letter, -1)
         del self._boxes[process]
 
     def _hand(self, box: Mailbox, letter: Letter) -> bool:
@@ -237,16 +244,21 @@ class Post:
             whose = f"{mails} mails of `{letter.name}`"
         elif len(box.unread) >= MOST_UNREAD or box.bytes + letter.cost > MOST_UNREAD_BYTES:
             whose = f"{len(box.unread)} mails"
+        elif self._bytes[letter.family] + letter.cost > MOST_OF_FAMILY_BYTES:
+            whose = f"with others {MOST_OF_FAMILY_BYTES} bytes of `{letter.name}` and its family"
         elif self._bytes[to.tenant] + letter.cost > MOST_BYTES:
-            whose = f"{MOST_BYTES} bytes of this tenant's mail"
+            whose = f"with others {MOST_BYTES} bytes"
         else:
             return
         self._tidy(to, box)
-        raise QueueFull(f"`{to.name}` has {whose} that it has not read or not replied to: try again later", retry_after_s=1.0)
+        raise QueueFull(f"`{to.name}` has {whose} that are not read, or not replied to: try again later", retry_after_s=1.0)
 
     def _book(self, box: Mailbox, of: Process, letter: Letter, sign: int) -> None:
         box.count(letter, sign)
-        self._bytes[of.tenant] += sign * letter.cost
+        for whose in (of.tenant, letter.family):
+            self._bytes[whose] += sign * letter.cost
+            if not self._bytes[whose]:
+                del self._bytes[whose]
 
     def _leave(self, box: Mailbox, process: Process, receiver: Receiver) -> None:
         if receiver in box.receivers:
