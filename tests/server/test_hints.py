@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from aios.abi.errors import ERRORS, AiosError, Draining, Internal, QueueFull, Ra
 from aios.abi.event import CallEnded
 from aios.abi.request import Trace
 from aios.kernel.main import Kernel
-from aios.server.hints import refusal_headers
+from aios.server.hints import OPTIONS, SESSIONS, refusal_headers
 from aios.server.http import ServerConfig
 from aios.testing import Script, ScriptedCore
 
@@ -150,3 +151,10 @@ async def test_an_answer_tells_its_request_its_call_and_its_wait() -> None:
 async def test_a_read_timeout_that_is_short_is_halved() -> None:
     visitor = await visit(Script(text="x", first_s=9), CHAT, x_stainless_read_timeout="5")
     assert [at_s for at_s, said in visitor.said() if said == b" "][0] == pytest.approx(2.5, abs=0.3)
+
+
+def test_the_guide_names_every_header_that_means_something() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "clients.md").read_text().lower()
+    ours = ("x-request-id", "x-aios-ticket", "x-aios-wait-ms", "x-aios-ignored", "x-stainless-read-timeout", "retry-after")
+    for name in (*(name.decode() for name in (*OPTIONS, *SESSIONS)), *ours, "x-stainless-retry-count", "x-should-retry"):
+        assert f"`{name}" in page, name

@@ -11,6 +11,7 @@ from served import CHAT, Served, served, until
 from aios.abi.errors import Invalid
 from aios.abi.event import CallEnded
 from aios.abi.llm import Generate, ToolCall
+from aios.abi.request import Trace
 from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.core import FEATURES
 from aios.server.chat import generate_of, read_chat
@@ -372,3 +373,14 @@ async def test_a_name_of_any_length_is_taken_and_tells_sessions_apart() -> None:
             async with s.post("/v1/chat/completions", CHAT, x_session_id=name) as answer:
                 assert answer.status == 200
         assert await sessions(s) == 2
+
+
+@pytest.mark.real
+async def test_what_the_environment_adds_to_an_unmodified_clients_calls_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    hints = {"x-aios-class": "batch", "x-session-id": "run-7", "baggage": "aios.task=audit,aios.step=3"}
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "\n".join(f"{name}: {value}" for name, value in hints.items()))
+    async with served() as s, client_of(s) as client:
+        await client.chat.completions.create(**CHAT)
+        (event,) = s.kernel.events.after(0, 100, lambda event: isinstance(event, CallEnded))[0]
+        assert isinstance(event, CallEnded)
+        assert (event.cls, event.trace) == ("batch", Trace(task="audit", step="3"))
