@@ -69,7 +69,7 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
         ('[server]\nhost = "0.0.0.0"', "`server.host` must be a loopback address"),
         ('[server]\nhost = "box.lan"', "`server.host` must be a loopback address"),
         ("[lanes.cores]\nqueue = -5", "`lanes.cores.queue` must be 1 to 1000000"),
-        ('[lanes.cores]\npolicy = "elas"', "`lanes.cores.policy` must be one of `fifo`, `round-robin`, `priority`"),
+        ('[lanes.cores]\npolicy = "lottery"', "`lanes.cores.policy` must be one of `fifo`, `round-robin`, `priority`"),
         ('[lanes.cores]\npolicy = "priorty"', "did you mean `priority`?"),
         ("[local]\nslots = 0", "`local.slots` must be 1 to 256"),
         ("[local]\nthreads = 0", "`local.threads` must be 1 to 1024"),

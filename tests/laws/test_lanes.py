@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import CLASSES, Class
+from aios.kernel.lanes.ageing import AGEING_EVERY, PATIENCE_S
 from aios.kernel.lanes.lane import DOWN_PATIENCE_S, Dispatch, Lane, Policy, Server, Ticket, Turn
-from aios.kernel.lanes.policies import AGEING_EVERY, PATIENCE_S, POLICIES
+from aios.kernel.lanes.policies import POLICIES
 from aios.testing.kernel import VirtualClock
 
 SERVERS = ("a", "b", "c")
@@ -58,7 +59,9 @@ def run(policy: Policy, trace: list[tuple[object, ...]]) -> list[tuple[str, str,
                     assert dispatch.server in dispatch.ticket.feasible & idle, "on a server that is idle and can do it"
                     check_order(policy.name, dispatch, could, now)
                     aged = dispatch.reason == "age"
-                    assert not aged or since_aged[dispatch.server] >= AGEING_EVERY - 1, "age takes one turn of a server in four"
+                    assert not aged or policy.name == "elas" or since_aged[dispatch.server] >= AGEING_EVERY - 1, (
+                        "age takes one turn of a server in four"
+                    )
                     since_aged[dispatch.server] = 0 if aged else since_aged[dispatch.server] + 1
                     waiting.remove(dispatch.ticket)
                     policy.started(dispatch.ticket)
@@ -73,6 +76,8 @@ def check_order(name: str, dispatch: Dispatch, could: list[Ticket], now: float) 
     chosen = dispatch.ticket
     if name == "fifo":
         assert chosen is could[0]
+    elif name == "elas":
+        pass  # see test_elas
     elif name in ("fair", "round-robin"):
         assert chosen is next(one for one in could if one.pid == chosen.pid)
     elif dispatch.reason == "age":

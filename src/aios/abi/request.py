@@ -11,8 +11,9 @@ R = TypeVar("R")
 
 MAX_TRACE_CHARACTERS = 128
 
-Class = Literal["interactive", "standard", "batch"]
-CLASSES: tuple[Class, ...] = ("interactive", "standard", "batch")
+Class = Literal["interactive", "standard", "batch", "idle"]
+CLASSES: tuple[Class, ...] = ("interactive", "standard", "batch", "idle")
+"""The highest first. What is `idle` is served when nothing else waits."""
 
 
 class Request(msgspec.Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -26,6 +26,7 @@ from aios.kernel.events import EventLog
 from aios.kernel.lanes.fair import cost_of
 from aios.kernel.lanes.lane import Lane, Ticket, Turn, Withdrawn
 from aios.kernel.process import Call, Process, ProcessTable
+from aios.kernel.programs import Program
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall, resource_of
 from aios.ports.clock import Clock
@@ -192,8 +193,9 @@ class CallPath:
 
     async def _attempt(self, call: Call, lane: Lane, syscall: Syscall) -> Any:
         assert syscall.plan is not None
+        path_s = call.process.path_s
         turn = call.turn = await self._turn(call, lane)
-        ended_well = False
+        began, ended_well = self._clock.monotonic(), False
         try:
             call.core = turn.dispatch.server
             call.turn_ns = self._clock.now_ns()
@@ -207,6 +209,16 @@ class CallPath:
             turn.release()
             cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
             turn.settle(cost, at_least=not ended_well)
+            self._ran(call.process, turn.dispatch.ticket.program, path_s, self._clock.monotonic() - began)
+
+    @staticmethod
+    def _ran(process: Process, program: Program, path_s: float, for_s: float) -> None:
+        """The critical path has a call more."""
+        path_s = program.ran(path_s, for_s)
+        if process.program is program:
+            process.path_s = max(process.path_s, path_s)
+        else:
+            program.ended()
 
     def _tell_turn(self, call: Call, turn: Turn) -> None:
         process = call.process
@@ -218,10 +230,13 @@ class CallPath:
     async def _turn(self, call: Call, lane: Lane) -> Turn:
         """A turn. A call whose process is held gives up its place meanwhile, and queues again."""
         process, asked, again = call.process, call.asked, False
+        program = process.program or Program(process.share, self._processes.history)
+        accounts = ((process.tenant, 1.0), (process.share, 1.0))
         while True:
             ticket = Ticket(
-                process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share, call.near
-            )
+                process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
+                call.near, accounts, program,
+            )  # fmt: skip
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
             if process.held is None and turn is not None:
                 return turn

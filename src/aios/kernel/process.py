@@ -20,6 +20,7 @@ from aios.abi.request import CallOptions, Class, Request
 from aios.abi.table import Row
 from aios.abi.waits import State, Wait, word_of
 from aios.abi.wire import nearest
+from aios.kernel.programs import History, Program
 from aios.ports.clock import Clock
 from aios.ports.kernel import Tell
 
@@ -155,6 +156,8 @@ class Process:
     """One run of an agent, or an operator's or client's session. Its identity is the kernel's.
 
     `share`: whose share of the models its calls are of: its own agent's, or that of the ancestor that it all began with.
+    `program`: what its calls are part of: its own, or that of the agent that began it; None for sessions, of which each call is
+    a program. `path_s`: how long the critical path is that led to where it is, in seconds of service.
     `most_cls`: the highest class that whoever it all began with may have.
     """
 
@@ -174,6 +177,8 @@ class Process:
     after: Predecessors | None = None
     label: Label = USER
     share: str = ""
+    program: Program | None = None
+    path_s: float = 0.0
     most_cls: Class = "batch"
     children: dict[Process, None] = dataclasses.field(default_factory=dict)
     children_alive: int = 0
@@ -284,6 +289,7 @@ class ProcessTable:
         self._living: dict[Process, None] = {}
         self._ended: collections.deque[tuple[Process, int]] = collections.deque()
         self._ended_bytes = 0
+        self.history = History()
 
     def add(
         self, *, kind: ProcessKind, agent: str, tenant: str, cls: Class, grants: Iterable[Grant], parent: Process | None = None,
@@ -300,6 +306,10 @@ class ProcessTable:
         self._living[process] = None
         process.share = f"{tenant}/{agent}" if parent is None or parent.operator else parent.share
         process.most_cls = cls if parent is None else parent.most_cls
+        if kind == "agent":
+            of_parent = parent.program if parent is not None else None
+            process.program = of_parent or Program(process.share, self.history)
+            process.path_s = parent.path_s if parent is not None and of_parent is not None else 0.0
         if parent is not None:
             parent.children[process] = None
             parent.children_alive += 1
@@ -325,6 +335,15 @@ class ProcessTable:
         self._ended_bytes += size
         while len(self._ended) > KEPT_ENDED or self._ended_bytes > KEPT_BYTES:
             self._forget(*self._ended.popleft())
+
+    @staticmethod
+    def _end_program(process: Process, exit: Exit) -> None:
+        """A child's path goes on in its parent; an agent that came to its end tells what its kind needs."""
+        parent, program = process.parent, process.program
+        if parent is not None and parent.program is program:
+            parent.path_s = max(parent.path_s, process.path_s)
+        elif program is not None and exit.outcome == "result":
+            program.ended()
 
     def _forget(self, process: Process, size: int) -> None:
         self._ended_bytes -= size

@@ -19,6 +19,7 @@ from aios.abi.bounds import above_zero, within
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
 from aios.abi.waits import Code, Wait
+from aios.kernel.programs import Program
 from aios.ports.clock import Clock
 
 MOST_WEIGHT = 1000.0
@@ -61,12 +62,32 @@ class Server:
         return len(self.holders)
 
 
+Accounts = tuple[tuple[str, float], ...]
+"""A path of accounts with their weights, from the widest down: a tenant, then a user of it.
+
+The children of one account are fair to each other. An account that ends a path never stands in the midst of another.
+"""
+
+
+class Waiter(msgspec.Struct, frozen=True, eq=False):
+    """Who waits for what a call is part of, so that its turn may be theirs too. Fields as a ticket's."""
+
+    cls: Class
+    accounts: Accounts
+    program: Program
+    remaining_s: float | None = None
+    deadline: float | None = None
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Ticket:
     """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it.
 
     `share`: whose share of the work it belongs to, `tenant/agent`: that of the agent or client that it all began with. `near`:
     the server that it had best go to, if that one has a turn to give.
+    `accounts`: the share as a path. `program`: what it is part of; `remaining_s`: what that declared to need still, seconds of
+    service; `deadline`: when that should be done, by the lane's clock. `waiters`: who waits for it. `system`: the kernel's own
+    work, which a waiting call needs.
     """
 
     tenant: str
@@ -78,6 +99,12 @@ class Ticket:
     feasible: frozenset[str]
     share: str = ""
     near: str = ""
+    accounts: Accounts = ()
+    program: Program = dataclasses.field(default_factory=Program)
+    remaining_s: float | None = None
+    deadline: float | None = None
+    waiters: tuple[Waiter, ...] = ()
+    system: bool = False
     queued: bool = False
     given: asyncio.Future[Dispatch] | None = None
 

@@ -10,17 +10,12 @@ from operator import attrgetter
 from aios.abi.errors import Invalid
 from aios.abi.request import CLASSES, Class
 from aios.abi.wire import nearest
+from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
+from aios.kernel.lanes.elas import Elas
 from aios.kernel.lanes.fair import Fair
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 from aios.kernel.lanes.round_robin import RoundRobin
-
-PATIENCE_S: dict[Class, float] = {"interactive": 20.0, "standard": 120.0, "batch": 600.0}
-"""How long a call of each class waits before it is overdue."""
-AGEING_EVERY = 4
-"""Of so many dispatches of a server one is for the oldest overdue call, whatever its class."""
-
-AGED = "age"
 
 
 class Fifo(Policy):
@@ -89,7 +84,7 @@ class Priority(Policy):
         oldest: Ticket | None = None
         for queue in self._waiting.values():
             first = queue.first(due)
-            if first is not None and overdue(first, now) and (oldest is None or first.asked < oldest.asked):
+            if first is not None and overdue(first, first.cls, now) and (oldest is None or first.asked < oldest.asked):
                 oldest = first
         return dispatch(oldest, due, AGED) if oldest is not None else None
 
@@ -109,16 +104,11 @@ class Priority(Policy):
 
     def _overdue(self, now: float) -> Iterator[Ticket]:
         """The overdue of all classes, the oldest first."""
-        late = (itertools.takewhile(lambda ticket: overdue(ticket, now), queue) for queue in self._waiting.values())
+        late = (itertools.takewhile(lambda ticket: overdue(ticket, ticket.cls, now), queue) for queue in self._waiting.values())
         return heapq.merge(*late, key=attrgetter("asked"))
 
 
-def overdue(ticket: Ticket, now: float) -> bool:
-    """Whether a ticket has waited for longer than those of its class should."""
-    return now - ticket.asked > PATIENCE_S[ticket.cls]
-
-
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Fifo, RoundRobin, Priority, Fair)}
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Fifo, RoundRobin, Priority, Fair, Elas)}
 """By the name that the configuration uses."""
 
 

@@ -1,0 +1,279 @@
+"""The policy `elas`, eligible least attained service: classes share, in them tenants, and of a tenant who needs least goes first.
+
+1. Class: interactive, standard and batch are charged what their calls cost over 16, 3 and 1. The most urgent is served that is
+   not further than `CLASS_LEAD` ahead of the one that is furthest behind. `system` (what a waiting call needs of the kernel) goes
+   first for up to 5 % of all, `idle` when nothing else waits.
+2. Account: of siblings the least served over its weight, down the path: tenants are equal, and in a tenant its users.
+3. Program: the lowest level, which is logarithmic in what it still needs, and in a level who came first. One whose deadline is
+   at risk is below all levels, the earliest deadline first.
+4. Who waits: a call stands in the queue of whoever waits for it too, and the one in which it is picked pays for it.
+Of four turns that a server gives to an account, one is for its oldest overdue call.
+
+What a call costs is not known when it starts: its account is charged what calls of its kind cost on average, and the difference
+when it has ended. From Least Attained Service as in Autellix (Luo et al. 2025, PLAS), the virtual token counter (Sheng et al.
+2024), and eligibility and lift as in EEVDF (Stoica and Abdel-Wahab 1995). Tried and found useless or harmful: to let tenants
+lead by more than one call, the longest path first across programs, to move a helper to the queue of who waits for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+from aios.abi.request import Class
+from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
+from aios.kernel.lanes.lane import Accounts, Dispatch, Policy, Ticket, Waiter
+from aios.kernel.lanes.means import Means
+from aios.kernel.lanes.places import STALE, Account, Line, Waiting
+from aios.kernel.lanes.queue import dispatch
+
+Band = Literal["system"] | Class
+"""A class, or what stands above them."""
+
+CLASS_WEIGHTS: dict[Band, float] = {"interactive": 16.0, "standard": 3.0, "batch": 1.0}
+BANDS: dict[Band, float] = {"system": 1.0, **CLASS_WEIGHTS, "idle": 1.0}
+"""The most urgent first. Those beside the three have no share of their own."""
+CLASS_LEAD = 60_000.0
+"""Weighted tokens over its weight by which a more urgent class may be ahead of one that waits."""
+SYSTEM_SHARE = 0.05
+SYSTEM_BURST = 60_000.0
+"""Weighted tokens that `system` may have had less than its share and still get."""
+FIRST_LEVEL_S = 8.0
+"""Seconds of service below which all programs are of level 0."""
+MOST_NEEDED_S = 1e9
+RISK_FACTOR, RISK_MARGIN_S = 6.0, 5.0
+"""A deadline is at risk when so many times what the program needs, and a margin, do not fit before it."""
+AT_RISK = -1.0
+MOST_WAITERS = 8
+"""Of those who wait for one call, so many may pay for it."""
+
+
+class Elas(Policy):
+    """See above. An account that ends a ticket's path stands for the ticket's owner; without a path its `share` does."""
+
+    name = "elas"
+
+    def __init__(self) -> None:
+        self._top = Account("", 1.0, None)
+        self._top.slack = CLASS_LEAD
+        self._bands: dict[Band, Account] = {band: self._top.child(band, weight) for band, weight in BANDS.items()}
+        self._waiting: dict[Ticket, Waiting] = {}
+        self._arrivals = itertools.count()
+        self._risks: list[tuple[float, int, float, Waiting]] = []
+        self._charged: dict[Ticket, tuple[Band, Account, float]] = {}
+        self._means = Means()
+        self._system_spare = SYSTEM_BURST
+
+    # --- who waits ----------------------------------------------------------------------------------------------------
+
+    def add(self, ticket: Ticket) -> None:
+        number = next(self._arrivals)
+        waiting = self._waiting[ticket] = Waiting(ticket, (*level_of(ticket, ticket.asked), number))
+        for at, deadline in risks(ticket):
+            heapq.heappush(self._risks, (at, number, deadline, waiting))
+        for home in self._homes(ticket):
+            line = home.places.get(ticket.feasible)
+            if line is None or line not in waiting.lines:  # who waits for it may be of its own account
+                home.lift()
+                line = home.line(ticket.feasible)
+                line.add(waiting)
+                if line.rank() is waiting.rank:
+                    home.moved()
+
+    def remove(self, ticket: Ticket) -> None:
+        for line in self._leave(ticket):
+            line.account.moved()
+
+    def _leave(self, ticket: Ticket) -> list[Line]:
+        """Take a ticket out of its lines. What is next after it is not told to those above them yet."""
+        waiting = self._waiting.pop(ticket)
+        waiting.rank = None
+        for line in waiting.lines:
+            line.gone()
+        if len(self._risks) > STALE + 2 * MOST_WAITERS * len(self._waiting):
+            self._risks = [risk for risk in self._risks if risk[3].rank is not None]
+            heapq.heapify(self._risks)
+        return waiting.lines
+
+    def _homes(self, ticket: Ticket) -> Iterator[Account]:
+        """The accounts that may pay: the ticket's own, and those of who waits for it."""
+        yield self._account("system" if ticket.system else ticket.cls, ticket.accounts or ((ticket.share, 1.0),))
+        for waiter in ticket.waiters[:MOST_WAITERS]:
+            yield self._account(waiter.cls, waiter.accounts)
+
+    def _account(self, band: Band, accounts: Accounts) -> Account:
+        account = self._bands[band]
+        for name, weight in accounts[:-1]:
+            account = account.child(name, weight)
+        name, weight = accounts[-1]
+        return account.child((name,), weight)
+
+    # --- who is next --------------------------------------------------------------------------------------------------
+
+    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+        while self._risks and self._risks[0][0] < now:
+            self._put_first(*heapq.heappop(self._risks)[2:])
+        band = self._band(idle)
+        if band is None:
+            return None
+        lines = self._lines(band, idle)
+        payer = lines[0].account
+        chosen = self._overdue(lines, band, idle, now) or self._first(lines, band, idle)
+        since_aged = payer.since_aged
+        since_aged[chosen.server] = 0 if chosen.reason == AGED else since_aged.get(chosen.server, 0) + 1
+        for line in self._leave(chosen.ticket):
+            if line.account is not payer:
+                line.account.moved()
+        self._charge(chosen.ticket, band, payer)
+        return chosen
+
+    def _band(self, idle: Mapping[str, float]) -> Band | None:
+        """The class that is next, of those that have a call which an idle server can do."""
+        waiting = [band for band, root in self._bands.items() if any(not able.isdisjoint(idle) for able in root.places)]
+        sharing = [band for band in waiting if band in CLASS_WEIGHTS]
+        if not sharing or (waiting[0] == "system" and self._system_spare > 0):
+            return waiting[0] if waiting else None
+        least = min(self._bands[band].served for band in sharing)
+        self._top.floor = max(self._top.floor, least)
+        return next(band for band in sharing if self._bands[band].served <= least + CLASS_LEAD)
+
+    def _lines(self, band: Band, idle: Mapping[str, float]) -> list[Line]:
+        """The lines of the account that is next in a class, for the sets of servers of which one is idle."""
+        account = self._bands[band]
+        while True:
+            places = [place for able, place in account.places.items() if not able.isdisjoint(idle)]
+            if isinstance(places[0], Line):
+                return places  # type: ignore[return-value]  # an account has only lines, or none
+            entry = min(first for place in places if (first := place.first()) is not None)
+            account.floor = max(account.floor, entry[0])
+            account = entry[3].account
+
+    def _first(self, lines: list[Line], band: Band, idle: dict[str, float]) -> Dispatch:
+        """The call with the least rank."""
+        first = min(lines, key=Line.rank).first_call()  # type: ignore[arg-type]  # none of them is empty
+        assert first.rank is not None
+        level = "deadline at risk" if first.rank[0] == AT_RISK else f"level {first.rank[0]:g}"
+        return dispatch(first.ticket, idle, f"class {band}, {level}")
+
+    def _overdue(self, lines: list[Line], band: Band, idle: dict[str, float], now: float) -> Dispatch | None:
+        """The oldest call, if it is overdue, on a server whose turn for one has come."""
+        since_aged = lines[0].account.since_aged
+        due = {name: load for name, load in idle.items() if since_aged.get(name, 0) >= AGEING_EVERY - 1}
+        able = [line for line in lines if not line.servers.isdisjoint(due)] if due else []
+        if not able:
+            return None
+        oldest = min((line.oldest_call() for line in able), key=Waiting.since).ticket
+        patient: Class = "interactive" if band == "system" else band
+        return dispatch(oldest, due, AGED) if overdue(oldest, patient, now) else None
+
+    def _put_first(self, deadline: float, waiting: Waiting) -> None:
+        """A waiting call's deadline has come to be at risk."""
+        rank = waiting.rank
+        if rank is not None and (rank[0] != AT_RISK or deadline < rank[1]):
+            waiting.rank = (AT_RISK, deadline, rank[2])
+            for line in waiting.lines:
+                line.add_rank(waiting)
+                line.account.moved()
+
+    # --- what it costs ------------------------------------------------------------------------------------------------
+
+    def started(self, ticket: Ticket) -> None:
+        if ticket in self._charged:
+            return
+        account = next(self._homes(ticket))  # it was not picked: a server was free
+        account.lift()
+        account.raise_floors()
+        self._charge(ticket, "system" if ticket.system else ticket.cls, account)
+
+    def settled(self, ticket: Ticket, cost: float, at_least: bool = False) -> None:
+        charged = self._charged.pop(ticket, None)
+        if charged is None:
+            return  # it had its turn of another policy
+        band, account, estimate = charged
+        if at_least:
+            cost = max(cost, estimate)
+        elif cost:
+            self._means.add(ticket.program.kind, cost)
+        account.run(-1)
+        self._spend(band, account, cost - estimate)
+
+    def _charge(self, ticket: Ticket, band: Band, account: Account) -> None:
+        estimate = self._means.expected(ticket.program.kind)
+        self._charged[ticket] = band, account, estimate
+        account.run(1)
+        self._spend(band, account, estimate)
+
+    def _spend(self, band: Band, account: Account, cost: float) -> None:
+        account.charge(cost)
+        spare = self._system_spare + (-cost if band == "system" else cost * SYSTEM_SHARE / (1 - SYSTEM_SHARE))
+        self._system_spare = min(SYSTEM_BURST, spare)
+
+    # --- what would be ------------------------------------------------------------------------------------------------
+
+    def order(self, now: float) -> Iterable[Ticket]:
+        """As it would be if each call cost what is expected of it, by what a copy picks when all servers are idle."""
+        copy = self._copy()
+        anywhere = dict.fromkeys(sorted({name for ticket in self._waiting for name in ticket.feasible}), 0.0)
+        while (picked := copy.pick(anywhere, now)) is not None:
+            yield picked.ticket
+
+    def _copy(self) -> Elas:
+        copy = Elas()
+        copied: dict[Account, Account] = {}
+        copy._top = self._top.copied(None, copied)
+        copy._bands = {band: copied[root] for band, root in self._bands.items()}
+        copy._means, copy._system_spare = self._means, self._system_spare
+        for ticket, waiting in self._waiting.items():
+            assert waiting.rank is not None
+            again = copy._waiting[ticket] = Waiting(ticket, waiting.rank)
+            for line in waiting.lines:
+                copied[line.account].line(line.servers).add(again)
+        for account in copied.values():
+            if not account.children:
+                account.moved()
+        risks = (
+            (at, number, deadline, copy._waiting[waiting.ticket]) for at, number, deadline, waiting in self._risks if waiting.rank
+        )
+        copy._risks = list(risks)
+        heapq.heapify(copy._risks)
+        return copy
+
+
+def level_of(ticket: Ticket, now: float) -> tuple[float, float]:
+    """The level of a call, and its deadline if that is at risk: of what it is part of, or of who waits for it, the better."""
+    level, earliest = math.inf, math.inf
+    for who in principals(ticket):
+        level = min(level, level_for(needed_s(who)))
+        if who.deadline is not None and now > risk_at(who.deadline, needed_s(who)):
+            earliest = min(earliest, who.deadline)
+    return (level, 0.0) if earliest == math.inf else (AT_RISK, earliest)
+
+
+def level_for(needed_s: float) -> float:
+    """Half a level more for each factor of the square root of two; 0 below the first."""
+    return 0.0 if needed_s < FIRST_LEVEL_S else int(2 * math.log2(needed_s / FIRST_LEVEL_S)) / 2 + 1
+
+
+def needed_s(who: Ticket | Waiter) -> float:
+    """Seconds of service that a program still needs: as declared, or as is expected of it."""
+    declared_s = who.remaining_s
+    return min(MOST_NEEDED_S, who.program.expected_s() if declared_s is None else declared_s)
+
+
+def risks(ticket: Ticket) -> Iterable[tuple[float, float]]:
+    """The moments at which deadlines come to be at risk, after the call's arrival; and those deadlines."""
+    deadlines = {(risk_at(who.deadline, needed_s(who)), who.deadline) for who in principals(ticket) if who.deadline is not None}
+    return (risk for risk in deadlines if risk[0] >= ticket.asked)
+
+
+def risk_at(deadline: float, needed_s: float) -> float:
+    """From when on a deadline is at risk."""
+    return deadline - RISK_MARGIN_S - RISK_FACTOR * needed_s
+
+
+def principals(ticket: Ticket) -> tuple[Ticket | Waiter, ...]:
+    """Whom a call is for: what it is part of, and who waits for that."""
+    return (ticket, *ticket.waiters[:MOST_WAITERS]) if ticket.waiters else (ticket,)

@@ -1,0 +1,272 @@
+"""Where accounts and their calls stand, in order: heaps whose entries are made anew when something changes, and looked at late.
+
+An account of a class keeps what it was served, whatever servers served it. Where it stands is kept once per set of servers: what
+is next for an idle server is found without looking at what waits for others.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+
+from aios.kernel.lanes.lane import Ticket
+
+Rank = tuple[float, float, int]
+"""Level, deadline (0 where it does not count), number of arrival: the least is next."""
+
+KEPT_IDLE = 64
+"""Accounts beside those with work that are remembered in one account."""
+STALE = 64
+"""Entries of a heap beyond twice those that count, before it is made anew."""
+
+_numbers = itertools.count()
+
+
+class Account:
+    """What an account was served in one class, in weighted tokens over its weight, beside its siblings.
+
+    `floor`: the virtual time among its children: where the least served of them stood when it was served last. Who begins to
+    have work stands no lower, or `slack` below it at most: idling earns nothing. `since_aged`: turns of a server since one of
+    them was for an overdue call.
+    """
+
+    __slots__ = (
+        "busy", "children", "floor", "name", "number", "parent", "places", "running", "served", "since_aged", "slack", "waiting",
+        "weight",
+    )  # fmt: skip
+
+    def __init__(self, name: object, weight: float, parent: Account | None, served: float = 0.0) -> None:
+        self.name = name
+        self.weight = weight
+        self.parent = parent
+        self.served = served
+        self.number = next(_numbers)
+        self.floor = self.slack = 0.0
+        self.children: dict[object, Account] = {}
+        self.places: dict[frozenset[str], Place] = {}
+        self.waiting = self.running = self.busy = 0
+        self.since_aged: dict[str, int] = {}
+
+    def child(self, name: object, weight: float) -> Account:
+        """The account of that name below this one."""
+        found = self.children.get(name)
+        if found is None:
+            if len(self.children) > 2 * self.busy + KEPT_IDLE:
+                self._forget_idle()
+            found = self.children[name] = Account(name, weight, self, self.floor)
+        found.weight = weight
+        return found
+
+    def lift(self) -> None:
+        """It is about to have something to do: where nothing of it waits, it stands no lower than its parent's floor."""
+        account, parent = self, self.parent
+        while parent is not None:
+            if not account.waiting and account.served < parent.floor - parent.slack:
+                account.served = parent.floor - parent.slack
+            account, parent = parent, parent.parent
+
+    def wait(self, calls: int) -> None:
+        """So many calls more wait, or fewer."""
+        account: Account | None = self
+        while account is not None:
+            account.waiting += calls
+            account = account.parent
+
+    def run(self, calls: int) -> None:
+        """So many calls more run, or fewer."""
+        account: Account | None = self
+        while account is not None:
+            account.running += calls
+            account = account.parent
+
+    def charge(self, cost: float) -> None:
+        """It was served so much, or less than was thought; where it and those above it stand follows."""
+        account = self
+        while account.parent is not None:
+            account.served += cost / account.weight
+            account = account.parent
+        self.moved()
+
+    def moved(self) -> None:
+        """What it was served has changed, or what is first of it."""
+        account = self
+        while account.parent is not None:
+            for place in account.places.values():
+                place.stand()
+            account = account.parent
+
+    def raise_floors(self) -> None:
+        """It is served without having waited: where nothing else waits, virtual time is where it stands."""
+        account, parent = self, self.parent
+        while parent is not None:
+            if not parent.waiting:
+                parent.floor = max(parent.floor, account.served)
+            account, parent = parent, parent.parent
+
+    def line(self, servers: frozenset[str]) -> Line:
+        """Its line for a set of servers, made with the places above it if it is the first there."""
+        place = self.places.get(servers)
+        if place is None:
+            assert self.parent is not None, "a class has no calls of its own"
+            place = self.places[servers] = Line(self, servers, self.parent.place(servers))
+        assert isinstance(place, Line), "an account that ends a path never stands in the midst of another"
+        return place
+
+    def place(self, servers: frozenset[str]) -> Place:
+        """The place of an account that has children, for a set of servers. One more of them stands there."""
+        place = self.places.get(servers)
+        if place is None:
+            above = self.parent.place(servers) if self.parent is not None and self.parent.parent is not None else None
+            place = self.places[servers] = Place(self, servers, above)
+        place.below += 1
+        return place
+
+    def copied(self, parent: Account | None, copies: dict[Account, Account]) -> Account:
+        """The same with those below it, and without what waits. `copies`: by whom they are of."""
+        copy = copies[self] = Account(self.name, self.weight, parent, self.served)
+        copy.number, copy.floor, copy.slack, copy.busy = self.number, self.floor, self.slack, self.busy
+        copy.running, copy.since_aged = self.running, dict(self.since_aged)
+        copy.children = {name: child.copied(copy, copies) for name, child in self.children.items()}
+        return copy
+
+    def _forget_idle(self) -> None:
+        """Forget children that have nothing to do. Who stood no higher than the floor would come back there anyway; of the
+        others the least served go, and the floor rises to where they stood, so that nobody gains by being forgotten."""
+        idle = [child for child in self.children.values() if not child.waiting and not child.running]
+        idle.sort(key=lambda child: child.served)
+        for child in idle[: len(idle) - KEPT_IDLE // 2]:
+            self.floor = max(self.floor, child.served)
+            del self.children[child.name]
+        self.busy = len(self.children) - len(idle)
+
+
+class Waiting:
+    """A ticket in its lines, one of each account that may pay for it. `rank`: None when it has left them."""
+
+    __slots__ = ("lines", "rank", "ticket")
+
+    def __init__(self, ticket: Ticket, rank: Rank) -> None:
+        self.ticket = ticket
+        self.rank: Rank | None = rank
+        self.lines: list[Line] = []
+
+    def since(self) -> tuple[float, int]:
+        """How long it has waited: less is longer. It must be waiting."""
+        assert self.rank is not None
+        return self.ticket.asked, self.rank[2]
+
+
+class Place:
+    """Where an account stands among its siblings for one set of servers, and where its children stand below it.
+
+    `below`: how much stands there. `entry`: its own in its parent's heap; others of it there are out of date.
+    """
+
+    __slots__ = ("account", "below", "entry", "heap", "parent", "servers")
+
+    def __init__(self, account: Account, servers: frozenset[str], parent: Place | None) -> None:
+        self.account = account
+        self.servers = servers
+        self.parent = parent
+        self.below = 0
+        self.entry: Entry | None = None
+        self.heap: list[Entry] = []
+
+    def first(self) -> Entry | None:
+        """The child that is next: the least served, and of equals the one whose call has the least rank."""
+        heap = self.heap
+        while heap:
+            entry = heap[0]
+            if entry[3].entry is entry:
+                return entry
+            heapq.heappop(heap)
+        return None
+
+    def rank(self) -> Rank | None:
+        """That of the call that would be served here."""
+        first = self.first()
+        return first[1] if first is not None else None
+
+    def stand(self) -> None:
+        """Take the place anew that the account has among its siblings."""
+        parent = self.parent
+        rank = self.rank()
+        if parent is None or rank is None:
+            return
+        account = self.account
+        entry = self.entry = (account.served, rank, account.number, self)
+        heap = parent.heap
+        heapq.heappush(heap, entry)
+        if len(heap) > STALE + 2 * parent.below:
+            heap[:] = [entry for entry in heap if entry[3].entry is entry]
+            heapq.heapify(heap)
+
+    def gone(self) -> None:
+        """One less stands below; an empty place is given up."""
+        place: Place | None = self
+        while place is not None:
+            place.below -= 1
+            if place.below:
+                return
+            del place.account.places[place.servers]
+            place.entry = None
+            place = place.parent
+
+
+class Line(Place):
+    """The place of an account without children: its calls, in their order and as they came."""
+
+    __slots__ = ("oldest", "ranked")
+
+    def __init__(self, account: Account, servers: frozenset[str], parent: Place | None) -> None:
+        super().__init__(account, servers, parent)
+        self.ranked: list[tuple[Rank, Waiting]] = []
+        self.oldest: list[tuple[float, int, Waiting]] = []
+
+    def add(self, waiting: Waiting) -> None:
+        rank = waiting.rank
+        assert rank is not None
+        waiting.lines.append(self)
+        self.below += 1
+        self.account.wait(1)
+        heapq.heappush(self.ranked, (rank, waiting))
+        heapq.heappush(self.oldest, (waiting.ticket.asked, rank[2], waiting))
+
+    def add_rank(self, waiting: Waiting) -> None:
+        """A call of the line has another rank."""
+        assert waiting.rank is not None
+        heapq.heappush(self.ranked, (waiting.rank, waiting))
+
+    def rank(self) -> Rank | None:
+        ranked = self.ranked
+        while ranked:
+            rank, waiting = ranked[0]
+            if waiting.rank is rank:
+                return rank
+            heapq.heappop(ranked)
+        return None
+
+    def first_call(self) -> Waiting:
+        """The call that is next. The line must not be empty."""
+        self.rank()
+        return self.ranked[0][1]
+
+    def oldest_call(self) -> Waiting:
+        """The call that has waited for longest. The line must not be empty."""
+        while self.oldest[0][2].rank is None:
+            heapq.heappop(self.oldest)
+        return self.oldest[0][2]
+
+    def gone(self) -> None:
+        super().gone()
+        self.account.wait(-1)
+        if len(self.ranked) > STALE + 2 * self.below:
+            self.ranked = [(rank, waiting) for rank, waiting in self.ranked if waiting.rank is rank]
+            heapq.heapify(self.ranked)
+        if len(self.oldest) > STALE + 2 * self.below:
+            self.oldest = [one for one in self.oldest if one[2].rank is not None]
+            heapq.heapify(self.oldest)
+
+
+Entry = tuple[float, Rank, int, Place]
+"""An account in its parent's heap: what it was served, the rank of its first call, its number, its place."""

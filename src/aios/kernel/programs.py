@@ -1,0 +1,97 @@
+"""Programs: what a process and its children have got so far, and what is expected of them still.
+
+How much a program will need is not known; what others of its kind needed is. The expectation is the mean residual life: of
+those of its kind that went on for longer than it has, how long they went on.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import dataclasses
+import itertools
+
+KEPT_COMPLETIONS = 300
+"""Completions of a kind that are remembered."""
+FEWEST_COMPLETIONS = 8
+"""Below so many a kind's past tells nothing."""
+KEPT_KINDS = 1000
+SORTED_EVERY = 4
+"""A kind's table is made anew after so many completions, and after each of the first ones."""
+FIRST_ONES = 20
+
+
+class Kind:
+    """The last completions of one kind of program, in seconds of service along its critical path."""
+
+    __slots__ = ("_count", "_ended", "_sorted", "_tails")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._ended: collections.deque[float] = collections.deque(maxlen=KEPT_COMPLETIONS)
+        self._sorted: list[float] = []
+        self._tails: list[float] = []
+
+    def add(self, total_s: float) -> None:
+        self._ended.append(total_s)
+        self._count += 1
+        if self._count < FIRST_ONES or self._count % SORTED_EVERY == 0:
+            self._sorted = sorted(self._ended)
+            self._tails = [*itertools.accumulate(reversed(self._sorted))][::-1]
+
+    def remaining_s(self, attained_s: float) -> float | None:
+        """What is expected of a program that has got so much; None if too few are known."""
+        if len(self._sorted) < FEWEST_COMPLETIONS:
+            return None
+        longer = bisect.bisect_right(self._sorted, attained_s)
+        if longer == len(self._sorted):
+            return max(attained_s, self._sorted[-1])  # beyond all that was seen, the tail is heavy
+        return self._tails[longer] / (len(self._sorted) - longer) - attained_s
+
+
+class History:
+    """The kinds, by name; those of which nothing ended for longest are forgotten."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind] = {}
+
+    def add(self, name: str, total_s: float) -> None:
+        """A program of this kind has ended, and had got so much."""
+        kind = self._kinds[name] = self._kinds.pop(name) if name in self._kinds else Kind()
+        kind.add(total_s)
+        if len(self._kinds) > KEPT_KINDS:
+            del self._kinds[next(iter(self._kinds))]
+
+    def remaining_s(self, name: str, attained_s: float) -> float | None:
+        kind = self._kinds.get(name)
+        return kind.remaining_s(attained_s) if kind is not None else None
+
+
+NO_HISTORY = History()
+"""Of programs that nobody tells the ends of."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Program:
+    """A process and its children, as far as lanes know it.
+
+    `attained_s`: the service that it got along its critical path: what ran side by side does not add up.
+    """
+
+    kind: str = ""
+    history: History = NO_HISTORY
+    attained_s: float = 0.0
+
+    def ran(self, path_s: float, for_s: float) -> float:
+        """A call ran for so long at the end of a path of so many seconds; how long the path is with it."""
+        self.attained_s = max(self.attained_s, path_s + for_s)
+        return path_s + for_s
+
+    def ended(self) -> None:
+        """It came to its end by itself, and tells what its kind needs."""
+        self.history.add(self.kind, self.attained_s)
+
+    def expected_s(self) -> float:
+        """What it still needs: by the past of its kind, or else as much again as it has got."""
+        remaining_s = self.history.remaining_s(self.kind, self.attained_s)
+        return self.attained_s if remaining_s is None else remaining_s
