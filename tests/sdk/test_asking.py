@@ -100,6 +100,10 @@ async def uses(k: aios.Kernel, name: str, arguments: dict[str, Any]) -> Any:
     return await k.do(tools[name], **arguments)
 
 
+@aios.tool
+async def unreadable(x: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
 @aios.agent
 async def wrong(k: aios.Kernel) -> list[str]:
     said = []
@@ -109,6 +113,7 @@ async def wrong(k: aios.Kernel) -> list[str]:
         {"out": object},
         {"tools": [rate, aios.tool(rate.function)]},
         {"tools": [spread]},
+        {"tools": [unreadable]},
     ):
         try:
             await k.ask("x", **how)
@@ -267,7 +272,7 @@ async def test_a_tool_that_runs_is_seen_and_ends_with_its_agent() -> None:
 async def test_what_cannot_be_asked_is_refused_where_it_is_written() -> None:
     async with scripted() as k:
         said = await k.run(wrong)
-        assert [text.split(" ")[0] for text in said] == ["`repairs`", "`max_steps`", "`out`:", "two", "tool"]
+        assert [text.split(" ")[0] for text in said] == ["`repairs`", "`max_steps`", "`out`:", "two", "tool", "tool"]
         with pytest.raises(aios.Conflict, match="`operator-1` is a session, not an agent in a child of the kernel"):
             await k.k.do(rate, "EUR", "USD")
 

@@ -1,8 +1,8 @@
 """Asking a model until it has answered: its tools are run on the way, and an answer that must have a form gets it.
 
-A model that has tools says first what it wants to say, freely: not every core keeps to a form while functions may be called. If
-that is not of the wanted form already, it is asked once more, for the form alone. Each answer that still does not fit is shown to
-the model with what is wrong, `repairs` times.
+A model is told of the form in words. One that has tools is not kept to it while it may ask for them: not every core can do
+both. If what it says in the end is not of the form, it is asked once more, for the form alone. Each answer that still does not
+fit is shown to the model with what is wrong, `repairs` times.
 """
 
 from __future__ import annotations
@@ -152,33 +152,28 @@ class Conversation:
 
     async def typed(self, form: Form[T], tools: Sequence[Tool[..., Any]], choice: str | dict[str, Any] | None) -> T:
         """The answer as a value of the form. Raises `OutputInvalid`."""
-        if tools:
-            text = await self.text(tools, choice)
-            try:
-                return form.read(text)
-            except msgspec.DecodeError:
-                self._messages += (Message("assistant", text), Message("user", form.wanted))
-        else:
-            self._messages = _instructed(self._messages, form.wanted)
-        for left in reversed(range(self._bounds.repairs + 1)):
-            text = (await self._formed(form)).text
+        self._messages = _instructed(self._messages, form.wanted)
+        text = await self.text(tools, choice) if tools else await self._formed(form)
+        left = self._bounds.repairs + bool(tools)  # what was said freely need not have the form yet
+        while True:
             try:
                 return form.read(text)
             except msgspec.DecodeError as error:
                 wrong = str(error)
-                self._messages += (Message("assistant", text), Message("user", f"That does not fit: {wrong}. {form.wanted}"))
-                if not left:
-                    raise OutputInvalid(f"no answer fits `{form.name}`: {wrong}; the last one begins: {text[:SHOWN]!r}") from None
-        raise AssertionError("the last turn returns or raises")
+            if not left:
+                raise OutputInvalid(f"no answer fits `{form.name}`: {wrong}; the last one begins: {text[:SHOWN]!r}")
+            left -= 1
+            self._messages += (Message("assistant", text), Message("user", f"That does not fit: {wrong}. {form.wanted}"))
+            text = await self._formed(form)
 
-    async def _formed(self, form: Form[Any]) -> Choice:
+    async def _formed(self, form: Form[Any]) -> str:
         """An answer in a form; where no core keeps to one, the model has been told what it is."""
         try:
-            return await self._ask(response_format=form.response_format)
+            return (await self._ask(response_format=form.response_format)).text
         except NoCore as error:
             if error.field != "response_format":
                 raise
-            return await self._ask()
+            return (await self._ask()).text
 
     async def _ask(self, **fields: Any) -> Choice:
         request = replace(self._request, messages=tuple(self._messages), **fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
@@ -117,7 +117,13 @@ class Kernel:
                 if isinstance(event, Delta) and event.text:
                     yield event.text
 
-    async def do(self, tool: Tool[P, R], *args: P.args, **kwargs: P.kwargs) -> Any:
+    @overload
+    async def do(self, tool: Tool[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    @overload
+    async def do(self, tool: Tool[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    async def do(self, tool: Tool[P, Any], *args: P.args, **kwargs: P.kwargs) -> Any:
         """Have a tool run by the kernel, as a model can: bounded, recorded, and known to whoever asks why. Raises `AiosError`."""
         await self.tools.ready((tool,))
         arguments = tool.said(args, kwargs)

@@ -57,7 +57,10 @@ class Tool(Generic[P, R]):
     @cached_property
     def _arguments(self) -> type[msgspec.Struct]:
         """Its parameters as the fields of a type."""
-        hints = typing.get_type_hints(self.function, include_extras=True)
+        try:
+            hints = typing.get_type_hints(self.function, include_extras=True)
+        except (NameError, TypeError) as error:
+            raise Invalid(f"tool `{self.name}`: its annotations cannot be read: {error}", field="tools") from None
         fields: list[Any] = []
         for parameter in inspect.signature(self.function).parameters.values():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -91,10 +94,9 @@ class Tool(Generic[P, R]):
 
     def result(self, value: Any) -> Any:
         """A result, as its annotation wants it."""
-        kind = typing.get_type_hints(self.function).get("return", Any)
         try:
-            return msgspec.convert(value, kind)
-        except (TypeError, msgspec.ValidationError):  # a type that only the function knows: what was sent
+            return msgspec.convert(value, typing.get_type_hints(self.function).get("return", Any))
+        except (NameError, TypeError, msgspec.ValidationError):  # a type that only the function knows: what was sent
             return value
 
 
