@@ -40,3 +40,13 @@ def test_nesting_is_refused_before_it_is_too_deep_for_others(levels: int) -> Non
     for _ in range(50):
         request = [request]  # type: ignore[assignment]  # as who hands it on
     assert msgspec.msgpack.encode(request)
+
+
+def test_halves_of_characters() -> None:
+    for name, value in {
+        "tools": (ToolSpec("f", description="\ud800"),),
+        "response_format": {"type": "choice", "choices": ["\ud800"]},
+        "tool_choice": {"\ud800": 1},
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}` cannot be recorded: .*half a character"):
+            Generate(prompt="x", **{name: value})  # type: ignore[arg-type]  # each has its own type

@@ -165,7 +165,7 @@ async def test_calls_beside_a_poisoned_count_go_on(home: Path) -> None:
     loop = asyncio.get_running_loop()
 
     def strike() -> None:
-        """Stands for a text that the tokenizer dies of, before a pass is made for anybody."""
+        """Stands for a text that the tokenizer dies of, before a pass is made for anybody. It is long: not counted at once."""
         pid = core.health().pid
         if pid is not None and any(ask.open for ask in core._asks.values()):
             os.kill(pid, signal.SIGKILL)
@@ -174,7 +174,7 @@ async def test_calls_beside_a_poisoned_count_go_on(home: Path) -> None:
     innocent = candidate.call("Write about cats.")
     alone = await core.generate(innocent, ignore)
     bystander = asyncio.create_task(core.generate(innocent, ignore))
-    counting = asyncio.create_task(core.count(Count(text="poison"), candidate.call().model))
+    counting = asyncio.create_task(core.count(Count(text="poison " * 100_000), candidate.call().model))
     await asyncio.sleep(0)
     strike()
     with pytest.raises(CoreFailed, match="died 3 times of this text"):

@@ -23,7 +23,9 @@ def above_zero(field: str, value: float, most: float) -> None:
 
 
 def recordable(field: str, value: object) -> None:
-    """Refuse what JSON can say and a record cannot: numbers of more than 64 bits, nesting without end. None, () and texts can.
+    """Refuse what a record cannot say: numbers of more than 64 bits, nesting without end, halves of characters.
+
+    None and () can be recorded; texts are not looked at.
 
     Raises `ValueError` that names the field.
     """
@@ -33,6 +35,8 @@ def recordable(field: str, value: object) -> None:
         value = [value]
     try:
         _encode(value)
+    except UnicodeEncodeError:
+        raise ValueError(f"`{field}` cannot be recorded: a text in it holds half a character (a lone surrogate)") from None
     except (OverflowError, RecursionError) as error:
         raise ValueError(f"`{field}` cannot be recorded: {error}") from None
 

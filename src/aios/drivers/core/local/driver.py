@@ -459,10 +459,12 @@ class LocalCore:
         return isinstance(each, _Ask) or not (each.frozen or len(each.tokens) - each.passed >= self.config.backlog)
 
     def _open(self, host: Host, job: _Job) -> None:
-        host.say(self._opening(job))
-        job.acked = job.passed
+        opening = self._opening(job)
         if job.frozen:
-            host.say(Freeze(job.number))
+            host.say(opening, Freeze(job.number))
+        else:
+            host.say(opening)
+        job.acked = job.passed
 
     def _opening(self, job: _Job) -> Open | Weigh:
         if isinstance(job.call, ScoreCall):

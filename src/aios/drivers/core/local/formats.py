@@ -124,14 +124,10 @@ def _json(value: object, field: str) -> str:
         return msgspec.json.encode(value).decode()
     except RecursionError:
         raise Invalid("it is nested too deeply", field=field) from None
-    except UnicodeEncodeError:
-        raise Invalid("a text in it holds half a character (a lone surrogate)", field=field) from None
 
 
 def _bounded(constraint: Constraint, field: str) -> Constraint:
-    size = len(constraint.text.encode(errors="replace"))
+    size = len(constraint.text.encode())
     if size > MOST_BYTES:
         raise Invalid(f"it has {size} bytes, more than the {MOST_BYTES} that a form may have", field=field)
-    if size != len(constraint.text.encode(errors="ignore")):
-        raise Invalid("it holds half a character (a lone surrogate)", field=field)
     return constraint

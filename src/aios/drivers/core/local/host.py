@@ -85,9 +85,9 @@ class Host(asyncio.Protocol):
     def pid(self) -> int:
         return self._process.pid
 
-    def say(self, command: Command) -> None:
-        """Tell it something; nothing happens if it is dead. Raises `ProtocolError` if that is too long."""
-        data = frame(command)
+    def say(self, *commands: Command) -> None:
+        """Tell it something, at once; nothing happens if it is dead. Raises `ProtocolError` if that is too long."""
+        data = b"".join(map(frame, commands))
         if not self.ended.done():
             self._transport.write(data)
 

@@ -3,7 +3,8 @@
 To read a question of a hundred thousand characters, or a big schema, takes the time of many passes. So what took long is followed
 by passes for as long, where there is work for them, before the next such thing: whoever sends nothing else slows the others to
 half their speed and not to a standstill. What is done at once, as ending a call, overtakes what waits, but for its own call's
-opening. Calls and questions of size take turns: there are many of these at once, and of those no more than slots.
+opening, which it follows before the next pass. Calls and questions of size take turns: there are many of these at once, and of
+those no more than slots.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ class Inbox:
 
     def __init__(self) -> None:
         self._quick: deque[Command] = deque()
-        self._calls: deque[Command] = deque()
+        self._calls: deque[Open | Weigh] = deque()
         self._asks: deque[Command] = deque()
         self._asks_turn = False
-        self._opening: set[int] = set()
-        """The calls whose opening waits."""
+        self._opening: dict[int, list[Command]] = {}
+        """The calls whose opening waits, with what was said of each since."""
         self._owed_s = 0.0
 
     def __bool__(self) -> bool:
@@ -36,12 +37,12 @@ class Inbox:
         for command in commands:
             match command:
                 case Open() | Weigh():
-                    self._opening.add(command.call)
+                    self._opening[command.call] = []
                     self._calls.append(command)
                 case Measure():
                     self._asks.append(command)
                 case Ack() | Abort() | Freeze() | Thaw() if command.call in self._opening:
-                    self._calls.append(command)
+                    self._opening[command.call].append(command)
                 case _:
                     self._quick.append(command)
 
@@ -51,12 +52,12 @@ class Inbox:
             return self._quick.popleft()
         if not self or (busy and self._owed_s > 0):
             return None
-        line = self._asks if self._asks and (self._asks_turn or not self._calls) else self._calls
-        self._asks_turn = line is self._calls
-        command = line.popleft()
-        if isinstance(command, Open | Weigh):
-            self._opening.discard(command.call)
-        return command
+        self._asks_turn = not (self._asks and (self._asks_turn or not self._calls))
+        if not self._asks_turn:
+            return self._asks.popleft()
+        opening = self._calls.popleft()
+        self._quick += self._opening.pop(opening.call)
+        return opening
 
     def took(self, seconds: float) -> None:
         """A command took so long."""
