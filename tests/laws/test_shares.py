@@ -18,6 +18,11 @@ LARGEST = 2 * UNKNOWN_COST
 ANY = frozenset("a")
 IDLE = {"a": 0.0}
 
+SERVERS = ("a", "b")
+arrivals = st.tuples(st.just("arrive"), st.sampled_from("pqrs"), st.frozensets(st.sampled_from(SERVERS), min_size=1))
+picks = st.tuples(st.just("pick"), st.frozensets(st.sampled_from(SERVERS), min_size=1))
+leaves = st.tuples(st.just("leave"), st.integers(0, 1000))
+
 # --- fair -------------------------------------------------------------------------------------------------------------
 
 
@@ -199,12 +204,39 @@ def test_shares_that_are_gone_are_forgotten(beside: bool) -> None:
     assert len(policy._charged) == beside
 
 
+settles = st.tuples(st.just("settle"), st.integers(0, 1000), st.floats(0, LARGEST), st.booleans())
+
+
+@given(data=st.data())
+@settings(max_examples=3000, deadline=None)
+def test_the_line_says_what_a_look_at_all_shares_says(data: st.DataObject) -> None:
+    """The line is kept so that nobody has to look at all shares: whoever it names is the least served of those that could be."""
+    policy = Fair()
+    waiting: list[Ticket] = []
+    running: list[Ticket] = []
+    for step, (what, *rest) in enumerate(
+        data.draw(st.lists(st.one_of(arrivals, arrivals, picks, leaves, settles), max_size=120))
+    ):
+        if what == "arrive":
+            waiting.append(ticket(f"{step}", "standard", rest[1], float(step), rest[0]))
+            policy.add(waiting[-1])
+        elif what == "leave" and waiting:
+            policy.remove(waiting.pop(rest[0] % len(waiting)))
+        elif what == "settle" and running:
+            policy.settled(running.pop(rest[0] % len(running)), rest[1], at_least=rest[2])
+        elif what == "pick":
+            could = [one for one in waiting if one.feasible & rest[0]]
+            served = dict(policy._served)
+            dispatch = policy.pick(dict.fromkeys(sorted(rest[0]), 0.0), 0.0)
+            assert (dispatch is not None) == bool(could)
+            if dispatch is not None:
+                assert served[dispatch.ticket.share] == min(served[one.share] for one in could)
+                waiting.remove(dispatch.ticket)
+                running.append(dispatch.ticket)
+
+
 # --- round robin ------------------------------------------------------------------------------------------------------
 
-SERVERS = ("a", "b")
-arrivals = st.tuples(st.just("arrive"), st.sampled_from("pqrs"), st.frozensets(st.sampled_from(SERVERS), min_size=1))
-picks = st.tuples(st.just("pick"), st.frozensets(st.sampled_from(SERVERS), min_size=1))
-leaves = st.tuples(st.just("leave"), st.integers(0, 1000))
 traces = st.lists(st.one_of(arrivals, picks, picks, leaves), max_size=80)
 
 

@@ -8,6 +8,7 @@ average, and the difference when it has ended.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -39,6 +40,9 @@ class Fair(Policy):
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = weights or {}
         self._waiting: dict[str, Queue] = {}
+        self._places: dict[str, int] = {}
+        self._line: list[tuple[float, int, str]] = []
+        self._count = itertools.count()
         self._running: Counter[str] = Counter()
         self._served: dict[str, float] = {}
         self._charged: dict[Ticket, float] = {}
@@ -47,22 +51,32 @@ class Fair(Policy):
         self._floor = 0.0
 
     def add(self, ticket: Ticket) -> None:
-        if ticket.share not in self._waiting:
-            self._lift(ticket.share)
-            self._waiting[ticket.share] = Queue()
-        self._waiting[ticket.share].add(ticket)
+        share = ticket.share
+        if share not in self._waiting:
+            self._lift(share)
+            self._waiting[share], self._places[share] = Queue(), next(self._count)
+            self._line_up(share)
+        self._waiting[share].add(ticket)
 
     def remove(self, ticket: Ticket) -> None:
         queue = self._waiting[ticket.share]
         queue.remove(ticket)
         if not queue:
-            del self._waiting[ticket.share]
+            del self._waiting[ticket.share], self._places[ticket.share]
 
     def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
-        found = [(self._served[share], ticket) for share, queue in self._waiting.items() if (ticket := queue.first(idle))]
-        if not found:
+        passed = []
+        ticket = None
+        while self._line and ticket is None:
+            place = heapq.heappop(self._line)
+            if self._is_current(place):
+                passed.append(place)
+                ticket = self._waiting[place[2]].first(idle)
+        for place in passed:
+            heapq.heappush(self._line, place)
+        if ticket is None:
             return None
-        served, ticket = min(found, key=lambda each: (each[0], each[1].asked))
+        served = self._served[ticket.share]
         self.remove(ticket)
         self._charge(ticket)
         return dispatch(ticket, idle, f"least served, {served:.0f}")
@@ -85,23 +99,39 @@ class Fair(Policy):
             self._means[share] += LEARNING * (cost - self._means[share])
             self._mean += LEARNING * (cost - self._mean)
         self._served[share] += (cost - estimate) / self._weight(share)
+        self._line_up(share)
         if not self._charged and not self._waiting:
             self._start_afresh()
 
     def order(self, now: float) -> Iterable[Ticket]:
         """As it would be if each call cost what is expected of it."""
         heads = []
-        for number, (share, queue) in enumerate(self._waiting.items()):
+        for share, queue in self._waiting.items():
             tickets = iter(queue)
-            heads.append((self._served[share], (first := next(tickets)).asked, number, first, tickets))
+            heads.append((self._served[share], self._places[share], next(tickets), tickets))
         heapq.heapify(heads)
         while heads:
-            served, _, number, ticket, tickets = heapq.heappop(heads)
+            served, place, ticket, tickets = heapq.heappop(heads)
             yield ticket
             following = next(tickets, None)
             if following is not None:
                 served += self._estimate(ticket.share) / self._weight(ticket.share)
-                heapq.heappush(heads, (served, following.asked, number, following, tickets))
+                heapq.heappush(heads, (served, place, following, tickets))
+
+    def _line_up(self, share: str) -> None:
+        """A share that waits stands in line by what it was served, and of equals the one that has waited longer first.
+
+        Where it stood before stays in the line until it is met there, or until most of the line is such.
+        """
+        if share in self._waiting:
+            heapq.heappush(self._line, (self._served[share], self._places[share], share))
+            if len(self._line) > 2 * len(self._waiting) + KEPT_IDLE:
+                self._line = [(self._served[share], place, share) for share, place in self._places.items()]
+                heapq.heapify(self._line)
+
+    def _is_current(self, place: tuple[float, int, str]) -> bool:
+        served, number, share = place
+        return self._places.get(share) == number and self._served[share] == served
 
     def _lift(self, share: str) -> None:
         """A share has something to do again: it stands no lower than who was served last did then."""
@@ -114,6 +144,7 @@ class Fair(Policy):
         estimate = self._charged[ticket] = self._estimate(ticket.share)
         self._running[ticket.share] += 1
         self._served[ticket.share] += estimate / self._weight(ticket.share)
+        self._line_up(ticket.share)
 
     def _estimate(self, share: str) -> float:
         return self._means.get(share, self._mean)
@@ -134,6 +165,7 @@ class Fair(Policy):
         """Nobody runs and nobody waits: nobody was kept from anything, so nobody is owed anything."""
         self._served.clear()
         self._running.clear()
+        self._line.clear()
         self._floor = 0.0
         if len(self._means) > KEPT_IDLE:
             self._means.clear()
