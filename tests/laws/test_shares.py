@@ -208,7 +208,7 @@ settles = st.tuples(st.just("settle"), st.integers(0, 1000), st.floats(0, LARGES
 
 
 @given(data=st.data())
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_the_line_says_what_a_look_at_all_shares_says(data: st.DataObject) -> None:
     """The line is kept so that nobody has to look at all shares: whoever it names is the least served of those that could be."""
     policy = Fair()
