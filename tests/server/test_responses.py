@@ -508,6 +508,21 @@ async def test_a_process_has_so_many_background_responses_and_no_more(monkeypatc
         assert (status, error["param"]) == (400, "previous_response_id") and "not done yet" in error["message"]
 
 
+async def test_background_responses_under_way_hold_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST_BYTES", 100_000)
+    async with served(ScriptedCore(Script(text="a", hang=True), window=10**6)) as s:
+        large = "x" * 60_000
+        id = (await made(s, background=True, input=large))["id"]
+        status, error = await refused(s, background=True, input=large)
+        assert status == 429 and "no room is left" in error["message"]
+        await made(s, background=True)
+        async with s.post(f"{PATH}/{id}/cancel") as answer:
+            assert answer.status == 200
+        await made(s, background=True, input=large)
+        async with s.get(f"{PATH}/{id}") as answer:
+            assert answer.status == 404
+
+
 async def test_events_that_are_too_many_are_forgotten_and_the_whole_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_log, "MAX_LOG_BYTES", 5000)
     text = " ".join(["word"] * 100)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from aios.abi.errors import AiosError, BadRequest, Cancelled, RateLimited, Refused, TooLarge
+from aios.abi.errors import AiosError, BadRequest, Cancelled, RateLimited, Refused
 from aios.abi.llm import Delta, Generate, Started
 from aios.abi.request import CallOptions, Event
 from aios.ports.kernel import Answer, Caller, Kernel
@@ -79,14 +79,14 @@ class Background:
         """Begin to make one, and return the response as it is then.
 
         What is refused without waiting for anything is refused here, and nothing is kept of it.
-        Raises `RateLimited` if its process has too many under way, `TooLarge` if it cannot be kept, or what its call raises.
+        Raises `RateLimited` if its process has too many or too large ones under way, or what its call raises.
         """
         turn, turns, response = work.turn, work.turns, work.response
         if turns.running >= MOST_RUNNING:
             raise RateLimited(f"{MOST_RUNNING} background responses of this process are under way", retry_after_s=10.0)
         queued = turn.answer = response.object("queued")
         if not turns.add(turn):
-            raise TooLarge("the input is too large to be kept, as a background response must be", field="input")
+            raise RateLimited("no room is left to keep another background response of this size", retry_after_s=10.0)
         call = self._kernel.begin(work.caller, work.request, work.options, work.hear)
         turn.run = Run(call)
         turn.run.log.add(response.created("queued"))

@@ -118,7 +118,7 @@ class Turns:
         return turn
 
     def add(self, turn: Turn) -> bool:
-        """Keep a turn, and forget the oldest if there is no room. False if it is too large by itself, and not kept."""
+        """Keep a turn, and forget the oldest if there is no room. False if those under way leave none: it is not kept."""
         if len(turn.input) + len(turn.answer) > MOST_BYTES - TURN_BYTES or not self.kept.knows(self):
             return False
         turn.listed = True
@@ -126,7 +126,7 @@ class Turns:
         self.share.by_id[turn.id] = self
         self._hold(turn.previous)
         self.measure(turn)
-        return True
+        return turn.listed
 
     def measure(self, turn: Turn) -> None:
         """Count what a turn takes, now that it says something else."""
