@@ -64,6 +64,8 @@ SESSION_IDLE_S = 1800.0
 MOST_SESSIONS = 4096
 """Of one token."""
 SWEEP_S = 60.0
+LET_GO_S = 5.0
+"""How long calls that nobody waits for may take to end with the kernel."""
 LAG_EVERY_S = 0.25
 LATE_S = 0.1
 """A loop that is late by more is an event."""
@@ -121,6 +123,7 @@ class Kernel:
         self._lag_max_s = 0.0
         self._life = AsyncExitStack()
         self._grace_s = 0.0
+        self._unattended: set[asyncio.Task[Answer | AiosError]] = set()
 
     async def __aenter__(self) -> Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
@@ -182,6 +185,8 @@ class Kernel:
         for process in self.processes.living():
             for call in list(process.calls.values()):
                 call.stop(Killed("the kernel went down"))
+        if self._unattended:  # while there are cores yet, which have to let go of them
+            await asyncio.wait(self._unattended, timeout=LET_GO_S)
         await self._supervisor.close()
         await self.pool.close()
         await self._embedders.close()
@@ -213,11 +218,13 @@ class Kernel:
         self, process: Caller, request: Request[Any], options: CallOptions = NO_OPTIONS, tell: Tell | None = None
     ) -> asyncio.Task[Answer | AiosError]:
         """Make a call that goes on when nobody waits for it. Cancelling the task cancels it."""
-        return self._tasks.create_task(
-            self._unattended(process, request, options, tell), name=f"unattended call of {process.name}"
-        )
+        call = self._answered(process, request, options, tell)
+        task = self._tasks.create_task(call, name=f"unattended call of {process.name}")
+        self._unattended.add(task)
+        task.add_done_callback(self._unattended.discard)
+        return task
 
-    async def _unattended(
+    async def _answered(
         self, process: Caller, request: Request[Any], options: CallOptions, tell: Tell | None
     ) -> Answer | AiosError:
         try:

@@ -121,10 +121,18 @@ FILES = (
     only("chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat"),
     only("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"),
 )
+SET_USER, SET_GROUP = 0o4000, 0o2000
+NO_MORE_RIGHTS = (
+    never("chmod fchmod", Is(1, SET_USER, SET_USER), Is(1, SET_GROUP, SET_GROUP)),
+    never("fchmodat fchmodat2", Is(2, SET_USER, SET_USER), Is(2, SET_GROUP, SET_GROUP)),
+)
 NETWORKS: dict[Network, tuple[Rule, ...]] = {
     "none": (*FILES, only("socket", error=errno.EACCES)),
     # In a network of its own nobody else is. Other protocols (raw, MPTCP, SCTP) have let programs out of things before.
-    "own": (only("socket", *_sockets((SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)), error=errno.EACCES),),
+    "own": (
+        *NO_MORE_RIGHTS,
+        only("socket", *_sockets((SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP)), error=errno.EACCES),
+    ),
     # Landlock asks at `connect`, which a fast open leaves out.
     "port": (
         *FILES,
