@@ -111,6 +111,7 @@ HOSTILE: list[tuple[str, str, bytes, str | None, str]] = [
     ("an agent and a command", "process.spawn", manifest(command=["/bin/true"]), "manifest.command", "without"),
     ("a command with a NUL", "process.spawn", manifest(**A_COMMAND, command=["/a", "\0"]), "manifest.command", "NUL"),
     ("a command without an end", "process.spawn", manifest(**A_COMMAND, command=["/a"] * 1001), "manifest.command", "at most"),
+    ("a long word for a choice", "process.spawn", manifest(restart="s" * 10**6), "manifest.restart", "enum"),
     ("a rule that is none", "process.spawn", manifest(restart="sometimes"), "manifest.restart", "enum"),
     ("a name that cannot be typed", "process.spawn", manifest(agent="\x1b[2J"), "manifest.agent", "letters"),
     ("a name that turns text around", "process.spawn", manifest(agent="a\u202eb"), "manifest.agent", "letters"),

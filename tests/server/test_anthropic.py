@@ -552,6 +552,15 @@ async def test_tokens_are_counted_with_the_system_and_the_tools() -> None:
         assert s.core.statistics().started == 0
 
 
+async def test_a_tool_that_holds_what_cannot_be_recorded_is_refused_by_name_counted_or_called() -> None:
+    vast = {"name": "vast", "input_schema": {"type": "object", "maxProperties": 2**64}}
+    async with served() as s:
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            async with s.post(path, {**HELLO, "tools": [vast]}) as answer:
+                error = (await answer.json())["error"]
+                assert (answer.status, error["type"], error["details"]["field"]) == (400, "invalid_request_error", "tools")
+
+
 async def test_models_are_listed_in_the_shape_of_who_asks() -> None:
     async with served() as s:
         headers = {**s.headers, "anthropic-version": STRICT}

@@ -37,6 +37,8 @@ MAX_REWRITTEN_BYTES = 64 * 1024
 """Of a body that is written anew to see whether it is the same: that is lost time where it is not."""
 MAX_COMPARED = 500
 """Names that are looked through for the nearest one; that is 10 ms."""
+MAX_SAID = 300
+"""Characters of what a decoder says, in an error."""
 MAX_DIGITS = 4300
 """Of a whole number: Python reads no longer ones."""
 
@@ -76,6 +78,8 @@ def refuse(error: Exception, fields: Iterable[str] = ()) -> NoReturn:
     if missing:
         field = f"{field}.{missing.group(1)}" if field else missing.group(1)
     said = _where.sub("", text)
+    if len(said) > MAX_SAID:
+        said = f"{said[:MAX_SAID]}…"  # a decoder repeats the value, which may be long
     named = re.match(r"`(\w+)` ", said)
     if named:
         raise Invalid(said, field=f"{field}.{named.group(1)}" if field else named.group(1)) from None

@@ -150,7 +150,10 @@ def read_question(raw: bytes, version: str) -> Count:
     _check(body, version)
     talk = Talk(version >= STRICT, body.tools or ())
     messages = talk.read(body.system, body.messages)
-    return Count(model=body.model or "default", messages=messages, tools=_specs(talk.tools.values()))
+    try:
+        return Count(model=body.model or "default", messages=messages, tools=_specs(talk.tools.values()))
+    except ValueError as error:
+        refuse(error)
 
 
 def _read(raw: bytes, decoder: msgspec.json.Decoder[B]) -> tuple[B, list[str]]:
