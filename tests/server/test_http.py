@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from served import CHAT, running_kernel, served, server_of, until, visit
+from served import CHAT, Served, running_kernel, served, server_of, until, visit
 
 from aios.abi.errors import Unavailable
 from aios.server import http as edge
@@ -475,6 +475,101 @@ async def test_a_reader_that_stalls_costs_the_others_nothing_and_no_memory_witho
         for _, writer in stalled:
             writer.close()
         await until(lambda: s.core.statistics().running == 0)
+
+
+async def ask_and_never_read(s: Served, **fields: Any) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", s.server.port, limit=1024)
+    body = json.dumps({**CHAT, **fields}).encode()
+    writer.write(chat_head(s, len(body)) + body)
+    return writer
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_reads_nothing_of_its_answer_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    """Neither while it is idle, nor afterwards, nor when its call has ended and the rest of its stream cannot leave."""
+    monkeypatch.setattr(listener, "IDLE_S", 0.1)
+    monkeypatch.setattr(listener, "TICK_S", 0.02)
+    monkeypatch.setattr(listener, "STALLED_S", 0.3)
+    async with served(ScriptedCore(Script(text="x" * 8_000_000), window=20_000_000), connections=3) as s:
+        writers = [await ask_and_never_read(s, stream=stream) for _ in range(3)]
+        await until(lambda: s.core.statistics().started == 3 and s.core.statistics().running == 0)
+        try:
+            async with asyncio.timeout(5), s.get("/v1/models") as answer:
+                assert answer.status == 200
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+
+
+@pytest.mark.real
+async def test_what_nobody_reads_is_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MOST_UNREAD_BYTES", 10_000_000)
+    async with served(ScriptedCore(Script(text="x" * 8_000_000), window=20_000_000)) as s:
+        writers = [await ask_and_never_read(s) for _ in range(4)]
+        await until(lambda: s.core.statistics().started == 4 and s.core.statistics().running == 0)
+        try:
+            await until(lambda: len(s.server._state.connections) < 3)
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+
+
+@pytest.mark.real
+async def test_who_reads_its_answer_late_reads_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been suspended for longer than a connection is kept for its next request."""
+    monkeypatch.setattr(listener, "IDLE_S", 0.05)
+    monkeypatch.setattr(listener, "TICK_S", 0.02)
+    ticks: list[object] = []
+    tick = listener.Listener._tick
+    monkeypatch.setattr(listener.Listener, "_tick", lambda self: (ticks.append(self), tick(self)))
+    async with served(ScriptedCore(Script(text="x" * 8_000_000), window=20_000_000)) as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port, limit=1024)
+        body = json.dumps(CHAT).encode()
+        writer.write(chat_head(s, len(body)) + body)
+        await until(lambda: s.core.statistics().started == 1 and s.core.statistics().running == 0)
+        begun = len(ticks)
+        await until(lambda: len(ticks) > begun + 10)
+        async with asyncio.timeout(10):
+            assert (await reader.read()).count(b"x") >= 8_000_000
+        writer.close()
+
+
+@pytest.mark.real
+async def test_requests_ahead_of_their_answers_are_answered_in_order_and_not_hoarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many come at once, in pieces larger than a head may be, that end wherever they end."""
+    ahead: list[int] = []
+    received = listener.Connection.data_received
+
+    def count(self: listener.Connection, data: bytes) -> None:
+        received(self, data)
+        ahead.append(len(self.pipeline))
+
+    monkeypatch.setattr(listener.Connection, "data_received", count)
+    async with served() as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        calls = 20_000
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * calls)
+        heard = 0
+        async with asyncio.timeout(30):
+            while heard < calls:
+                said = await reader.readuntil(b'{"status":"ok"}')
+                assert said.startswith(b"HTTP/1.1 200 ")
+                heard += 1
+        assert max(ahead) < calls / 2
+        writer.close()
+
+
+@pytest.mark.real
+async def test_a_client_that_goes_with_more_requests_ahead_is_noticed_too() -> None:
+    async with served(ScriptedCore(Script(text="a b", token_s=60.0))) as s:
+        _, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        body = json.dumps(CHAT).encode()
+        writer.write((chat_head(s, len(body)) + body) * 3)
+        await until(lambda: s.core.statistics().running == 1)
+        writer.close()
+        await until(lambda: s.core.statistics().running == 0)
+        assert s.core.statistics().started == 1
 
 
 @pytest.mark.real

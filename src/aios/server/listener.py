@@ -2,7 +2,9 @@
 
 Anybody may connect, also to the unix socket, and a connection costs a descriptor before it has said who it is. So each listener
 has a number of places; when they are taken, whoever has been silent for longest goes, strangers before those that have shown a
-token. The places of all listeners together are fewer than the process has descriptors: there is always one for the next.
+token; then whoever has long not read what it was sent. The places of all listeners together are fewer than the process has
+descriptors: there is always one for the next. A client that reads nothing for hours keeps its answer as long as nobody needs the
+place: it may be suspended.
 
 Listeners are read here and not by the loop's own server, which takes all that come before it tells of the first, and with the
 last descriptor gone closes whatever comes, an operator's connection too.
@@ -14,12 +16,13 @@ import asyncio
 import logging
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from aios.server.exchange import do_nothing
@@ -31,6 +34,12 @@ IDLE_S = 75.0
 """How long a connection is kept for the next request."""
 GRACE_S = 0.1
 """In which nobody has to give up a place: a client sends its head as soon as it is connected."""
+STALLED_S = 10.0
+"""In which nobody has to give up a place because it does not read."""
+MOST_UNREAD_BYTES = 256 << 20
+"""Of answers that clients of one listener do not read; beyond it, who has most of it to read goes."""
+MOST_AHEAD = 16
+"""Requests that may wait behind the one at work while more is read of a connection."""
 TICK_S = 1.0
 ACCEPTS_PER_TURN = 16
 """Connections taken in one turn of the loop."""
@@ -57,7 +66,7 @@ def descriptors() -> int:
 class Wire:
     """A connection's transport. `hold` keeps the next write back, so that it leaves together with the one after it."""
 
-    __slots__ = ("_held", "_holds", "_write", "abort", "close", "get_extra_info", "is_closing")
+    __slots__ = ("_held", "_holds", "_write", "abort", "close", "get_extra_info", "is_closing", "unsent_bytes")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._write = transport.write
@@ -66,6 +75,7 @@ class Wire:
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.close, self.abort = transport.close, transport.abort
+        self.unsent_bytes = transport.get_write_buffer_size
 
     def hold(self) -> None:
         """Keep back the next write; whoever says so writes again at once. The library writes head and body by themselves."""
@@ -79,6 +89,18 @@ class Wire:
             self._write(held + data)
         else:
             self._write(data)
+
+
+class Flow(FlowControl):
+    """When a connection is read. `ahead`: requests that wait for the one at work; with many of them nothing more is read."""
+
+    def __init__(self, transport: asyncio.Transport, ahead: Sized) -> None:
+        super().__init__(transport)
+        self._ahead = ahead
+
+    def resume_reading(self) -> None:
+        if len(self._ahead) < MOST_AHEAD:
+            super().resume_reading()
 
 
 @dataclass(slots=True)
@@ -138,6 +160,8 @@ class Listener:
         self._opening: set[asyncio.Task[object]] = set()
         self._heads: dict[bool, Silent] = {False: {}, True: {}}
         self._idle: dict[bool, Silent] = {False: {}, True: {}}
+        self._stalled: dict[Connection, int] = {}
+        self._unread_bytes = 0
         self._listens = True
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -162,7 +186,7 @@ class Listener:
                 longest = self._longest_silent()
                 if longest is None:
                     return self._pause()  # all are at work: whoever comes waits until one of them is through
-                if longest.silent_since_s > self._loop.time() - GRACE_S:
+                if longest.yields_s > self._loop.time():
                     return self._pause(GRACE_S)
             try:
                 accepted, _address = self._socket.accept()
@@ -193,6 +217,7 @@ class Listener:
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self.be_busy(connection)
+        self.flow(connection)
         self._all.discard(connection)
         self._resume()
 
@@ -212,6 +237,21 @@ class Listener:
             del connection.silent[connection]
             connection.silent = None
 
+    def stall(self, connection: Connection, unread_bytes: int) -> None:
+        """A connection's client does not read what it is sent: so much waits for it."""
+        connection.stalled_since_s = self._loop.time()
+        self._stalled[connection] = unread_bytes
+        self._unread_bytes += unread_bytes
+        if self._unread_bytes > MOST_UNREAD_BYTES:
+            most = max(self._stalled, key=self._stalled.__getitem__)
+            self.flow(most)
+            self._loop.call_soon(most.end)  # this may be called while it writes
+
+    def flow(self, connection: Connection) -> None:
+        """It has read most of it, or is gone."""
+        connection.stalled_since_s = -STALLED_S
+        self._unread_bytes -= self._stalled.pop(connection, 0)
+
     def _be_silent(self, connection: Connection, kind: dict[bool, Silent]) -> None:
         self.be_busy(connection)
         connection.silent_since_s = self._loop.time()
@@ -222,12 +262,12 @@ class Listener:
         self._resume()
 
     def _longest_silent(self) -> Connection | None:
-        """The connection that has been silent for longest: a stranger's, if there is one."""
+        """The connection that has been silent for longest: a stranger's, if there is one. If none is, one that does not read."""
         for known in (False, True):
             first = [next(iter(silent)) for silent in (self._idle[known], self._heads[known]) if silent]
             if first:
                 return min(first, key=lambda connection: connection.silent_since_s)
-        return None
+        return next(iter(self._stalled), None)
 
     # time
 
@@ -259,6 +299,7 @@ class Connection(HttpToolsProtocol):
     """The library's connection, with an end to its silence and to its heads, which it would take without one.
 
     `silent`: where its listener keeps it while it has no request, None while it has one; since when, in the loop's time.
+    `stalled_since_s`: since when its client has not read, long ago if it does.
     """
 
     def __init__(self, listener: Listener, settings: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
@@ -269,30 +310,53 @@ class Connection(HttpToolsProtocol):
         self._ended = False
         self._answered = False
         self._stray = False
+        self._whole_head = False
+        self._at_work: RequestResponseCycle | None = None
+        self._unsent_bytes: Callable[[], int] = int
         self.silent: Silent | None = None
         self.silent_since_s = 0.0
+        self.stalled_since_s = -STALLED_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the library has it
         super().connection_made(transport)
         wire = Wire(transport)
         self.transport, self.peer.hold = cast(asyncio.Transport, wire), wire.hold
+        self._unsent_bytes = wire.unsent_bytes
+        self.flow = Flow(transport, self.pipeline)
         self.peer.read_on = self.flow.resume_reading
         if self._ended:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._at_work is not None:
+            self._at_work.disconnected = True  # the library tells the last request only, which may wait behind this one
         super().connection_lost(exc)
         self._listener.forget(self)
         self.peer.gone()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._at_work = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._listener.stall(self, self._unsent_bytes())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._listener.flow(self)
+
     def data_received(self, data: bytes) -> None:
+        self._whole_head = False
         super().data_received(data)
         if self._stray:
             return
+        if self.peer.gone is not do_nothing and self.cycle is not None and len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()  # the library stops at the next request, and would not see that the client goes
         if self.scope is not None and not self._in_head():
             self._head_bytes = 0
             return
-        self._head_bytes += len(data)
+        self._head_bytes = self._head_bytes + len(data) if not self._whole_head else 1  # of its end nobody knows how much it is
         if self._answered and self.silent is not None:
             self._answered = False
             self._listener.wait_for_head(self)
@@ -301,7 +365,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._listener.be_busy(self)
-        self._answered = False
+        self._answered, self._whole_head = False, True
         own = self._listener.own
         target = target_of(self.parser.get_method(), self.url, own.addresses) if own is not None else ""
         if own is not None and target:
@@ -324,6 +388,8 @@ class Connection(HttpToolsProtocol):
         """As the library's own, but for its timer: that would be one per connection, set anew with each request."""
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
+            if self._unsent_bytes() and self.transport.is_closing():
+                self._listener.wait_for_next(self)
         else:
             self.server_state.total_requests += 1
             self.flow.resume_reading()
@@ -338,13 +404,20 @@ class Connection(HttpToolsProtocol):
         scope: Any = self.scope
         return scope is not None and "method" not in scope
 
+    @property
+    def yields_s(self) -> float:
+        """From when on it gives up its place to who comes: soon after it fell silent, later if its client has much to read."""
+        return max(self.silent_since_s + GRACE_S if self.silent is not None else 0.0, self.stalled_since_s + STALLED_S)
+
     def expire(self) -> None:
-        """It was silent for too long."""
+        """It was silent for too long. What its client has not read it may have as long as nobody needs the place."""
         self._listener.be_busy(self)
         if self._head_bytes and not self.transport.is_closing():
             self.send_400_response(f"The headers did not come within {HEAD_S:g} s.")
-        elif self.transport is not None:
+        elif self.transport is not None and not self._unsent_bytes():
             self.transport.close()
+        if self._unsent_bytes():
+            self._listener.wait_for_next(self)
 
     def end(self) -> None:
         """Its place is needed."""
