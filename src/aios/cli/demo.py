@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +16,17 @@ import click
 import msgspec
 
 import aios
-from aios.abi.errors import AiosError, Failed
+from aios.abi.errors import Failed
 from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, ProcessChanged, ReadEvents
 from aios.abi.manifest import Manifest
 from aios.abi.process import Explain, ProcessInfo, SignalProcess, Spawn
 from aios.abi.request import Request
-from aios.abi.system import AddToken, Drain, ListCores
+from aios.abi.system import AddToken, ListCores
 from aios.cli.command import Command
 from aios.cli.facts import CLIENT, Fact, facts
 from aios.cli.lanes import LiveLanes
-from aios.cli.running import Running, wait_gone
-from aios.cli.up import started
-from aios.config import read_config
+from aios.cli.own import kernel_of_its_own
+from aios.cli.running import Running
 from aios.sdk.agent import Agent
 from aios.sdk.client import Client
 from aios.userland import fleet, patient
@@ -85,7 +82,7 @@ def demo(report: Path | None, log: Path | None) -> None:
     headless = not sys.stdout.isatty() or bool(os.environ.get("CI"))
     target = report or (Path("demo-report.json") if headless else None)
     began = time.monotonic()
-    with kernel_of_its_own() as kernel, Stage(headless) as stage:
+    with kernel_of_its_own(SETTINGS) as kernel, Stage(headless) as stage:
         click.echo(f"kernel up after {time.monotonic() - began:.1f} s at {kernel.http}, process {kernel.os_pid}\n{BANNER}")
         play(stage, kernel)
         stage.catch_up()
@@ -95,38 +92,6 @@ def demo(report: Path | None, log: Path | None) -> None:
         write_report(target, found, events, seconds)
     if not show_scorecard(found):
         raise click.exceptions.Exit(1)
-
-
-@contextmanager
-def kernel_of_its_own() -> Iterator[Running]:
-    """A kernel in a temporary home, which is taken down at the end."""
-    with tempfile.TemporaryDirectory(prefix="aios-demo-") as folder:
-        home, file = Path(folder, "home"), Path(folder, "aios.toml")
-        file.write_text(SETTINGS)
-        before = os.environ.get("AIOS_HOME")
-        os.environ["AIOS_HOME"] = str(home)
-        try:
-            kernel = started(read_config(file), ["up", "--config", str(file)])
-            try:
-                yield kernel
-            finally:
-                end_kernel(kernel)
-        finally:
-            if before is None:
-                del os.environ["AIOS_HOME"]
-            else:
-                os.environ["AIOS_HOME"] = before
-
-
-def end_kernel(kernel: Running) -> None:
-    """In order, and if that takes too long, at once."""
-    try:
-        with Client() as client:
-            client.call(Drain(grace_s=0.5))
-    except AiosError as error:
-        click.echo(f"the kernel did not take the order to go down: {error.message}", err=True)
-    if not wait_gone(15.0):
-        os.kill(kernel.os_pid, signal.SIGKILL)
 
 
 class Stage:

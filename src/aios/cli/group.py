@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("nice", "Give agents another class."),
         ("token", "Make, list and revoke tokens."),
     ),
+    "know": (("prove", "Prove what AIOS promises, on this machine."),),
 }
 """The commands by what they are for, each with its sentence. Command `x` is the function `x` of `aios.cli.x`."""
 

@@ -1,0 +1,158 @@
+"""The proof `hog`: a hundred callers of one tenant do not get in the way of one caller of another, and lose nothing by it.
+
+Over HTTP, with a token for each tenant, on a kernel of its own before a server with 8 slots on which each call takes 500 ms. The
+hundred come one after another, as callers do who know nothing of each other, and call for ever; the one calls as soon as it has
+its answer. It is first measured alone; then beside them; then beside them under `fifo`, where it must be far worse. By a policy
+that cannot stop a call, another call can be held up by what is left of the shortest one, so that twice the time alone is the
+most that it may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import uvloop
+
+from aios.abi.errors import Failed
+from aios.abi.lane import UseLane
+from aios.abi.system import AddToken
+from aios.cli.callers import Caller, asked
+from aios.cli.measured import Bar, Row, percentile
+from aios.cli.own import kernel_of_its_own
+from aios.cli.phases import Phases
+from aios.cli.proof import Proof, proof
+from aios.cli.upstream import MODEL, Served, upstream
+from aios.sdk.client import Client
+
+SLOTS, TAKES_S = 8, 0.5
+HUNDRED = 100
+HOG, OTHER = "hog", "other"
+POLICY, OFF = "elas", "fifo"
+WARM, ALONE, BESIDE, BESIDE_OFF = 2, 8, 20, 3
+"""Calls of the one."""
+COMING_S = 6.0
+"""In which the hundred come."""
+SEED = 6
+BARS = {"other_p95_vs_unloaded": Bar("at most", 2.0), "hog_share_of_spare": Bar("at least", 0.95)}
+MEANINGS = {
+    "other_p95_vs_unloaded": "the one's P95 beside the hundred ÷ alone",
+    "hog_share_of_spare": "the hundred's share of what the one leaves",
+    "unloaded_p95_s": "the one's P95 alone, s",
+    "other_p95_s": "the one's P95 beside the hundred, s",
+    "hog_per_s": "the hundred's calls per second, together",
+}
+SETTINGS = """\
+embedder = false
+[server]
+port = 0
+[lanes.cores]
+policy = "{policy}"
+[[core]]
+name = "slots"
+base_url = "http://127.0.0.1:{port}/v1"
+models = ["{model}"]
+slots = {slots}
+"""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the one has met beside the hundred: its calls' seconds, and the time in which it made them."""
+
+    latencies_s: Sequence[float]
+    begin: float
+    end: float
+
+
+def hog() -> Proof:
+    """Measure it. Raises `Failed` if a call is not answered, or the server counts other calls than the callers do."""
+    with Phases() as phases, upstream(SLOTS, TAKES_S) as port:
+        phases.begin("a kernel before 8 slots of 500 ms")
+        settings = SETTINGS.format(policy=POLICY, port=port, model=MODEL, slots=SLOTS)
+        with kernel_of_its_own(settings) as kernel, Client() as operator:
+            hundred, one = (Caller(who, kernel.http, operator.call(AddToken(agent=who)).value) for who in (HOG, OTHER))
+            with hundred, one, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                alone, beside, off = runner.run(play(phases, operator, hundred, one))
+                served = msgspec.json.decode(runner.run(asked(f"http://127.0.0.1:{port}", "/served")), type=list[Served])
+    check(served, one)
+    on_figures, off_figures = figures(alone, beside, served), figures(alone, off, served)
+    return proof(HOG, BARS, on_figures, rows(alone, beside, off), f"policy {OFF} instead of {POLICY}", off_figures)
+
+
+async def play(phases: Phases, operator: Client, hundred: Caller, one: Caller) -> tuple[list[float], Beside, Beside]:
+    """The one alone, beside the hundred, and beside them with the mechanism off."""
+    phases.begin("one caller, alone")
+    await one.calls(WARM)
+    alone = await one.calls(ALONE)
+    try:
+        async with asyncio.TaskGroup() as group:
+            moments = random.Random(SEED)
+            crowd = [group.create_task(again_and_again(hundred, moments.uniform(0, COMING_S))) for _ in range(HUNDRED)]
+            phases.begin(f"{HUNDRED} callers of another tenant come")
+            await asyncio.sleep(COMING_S + TAKES_S)
+            phases.begin(f"the one beside them, by `{POLICY}`")
+            beside = await measured(one, BESIDE)
+            phases.begin(f"the control: the same by `{OFF}`")
+            operator.call(UseLane(lane="cores", policy=OFF))
+            off = await measured(one, BESIDE_OFF)
+            for caller in crowd:
+                caller.cancel()
+    except* Failed as failed:
+        raise failed.exceptions[0] from None
+    return alone, beside, off
+
+
+async def again_and_again(caller: Caller, first_s: float) -> None:
+    """Call for ever, from a moment on."""
+    await asyncio.sleep(first_s)
+    while True:
+        await caller.calls(1)
+
+
+async def measured(one: Caller, calls: int) -> Beside:
+    begin = time.monotonic()
+    return Beside(await one.calls(calls), begin, time.monotonic())
+
+
+def check(served: Iterable[Served], one: Caller) -> None:
+    """Raises `Failed` unless the server has served exactly the one's answered calls, so that no call was saved or made twice."""
+    count = sum(each.who == OTHER for each in served)
+    if count != one.answered:
+        raise Failed(f"{one.answered} calls of the one were answered, but the server has served {count}")
+
+
+def figures(alone: Sequence[float], beside: Beside, served: Sequence[Served]) -> dict[str, float]:
+    """The figures of a time beside the hundred."""
+    unloaded_s, other_s = percentile(alone, 95), percentile(beside.latencies_s, 95)
+    hog_s, one_s = (slot_seconds(served, who, beside.begin, beside.end) for who in (HOG, OTHER))
+    seconds = beside.end - beside.begin
+    return {
+        "other_p95_vs_unloaded": other_s / unloaded_s,
+        "hog_share_of_spare": hog_s / (SLOTS * seconds - one_s),
+        "unloaded_p95_s": unloaded_s,
+        "other_p95_s": other_s,
+        "hog_per_s": hog_s / TAKES_S / seconds,
+    }
+
+
+def slot_seconds(served: Iterable[Served], who: str, begin: float, end: float) -> float:
+    """For how long somebody had slots between two moments, all slots together."""
+    spans = ((max(begin, each.begin), min(end, end if each.end is None else each.end)) for each in served if each.who == who)
+    return sum(until - since for since, until in spans if until > since)
+
+
+def rows(alone: Sequence[float], beside: Beside, off: Beside) -> list[Row]:
+    """How the figures came about."""
+    cases = {"alone": alone, f"beside {HUNDRED}, {POLICY}": beside.latencies_s, f"beside {HUNDRED}, {OFF}": off.latencies_s}
+    return [
+        {
+            "question": "seconds of a call of the one", "case": case, "calls": float(len(seconds)),
+            "p50_s": percentile(seconds, 50), "p95_s": percentile(seconds, 95), "most_s": max(seconds),
+        }
+        for case, seconds in cases.items()
+    ]  # fmt: skip
