@@ -7,11 +7,12 @@ from typing import IO
 import click
 
 from aios.cli.command import UNVERIFIED, Command
-from aios.cli.hog import BARS, MEANINGS
+from aios.cli.hog import BARS, MEANINGS, POLICY, TAKES_MS
 from aios.cli.hog import hog as measure_hog
 from aios.cli.measured import put, to_file
 from aios.cli.proof import text
 from aios.cli.show import table
+from aios.kernel.lanes.policies import POLICIES
 
 
 @click.group(invoke_without_command=True)
@@ -30,13 +31,15 @@ def prove(context: click.Context) -> None:
 
 @prove.command(cls=Command)
 @to_file
-def hog(file: IO[bytes] | None) -> None:
+@click.option("--ms", "takes_ms", type=click.IntRange(1), default=TAKES_MS, hidden=True, help="How long a call takes.")
+@click.option("--policy", type=click.Choice(tuple(POLICIES)), default=POLICY, hidden=True, help="By which it is proved.")
+def hog(file: IO[bytes] | None, takes_ms: int, policy: str) -> None:
     """A tenant's hundred callers do not get in another's way.
 
     A hundred callers of one tenant call for ever on 8 slots of 500 ms; beside them one of another takes at most twice its time
     alone, and they get all that it leaves. The control is the policy `fifo`.
     """
-    found = measure_hog()
+    found = measure_hog(takes_ms, policy)
     put(found, text(found, BARS, MEANINGS), file)
     if not found.holds:
         raise click.exceptions.Exit(UNVERIFIED)

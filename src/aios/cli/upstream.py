@@ -108,9 +108,9 @@ def length_of(head: str) -> int:
 
 
 @contextmanager
-def upstream(slots: int, takes_s: float) -> Iterator[int]:
+def upstream(slots: int, takes_ms: int) -> Iterator[int]:
     """The server in a child; its port on loopback. Raises `Failed` if it does not start."""
-    argv = [sys.executable, "-m", "aios.cli.upstream", str(slots), str(round(takes_s * 1000))]
+    argv = [sys.executable, "-m", "aios.cli.upstream", str(slots), str(takes_ms)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         try:
