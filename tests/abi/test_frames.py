@@ -154,3 +154,9 @@ def test_a_frame_with_changed_bytes_raises_nothing_but_errors_of_ours() -> None:
             reader_of_child().feed(framed(bytes(body)))
         except AiosError:
             pass
+
+
+@pytest.mark.parametrize("value", [1 << 70, "\ud800", object(), {(1, 2): object()}])
+def test_what_has_no_place_in_a_frame_is_refused_in_words(value: Any) -> None:
+    with pytest.raises(Invalid, match="cannot be sent"):
+        pack({"value": value})

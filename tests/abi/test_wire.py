@@ -209,8 +209,12 @@ def test_no_value_in_msgpack_raises_anything_but_invalid(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"deadline_s": 0}, {"deadline_s": -1}, {"deadline_s": float("nan")}, {"key": ""}, {"key": "x" * 201}]
-)
+    "options",
+    [
+        {"deadline_s": 0}, {"deadline_s": -1}, {"deadline_s": float("nan")}, {"key": ""}, {"key": "x" * 201}, {"key": b"x"},
+        {"cls": "royal"},
+    ],
+)  # fmt: skip
 def test_options_without_sense_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`") as wrong:
         CallOptions(**options)

@@ -137,6 +137,44 @@ async def test_what_an_agent_raises_says_the_type_and_its_own_line(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (r"ValueError('\ud800 x')", r"ValueError: \ud800 x (program.py"),
+        (r"ExceptionGroup('\udfff', [ValueError(1)])", r"\udfff: ValueError: 1"),
+        (r"aios.Denied('x' * 9_000_000)", "x" * 2000),
+        ("aios.Denied(5, field=7, retry_after_s='soon')", "5"),
+    ],
+)
+async def test_no_error_of_an_agent_ends_its_host(tmp_path: Path, raised: str, said: str) -> None:
+    code = f"""
+        async def fail(k):
+            raise {raised}
+
+        @aios.tool
+        def tool() -> None:
+            raise {raised}
+
+        async def uses(k):
+            await k.do(tool)
+
+        async def well(k):
+            return "well"
+    """
+    async with host(tmp_path, code) as end:
+        ask(end, "fail")
+        _, answer = await printed_until_answer(end)
+        assert answer.fault is not None and answer.fault.message.startswith(said) and len(answer.fault.message) < 2100
+        ask(end, "uses", pid="2", number=2)
+        reply(end, (await heard_call(end))[0], Done())
+        await heard_call(end)
+        end.say(frames.RunTool(3, "2", "tool"))
+        _, answer = await printed_until_answer(end)
+        assert answer.id == 3 and answer.fault is not None and answer.fault.message.startswith(said)
+        ask(end, "well", pid="3", number=4)
+        assert result(await end.hear(frames.Answer)) == "well"
+
+
+@pytest.mark.parametrize(
     ("code", "said"),
     [
         ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it' (broken.py, line 4: `import nothing"),

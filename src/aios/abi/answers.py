@@ -94,6 +94,17 @@ def check_json_value(value: Any, most: int = MAX_VALUES) -> None:
             raise TypeError(f"a `{type(each).__name__}` is no JSON value")
 
 
+def told(error: AiosError) -> Fault:
+    """An error as a host tells it: whatever an agent has put into it, in words that fit a frame and no more than the kernel takes."""
+    retry_after_s = error.retry_after_s if isinstance(error.retry_after_s, int | float) else None
+    return Fault(error.code, _words(error.message), None if error.field is None else _words(error.field), retry_after_s)
+
+
+def _words(text: object) -> str:
+    """Without halves of characters, which names of files and errors of decoding hold, and no encoding does."""
+    return str(text)[:MAX_SAID_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
 def failure_of_tool(name: str, fault: Fault) -> AiosError:
     """The error that tool `name` ended in, in its own words; what its result is not stands for the tool, not for its process."""
     error = failure_of(name, fault)

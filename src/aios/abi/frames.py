@@ -133,8 +133,11 @@ def encode_frame(frame: msgspec.Struct) -> bytes:
 
 
 def pack(value: Any) -> msgspec.Raw:
-    """A value as the body of a frame."""
-    return msgspec.Raw(_encoder.encode(value))
+    """A value as the body of a frame. Raises `Invalid` for what has no place in one: numbers above 64 bits, halves of characters."""
+    try:
+        return msgspec.Raw(_encoder.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Invalid(f"a `{type(value).__name__}` cannot be sent: {error}") from None
 
 
 class FrameReader:

@@ -73,7 +73,9 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:
             raise ValueError("`deadline_s` must be a number of seconds above 0")
-        if self.key is not None and not 0 < len(self.key) <= 200:
+        if self.cls is not None and self.cls not in CLASSES:  # also where it is made: in a frame it would be a breach of contract
+            raise ValueError(f"`cls` must be one of {', '.join(CLASSES)}")
+        if self.key is not None and not (isinstance(self.key, str) and 0 < len(self.key) <= 200):
             raise ValueError("`key` must have 1 to 200 characters")
         if len(self.scope) > 200:
             raise ValueError("`scope` must have at most 200 characters")

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import uvloop
 
+from aios.abi.answers import told
 from aios.abi.errors import AiosError, Cancelled, NotFound, QueueFull, Unavailable
 from aios.abi.frames import Answer, Ask, Print, RunTool, Tell
 from aios.sdk.gate import SocketGate
@@ -82,7 +83,7 @@ class Host:
         try:
             return Answer(ask.id, await running.run_tool(ask.tool, ask.arguments))
         except AiosError as error:
-            return Answer(ask.id, fault=error.fault())
+            return Answer(ask.id, fault=told(error))
 
     def _tool_left(self, ask: RunTool, task: asyncio.Task[Answer]) -> None:
         """Also a function that was cancelled before its first step has its answer."""
@@ -107,7 +108,7 @@ class Host:
             k = Kernel(self._gate.of(ask.pid), ask.model, tools)
             answer = Answer(ask.id, await running.run(function, k, ask.arguments))
         except AiosError as error:
-            answer = Answer(ask.id, fault=error.fault())
+            answer = Answer(ask.id, fault=told(error))
         finally:
             del self._agents[ask.pid]
         self._tell_printed(ask.pid, running.printed)
