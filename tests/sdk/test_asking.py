@@ -90,7 +90,14 @@ async def chat(k: aios.Kernel, text: str, steps: int = 8) -> str:
 
 @aios.agent
 async def typed(k: aios.Kernel, kind: str, repairs: int = 2) -> Any:
-    kinds: dict[str, Any] = {"quote": Quote, "numbers": list[int], "word": Literal["yes", "no"], "pair": Pair, "point": Point}
+    kinds: dict[str, Any] = {
+        "quote": Quote,
+        "numbers": list[int],
+        "word": Literal["yes", "no"],
+        "pair": Pair,
+        "point": Point,
+        "anything": list,
+    }
     return await k.ask("say it", out=kinds[kind], repairs=repairs)
 
 
@@ -169,6 +176,12 @@ async def test_repairs_are_bounded_and_the_error_shows_the_last_answer() -> None
             await k.run(typed, "quote", 0)
 
 
+async def test_an_answer_that_nobody_can_read_is_mended_too() -> None:
+    async with scripted('{"value": ' + "[" * 5000 + "]" * 5000 + "}", {"value": [7]}) as k:
+        assert await k.run(typed, "anything") == [7]
+        assert "recursion" in str(k.asked[-1].messages[-1].content)
+
+
 async def test_a_model_that_keeps_to_no_form_is_told_of_it_in_words() -> None:
     async with scripted({"amount": 1, "currency": "EUR"}, features=FEATURES - {"json"}) as k:
         assert (await k.run(typed, "quote"))["currency"] == "EUR"
@@ -209,6 +222,7 @@ async def test_a_model_is_told_what_it_can_mend() -> None:
         (calls(rate, base="EUR"), "error: Invalid: `arguments.to` is missing"),
         (calls(rate, base="EUR", to=7), "error: Invalid: `arguments.to` must be of type string"),
         (calls(rate, base="EUR", to="USD", at=1), "error: Invalid: `arguments.at` must not be there"),
+        (calls(shout, text="x", times=1 << 70), "error: Invalid: a `ExecuteTool` cannot be sent: "),
         (calls(shout, text="x", times=4), "error: Invalid: `arguments.times` must be at most 3"),
         (
             Script(text="", tool_calls=(aios.abi.llm.ToolCall("c", "rate", "{"),)),

@@ -145,6 +145,58 @@ async def test_who_waits_in_vain_is_told() -> None:
         assert await k.run(waits_in_vain) == ["DeadlineExceeded"] * 2 and time() == 5
 
 
+@aios.agent(grants=("spawn /agents/*", *LEASES, *BOARDS))
+async def has_no_time(k: aios.Kernel) -> list[str]:
+    told = []
+    deaf = await k.spawn(holds)
+    await k.receive(sender=deaf)
+    for timeout_s in (0, -1):
+        with pytest.raises(DeadlineExceeded):
+            await k.request(deaf, "?", timeout_s=timeout_s)
+        with pytest.raises(Conflict, match="held by `holds-"):
+            async with k.lease("counter", timeout_s=timeout_s):
+                told.append("held twice")
+    with pytest.raises(ValueError, match="deadline_s"):
+        await k.request(deaf, "?", timeout_s=float("nan"))
+    with pytest.raises(Invalid, match="a `int` is nobody"):
+        await k.send(5, "?")  # type: ignore[arg-type]
+    await deaf.kill()
+    return told
+
+
+@aios.agent(grants=LEASES)
+async def holds(k: aios.Kernel) -> None:
+    async with k.lease("counter"):
+        await k.send("parent", "held")
+        await k.sleep(1000)
+
+
+@aios.agent(grants=("spawn /agents/*", *BOARDS))
+async def waits_among_removals(k: aios.Kernel) -> float:
+    board = k.board("paper")
+    version = await board.put("draft", 1)
+    await k.spawn(removes)
+    with pytest.raises(DeadlineExceeded):
+        await board.wait("draft", after=version, timeout_s=5)
+    return time()
+
+
+@aios.agent(grants=BOARDS)
+async def removes(k: aios.Kernel) -> None:
+    await k.sleep(3)
+    await k.board("paper").remove("draft")
+
+
+async def test_a_removal_makes_no_wait_longer() -> None:
+    async with scripted() as k:
+        assert await k.run(waits_among_removals) == 5
+
+
+async def test_who_has_no_time_does_not_wait() -> None:
+    async with scripted() as k:
+        assert await k.run(has_no_time) == [] and time() == 0
+
+
 async def test_agents_share_a_board() -> None:
     async with scripted() as k:
         assert await k.run(writer) == ["3 words?", "so it began", [["draft/1", "Draft"], ["review/draft/1", ""]], None]

@@ -58,7 +58,7 @@ class Form(Generic[T]):
         self.schema = _closed({**schema, "$defs": definitions} if definitions else schema)
 
     def read(self, text: str) -> T:
-        """The value of an answer. Raises `msgspec.DecodeError` with what is wrong."""
+        """The value of an answer. Raises `msgspec.DecodeError` or `RecursionError` with what is wrong."""
         fenced = _fence.fullmatch(text)
         value: Any = self._decoder.decode(fenced.group(1) if fenced else text)
         return value.value if self._wrapped else value  # type: ignore[no-any-return]  # the decoder's type
@@ -158,7 +158,7 @@ class Conversation:
         while True:
             try:
                 return form.read(text)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:  # a model can nest deeper than anybody reads
                 wrong = str(error)
             if not left:
                 raise OutputInvalid(f"no answer fits `{form.name}`: {wrong}; the last one begins: {text[:SHOWN]!r}")

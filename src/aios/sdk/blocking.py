@@ -34,7 +34,7 @@ class BlockingKernel:
             return method
 
         def block(*args: Any, **kwargs: Any) -> Any:
-            made = method(*(each._target if isinstance(each, BlockingKernel) else each for each in args), **kwargs)
+            made = method(*map(_meant, args), **{name: _meant(each) for name, each in kwargs.items()})
             if isinstance(made, AsyncGenerator):
                 return self._drain(made)
             return self._handed(self._calls.wait(made) if asyncio.iscoroutine(made) else made)
@@ -57,6 +57,11 @@ class BlockingKernel:
                 yield piece
         finally:
             self._calls.wait(pieces.aclose())
+
+
+def _meant(argument: Any) -> Any:
+    """What a handle stands for."""
+    return argument._target if isinstance(argument, BlockingKernel) else argument
 
 
 class Calls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -11,7 +12,7 @@ from aios.abi.board import GetNotice, Headline, ListNotices, Notice, PutNotice, 
 from aios.abi.errors import DeadlineExceeded, NotFound
 from aios.abi.request import CallOptions
 from aios.ports.gate import Gate
-from aios.sdk.mail import builtins, converted, within
+from aios.sdk.mail import builtins, converted, waiting
 
 PAGE = 100
 
@@ -72,10 +73,11 @@ class Board:
 
     async def wait(self, key: str, *, timeout_s: float | None = None, after: int = 0, out: type[Any] | None = None) -> Notice:
         """What stands under a key, as soon as something does, in a version above `after`. Raises `DeadlineExceeded`."""
-        wait_s = 0.0 if timeout_s is not None and timeout_s <= 0 else None
-        while True:
-            request = WatchBoard(board=self.name, pattern=key, after=after, wait_s=wait_s)
-            page = await self._gate.call(request, within(timeout_s))
+        loop = asyncio.get_running_loop()
+        until = None if timeout_s is None else loop.time() + timeout_s
+        while True:  # removals count as news, and no number of them makes it longer
+            wait_s, options = waiting(None if until is None else until - loop.time())
+            page = await self._gate.call(WatchBoard(board=self.name, pattern=key, after=after, wait_s=wait_s), options)
             for notice in page.notices:
                 if not notice.removed:
                     return _read(notice, out)

@@ -158,8 +158,8 @@ class Group:
     """See the module. Made by `k.group`."""
 
     def __init__(self, gate: Gate, name: str, width: int, on_error: OnError) -> None:
-        if not 1 <= width <= MOST_WIDTH:
-            raise Invalid(f"`width` must be 1 to {MOST_WIDTH}", field="width")
+        if not isinstance(width, int) or not 1 <= width <= MOST_WIDTH:
+            raise Invalid(f"`width` must be a whole number from 1 to {MOST_WIDTH}", field="width")
         if on_error not in ("cancel", "collect"):
             raise Invalid("`on_error` must be `cancel` or `collect`", field="on_error")
         if not 0 < len(name) <= 80 or not name.isprintable():

@@ -200,7 +200,10 @@ class Kernel:
         return Board(self._gate, name)
 
     def lease(self, name: str, *, ttl_s: float = 30.0, timeout_s: float | None = None) -> Lease:
-        """A lease, to be held in a block: `async with k.lease("printer") as lease:`. Waits for it at most `timeout_s`."""
+        """A lease, to be held in a block: `async with k.lease("printer") as lease:`. Waits for it at most `timeout_s`.
+
+        With no time to wait, one that another holds is a `Conflict` that names the holder.
+        """
         return Lease(self._gate, name, ttl_s, timeout_s)
 
     async def sleep(self, seconds: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from aios.abi.errors import AiosError, Fenced
 from aios.abi.lease import AcquireLease, ReleaseLease, RenewLease
 from aios.ports.gate import Gate
-from aios.sdk.mail import within
+from aios.sdk.mail import waiting
 
 RENEWED = 3
 """So often in the time of a lease."""
@@ -36,7 +36,8 @@ class Lease:
         return f"<lease {self.name}>"
 
     async def __aenter__(self) -> Self:
-        held = await self._gate.call(AcquireLease(name=self.name, ttl_s=self._ttl_s), within(self._timeout_s))
+        wait_s, options = waiting(self._timeout_s)
+        held = await self._gate.call(AcquireLease(name=self.name, ttl_s=self._ttl_s, wait_s=wait_s), options)
         self.token, self._lost = held.token, None
         self._owner = asyncio.current_task()
         self._renewing = asyncio.create_task(self._renew(), name=f"lease {self.name}")

@@ -49,8 +49,8 @@ async def send(gate: Gate, to: Addressee, value: Any) -> str:
 async def receive(gate: Gate, sender: Addressee | None, timeout_s: float | None) -> Received:
     """See `Kernel.receive`."""
     of = pid_of(sender) if sender is not None else None
-    wait_s = 0.0 if timeout_s is not None and timeout_s <= 0 else None
-    inbox = await gate.call(ReceiveMail(wait_s=wait_s, sender=of), within(timeout_s))
+    wait_s, options = waiting(timeout_s)
+    inbox = await gate.call(ReceiveMail(wait_s=wait_s, sender=of), options)
     if inbox.mail is None:
         raise DeadlineExceeded("there is no mail")
     return Received(gate, inbox.mail)
@@ -67,14 +67,25 @@ def pid_of(who: Addressee) -> str:
         return who
     if isinstance(who, Received):
         return who.sender
+    if not isinstance(who, Process | Child):
+        raise Invalid(f"a `{type(who).__name__}` is nobody who has mail: name a process, or who sent you mail", field="to")
     if who.pid is None:
         raise Invalid(f"`{who.key}` has no process yet: `await g.spawn(...)` returns when it has", field="to")
     return who.pid
 
 
 def within(timeout_s: float | None) -> CallOptions:
-    """The options of a call that waits for so long at most."""
-    return CallOptions(deadline_s=timeout_s) if timeout_s is not None and timeout_s > 0 else NO_OPTIONS
+    """The options of a call that waits for so long at most. Raises `DeadlineExceeded` where no time is left."""
+    if timeout_s is None:
+        return NO_OPTIONS
+    if timeout_s <= 0:
+        raise DeadlineExceeded("no time is left to wait in")
+    return CallOptions(deadline_s=timeout_s)
+
+
+def waiting(timeout_s: float | None) -> tuple[float | None, CallOptions]:
+    """`wait_s` and the options of a call that waits for so long at most, and looks once where no time is left."""
+    return (0.0, NO_OPTIONS) if timeout_s is not None and timeout_s <= 0 else (None, within(timeout_s))
 
 
 def builtins(value: Any) -> Any:
