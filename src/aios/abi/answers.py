@@ -95,7 +95,7 @@ def check_json_value(value: Any, most: int = MAX_VALUES) -> None:
 
 
 def told(error: AiosError) -> Fault:
-    """An error as a host tells it: whatever an agent has put into it, in words that fit a frame and no more than the kernel takes."""
+    """An error as a host tells it: whatever an agent put into it, as words that fit a frame, no more than the kernel takes."""
     retry_after_s = error.retry_after_s if isinstance(error.retry_after_s, int | float) else None
     return Fault(error.code, _words(error.message), None if error.field is None else _words(error.field), retry_after_s)
 

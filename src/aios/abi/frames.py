@@ -133,7 +133,7 @@ def encode_frame(frame: msgspec.Struct) -> bytes:
 
 
 def pack(value: Any) -> msgspec.Raw:
-    """A value as the body of a frame. Raises `Invalid` for what has no place in one: numbers above 64 bits, halves of characters."""
+    """A value as the body of a frame. Raises `Invalid` for what none holds: numbers above 64 bits, halves of characters."""
     try:
         return msgspec.Raw(_encoder.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
