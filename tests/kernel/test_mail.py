@@ -246,7 +246,6 @@ async def test_nothing_crosses_a_tenant() -> None:
     async with kernel_for_tests() as k:
         foreign = k.kernel.processes.add(
             kind="session", agent="other", tenant="other", cls="standard", grants=k.operator.process.grants,  # type: ignore[attr-defined]
-            operator=True,
         )  # fmt: skip
         me = await pid_of(k.operator)
         for request in (SendMail(to=me), RequestMail(to=me), ReceiveMail(sender=me, wait_s=None)):

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
+from aios.abi.bounds import above_zero
 from aios.abi.request import Class, Done, Reply, Request
+
+LOCAL = "local"
+"""The tenant of the operator, and of everything for which nobody named another."""
+MAX_WEIGHT = 1000.0
+_account = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
+
+
+def check_account(field: str, name: str) -> None:
+    """Raise ValueError for what cannot be the name of a tenant or user: names are typed, and parts of paths."""
+    if not _account.fullmatch(name):
+        raise ValueError(f"`{field}` must be 1 to 64 letters, digits, `-`, `_`, `.` or `@`, and begin with one of the first two")
 
 
 class TokenInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A token as it is kept: never its value. `agent`: who it speaks for. `created_ns`: UTC."""
+    """A token as it is kept: never its value. `agent`: who it speaks for. `created_ns`: UTC. `tenant`, `user`, `weight`: as it
+    was made, see `AddToken`.
+    """
 
     id: str
     agent: str
     created_ns: int
     grants: tuple[str, ...]
     cls: Class = "standard"
+    tenant: str = LOCAL
+    user: str = ""
+    weight: float | None = None
 
 
 class NewToken(Reply, frozen=True):
@@ -25,11 +44,28 @@ class NewToken(Reply, frozen=True):
 
 
 class AddToken(Request[NewToken], frozen=True, kw_only=True):
-    """Make a token that speaks for one agent. `grants`: its rights; `cls`: the highest class of its calls."""
+    """Make a token that speaks for one agent. `grants`: its rights; `cls`: the highest class of its calls.
+
+    `tenant`: who it belongs to (None: the caller's own). Tenants know nothing of each other and get equal parts of what is
+    scarce; so do the users of a tenant, and of a user the agents. `weight`: how many such parts the account gets that the token
+    names last (its user, or else its tenant), above 0 and at most 1,000. Of several tokens of an account the newest that says
+    one counts, and 1 where none does. Who is no operator makes tokens of its own tenant and user, with weights for users alone.
+    """
 
     agent: str
     grants: tuple[str, ...] = ("use /llm/*",)
     cls: Class = "standard"
+    tenant: str | None = None
+    user: str = ""
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tenant is not None:
+            check_account("tenant", self.tenant)
+        if self.user:
+            check_account("user", self.user)
+        if self.weight is not None:
+            above_zero("weight", self.weight, MAX_WEIGHT)
 
 
 class TokenList(Reply, frozen=True):
@@ -39,7 +75,7 @@ class TokenList(Reply, frozen=True):
 
 
 class ListTokens(Request[TokenList], frozen=True, kw_only=True):
-    """The tokens that are valid, without their values."""
+    """The tokens that are valid, without their values; who is no operator sees those of its own tenant and user."""
 
 
 class RevokeToken(Request[Done], frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import click
 
 from aios.abi.process import List, ProcessInfo, ProcessKind, ProcessList
 from aios.cli.command import Command, as_json
-from aios.cli.select import matching, selector
+from aios.cli.select import full_name, matching, selector
 from aios.cli.show import put_json, say, since, state_of, table, wait_of
 from aios.sdk.client import Client
 
@@ -38,7 +38,7 @@ def ps(everything: bool, query: str | None, as_json: bool) -> None:
 def cells(process: ProcessInfo) -> tuple[str, ...]:
     """A process as a row of the table."""
     return (
-        process.name,
+        full_name(process),
         process.cls,
         state_of(process),
         since(process.started_ns, process.ended_ns),

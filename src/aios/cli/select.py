@@ -8,6 +8,7 @@ import click
 
 from aios.abi.errors import Conflict, NotFound
 from aios.abi.process import List, ProcessInfo
+from aios.abi.system import LOCAL
 from aios.abi.wire import nearest
 from aios.sdk.client import Client
 
@@ -18,6 +19,7 @@ FIELDS: dict[str, Callable[[ProcessInfo], str]] = {
     "agent": lambda process: process.agent,
     "name": lambda process: process.name,
     "kind": lambda process: process.kind,
+    "tenant": lambda process: process.tenant,
     "parent": lambda process: process.parent or "",
     "outcome": lambda process: process.outcome or "",
     "wait": lambda process: process.wait.code if process.wait else "",
@@ -56,19 +58,28 @@ def _term(text: str) -> tuple[Callable[[ProcessInfo], str], frozenset[str]]:
 def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
     """The process with that pid or name, or the only one whose name or pid begins so.
 
-    Raises `NotFound` with the nearest name, `Conflict` if more than one is meant.
+    A process of another tenant than the operator's may be called `TENANT/NAME`. Raises `NotFound` with the nearest name,
+    `Conflict` if more than one is meant.
     """
-    for process in processes:
-        if text in (process.pid, process.name):
-            return process
-    found = [process for process in processes if process.name.startswith(text) or process.pid.startswith(text)] if text else []
+    exact = [process for process in processes if text in (process.pid, process.name, f"{process.tenant}/{process.name}")]
+    if len(exact) == 1:
+        return exact[0]
+    begins = [process for process in processes if process.name.startswith(text) or process.pid.startswith(text)] if text else []
+    found = exact or begins
     if len(found) == 1:
         return found[0]
     if found:
-        some = ", ".join(f"`{process.name}`" for process in found[:5])
-        raise Conflict(f"`{text}` is the beginning of {len(found)}: {some}{', …' if len(found) > 5 else ''}")
+        name_of = (lambda process: f"{process.tenant}/{process.name}") if exact else full_name
+        some = ", ".join(f"`{name_of(process)}`" for process in found[:5])
+        what = "names" if exact else "is the beginning of"
+        raise Conflict(f"`{text}` {what} {len(found)}: {some}{', …' if len(found) > 5 else ''}")
     near = nearest(text, [process.name for process in processes])
     raise NotFound(f"there is no process `{text}`: `aios ps --all` lists them{near}")
+
+
+def full_name(process: ProcessInfo) -> str:
+    """A process's name, with its tenant if that is not the operator's."""
+    return process.name if process.tenant == LOCAL else f"{process.tenant}/{process.name}"
 
 
 def every_process(kernel: Client) -> tuple[ProcessInfo, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from msgspec.structs import replace
 
 from aios.abi.errors import Conflict, NotFound
 from aios.abi.manifest import Grant
@@ -30,8 +31,15 @@ def token() -> None:
 @click.option(
     "--grant", "grants", multiple=True, metavar="G", help="A right, e.g. `use /llm/*` (the default); may be given again."
 )
+@click.option("--tenant", metavar="NAME", help="Who it belongs to: tenants know nothing of each other (`local`).")
+@click.option("--user", default="", metavar="NAME", help="The user of that tenant.")
+@click.option(
+    "--weight", type=float, metavar="W", help="Parts that the user, or else the tenant, gets beside others: 1 if nobody says."
+)
 @as_json
-def add(agent: str, cls: Class, grants: tuple[str, ...], as_json: bool) -> None:
+def add(
+    agent: str, cls: Class, grants: tuple[str, ...], tenant: str | None, user: str, weight: float | None, as_json: bool
+) -> None:
     """Make a token and show it, this once.
 
     With the two lines that point an OpenAI client to the kernel.
@@ -41,7 +49,11 @@ def add(agent: str, cls: Class, grants: tuple[str, ...], as_json: bool) -> None:
             Grant.parse(text)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-    request = AddToken(agent=agent, cls=cls, grants=grants) if grants else AddToken(agent=agent, cls=cls)
+    try:
+        request = AddToken(agent=agent, cls=cls, tenant=tenant, user=user, weight=weight)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    request = replace(request, grants=grants) if grants else request
     with Client() as kernel:
         made = kernel.call(request)
     if as_json:
@@ -64,14 +76,16 @@ def ls(as_json: bool) -> None:
     if as_json:
         put_json(found)
     elif found.tokens:
-        table(("ID", "AGENT", "CLASS", "AGE", "GRANTS"), map(cells, found.tokens))
+        table(("ID", "ACCOUNT", "AGENT", "CLASS", "WEIGHT", "AGE", "GRANTS"), map(cells, found.tokens))
     else:
         say("there are no tokens: `aios token add --agent NAME` makes one")
 
 
 def cells(info: TokenInfo) -> tuple[str, ...]:
     """A token as a row of the table."""
-    return info.id, info.agent, info.cls, since(info.created_ns), ", ".join(info.grants)
+    account = f"{info.tenant}/{info.user}" if info.user else info.tenant
+    weight = f"{info.weight:g}" if info.weight is not None else ""
+    return info.id, account, info.agent, info.cls, weight, since(info.created_ns), ", ".join(info.grants)
 
 
 @token.command(cls=Command)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aios.abi.digest import digest
@@ -24,7 +24,7 @@ from aios.kernel.access.grants import Grants
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.fair import cost_of
-from aios.kernel.lanes.lane import Lane, Ticket, Turn, Withdrawn
+from aios.kernel.lanes.lane import Accounts, Lane, Ticket, Turn, Withdrawn
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.programs import Program
 from aios.kernel.record.journal import Journal
@@ -43,8 +43,9 @@ class CallPath:
 
     def __init__(
         self, clock: Clock, processes: ProcessTable, grants: Grants, lanes: Mapping[str, Lane], journal: Journal,
-        events: EventLog, syscalls: Mapping[str, Syscall], deadlines: Deadlines,
+        events: EventLog, syscalls: Mapping[str, Syscall], deadlines: Deadlines, weight: Callable[[str, str], float],
     ) -> None:  # fmt: skip
+        """`weight`: of a tenant (with user ""), or of a user of it."""
         self._clock = clock
         self._processes = processes
         self._grants = grants
@@ -55,6 +56,7 @@ class CallPath:
         self._prepare = {name: call.prepare or resource_of(ROWS[name]) for name, call in syscalls.items()}
         self._verbs = {name: ROWS[name].needs.partition(" ")[0] for name in syscalls}
         self._deadlines = deadlines
+        self._weight = weight
         self.draining = False
         self._in_lanes = 0
         self._no_more = asyncio.Event()
@@ -230,8 +232,8 @@ class CallPath:
     async def _turn(self, call: Call, lane: Lane) -> Turn:
         """A turn. A call whose process is held gives up its place meanwhile, and queues again."""
         process, asked, again = call.process, call.asked, False
-        program = process.program or Program(process.share, self._processes.history)
-        accounts = ((process.tenant, 1.0), (process.share, 1.0))
+        program = process.program or self._processes.program_of(process)
+        accounts = self._accounts_of(process)
         while True:
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
@@ -245,6 +247,12 @@ class CallPath:
                 turn.settle(0.0)
             await self._resumed(call)
             asked, again = self._clock.monotonic(), True
+
+    def _accounts_of(self, process: Process) -> Accounts:
+        tenant, user, weight = process.tenant, process.user, self._weight
+        if user:
+            return ((tenant, weight(tenant, "")), (user, weight(tenant, user)), (process.share, 1.0))
+        return ((tenant, weight(tenant, "")), (process.share, 1.0))
 
     async def _queue(self, call: Call, lane: Lane, ticket: Ticket, again: bool) -> Turn | None:
         """Wait for a turn; None if the place was given up."""

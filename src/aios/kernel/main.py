@@ -57,8 +57,6 @@ from aios.ports.kernel import Answer, Caller, Tell
 from aios.ports.program import NoPrograms, Programs
 from aios.ports.store import Document, Store
 
-TENANT = "local"
-"""The tenant of a node that serves one."""
 SESSION_IDLE_S = 1800.0
 """A client's session without a call for so long has ended."""
 MOST_SESSIONS = 4096
@@ -152,6 +150,7 @@ class Kernel:
             self.events,
             self._syscalls(),
             deadlines,
+            self.tokens.weight,
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -262,7 +261,7 @@ class Kernel:
 
     def _new_session(self, info: TokenInfo, operator: bool) -> Process:
         process = self.processes.add(
-            kind="session", agent=info.agent, tenant=TENANT, cls=info.cls, token=info.id, operator=operator,
+            kind="session", agent=info.agent, tenant=info.tenant, user=info.user, cls=info.cls, token=info.id, operator=operator,
             grants=OPERATOR if operator else parse_grants(info.grants),
         )  # fmt: skip
         process.begun = True
@@ -321,6 +320,7 @@ class Kernel:
             for child in process.children:
                 self._supervisor.signal(child, "kill", by=process)
             self._end_session(token, session, "its token was revoked")
+        self._sessions.pop(token, None)
 
     def _end_session(self, token: str, session: str, why: str) -> None:
         process = self._sessions[token].pop(session)

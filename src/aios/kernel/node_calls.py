@@ -7,15 +7,29 @@ import secrets
 from collections.abc import Callable
 from typing import get_args
 
-from aios.abi.errors import Invalid
-from aios.abi.event import AnyEvent, EventPage, ReadEvents
+from msgspec.structs import replace
+
+from aios.abi.errors import Denied, Invalid, NotFound
+from aios.abi.event import AnyEvent, Dispatched, EventPage, ReadEvents
 from aios.abi.request import Done, lower
-from aios.abi.system import AddToken, Chance, Drain, Instant, NewToken, RandomBytes, RevokeToken, Sleep, Statistics, TokenList
+from aios.abi.system import (
+    AddToken,
+    Chance,
+    Drain,
+    Instant,
+    NewToken,
+    RandomBytes,
+    RevokeToken,
+    Sleep,
+    Statistics,
+    TokenInfo,
+    TokenList,
+)
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants, parse_grants
 from aios.kernel.access.tokens import Tokens
 from aios.kernel.events import EventLog
-from aios.kernel.process import Call, ProcessTable
+from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.syscall import Syscall, check_range
 from aios.ports.clock import Clock
 
@@ -64,7 +78,7 @@ class NodeCalls:
         check_range("after", request.after, 0, MOST_CURSOR)
         if not set(request.kinds) <= set(KINDS):
             raise Invalid(f"`kinds` must be of {', '.join(KINDS)}", field="kinds")
-        wanted = self._filter(call, request)
+        wanted, caller = self._filter(call, request), call.process
         end = self._clock.monotonic() + request.wait_s
         cursor, lost = request.after, 0
         wait = Wait(code="M", on="an event", since_ns=call.asked_ns)
@@ -74,7 +88,7 @@ class NodeCalls:
             lost += forgotten
             left = end - self._clock.monotonic()
             if events or (left <= 0 and cursor >= self._events.last):
-                return EventPage(events=tuple(events), next=cursor, lost=lost)
+                return EventPage(events=tuple(told(caller, event) for event in events), next=cursor, lost=lost)
             await (self._events.wait_for_more(cursor, left) if cursor >= self._events.last else asyncio.sleep(0))
 
     def _filter(self, call: Call, request: ReadEvents) -> Callable[[AnyEvent], bool]:
@@ -85,7 +99,7 @@ class NodeCalls:
             if kinds and event.__struct_config__.tag not in kinds:
                 return False
             if caller.operator:
-                return event.tenant in ("", caller.tenant)
+                return True
             process = self._processes.get(getattr(event, "pid", ""))
             return process is not None and self._processes.knows(caller, process)
 
@@ -104,15 +118,23 @@ class NodeCalls:
         request = call.request
         assert isinstance(request, AddToken)
         self._grants.check_subset(call.process, request.agent, parse_grants(request.grants))
-        return self._tokens.add(request.agent, request.grants, lower(call.process.cls, request.cls))
+        tenant, user = account_of(call.process, request)
+        cls = lower(call.process.cls, request.cls)
+        return self._tokens.add(request.agent, request.grants, cls, tenant, user, request.weight)
 
     async def _list_tokens(self, call: Call) -> TokenList:
-        return TokenList(tokens=self._tokens.list())
+        return TokenList(tokens=self._tokens_of(call.process))
+
+    def _tokens_of(self, caller: Process) -> tuple[TokenInfo, ...]:
+        """The tokens that a caller may see: of its account, or all."""
+        return tuple(info for info in self._tokens.list() if caller.operator or is_within(info, caller))
 
     async def _revoke_token(self, call: Call) -> Done:
-        assert isinstance(call.request, RevokeToken)
-        self._tokens.revoke(call.request.id)
-        self._revoked(call.request.id)
+        id = call.request.id if isinstance(call.request, RevokeToken) else ""
+        if all(info.id != id for info in self._tokens_of(call.process)):
+            raise NotFound(f"there is no token `{id[:80]}`: `aios token ls` lists them", field="id")
+        self._tokens.revoke(id)
+        self._revoked(id)
         return Done()
 
     async def _now(self, call: Call) -> Instant:
@@ -131,3 +153,26 @@ class NodeCalls:
         assert isinstance(call.request, RandomBytes)
         check_range("size", call.request.size, 1, MOST_RANDOM_BYTES)
         return Chance(data=secrets.token_bytes(call.request.size))
+
+
+def told(caller: Process, event: AnyEvent) -> AnyEvent:
+    """An event as a caller may hear of it: how many calls wait is the operators' to know, since they are everybody's."""
+    return event if caller.operator or not isinstance(event, Dispatched) else replace(event, waiting={})
+
+
+def is_within(info: TokenInfo, caller: Process) -> bool:
+    """Whether a token is of a caller's tenant, and of its user if it has one."""
+    return info.tenant == caller.tenant and caller.user in ("", info.user)
+
+
+def account_of(caller: Process, asked: AddToken) -> tuple[str, str]:
+    """Tenant and user of a new token: the caller's, where none are named. Raises `Denied` for an account that is not below it."""
+    tenant, user = asked.tenant or caller.tenant, asked.user or caller.user
+    if caller.operator:
+        return tenant, user
+    if tenant != caller.tenant or caller.user not in ("", user):
+        own = f"{caller.tenant}/{caller.user}" if caller.user else caller.tenant
+        raise Denied(f"`{caller.name}` makes tokens of its own account `{own}` alone: an operator makes others")
+    if asked.weight is not None and (caller.user or not user):
+        raise Denied(f"`{caller.name}` cannot say how much it gets beside others: an operator may, with `weight`")
+    return tenant, user

@@ -155,7 +155,8 @@ class Hold:
 class Process:
     """One run of an agent, or an operator's or client's session. Its identity is the kernel's.
 
-    `share`: whose share of the models its calls are of: its own agent's, or that of the ancestor that it all began with.
+    `tenant`, `user` ("" for none) and `share` are its account: whose work it is, and whose share of the models its calls are of,
+    its own agent's or that of the ancestor that it all began with.
     `program`: what its calls are part of: its own, or that of the agent that began it; None for sessions, of which each call is
     a program. `path_s`: how long the critical path is that led to where it is, in seconds of service.
     `most_cls`: the highest class that whoever it all began with may have.
@@ -176,6 +177,7 @@ class Process:
     token: str = ""
     after: Predecessors | None = None
     label: Label = USER
+    user: str = ""
     share: str = ""
     program: Program | None = None
     path_s: float = 0.0
@@ -277,6 +279,15 @@ class Process:
         return False
 
 
+@dataclasses.dataclass(slots=True)
+class Tenant:
+    """What is known of a tenant as long as one of its processes is: how many of those there were, what kinds of programs need."""
+
+    count: int = 0
+    kept: int = 0
+    history: History = dataclasses.field(default_factory=History)
+
+
 class ProcessTable:
     """All processes: those that live, and the last that ended. `forgotten` hears of those that are no longer kept."""
 
@@ -285,36 +296,43 @@ class ProcessTable:
         self._forgotten = forgotten
         self._by_pid: dict[str, Process] = {}
         self._by_name: dict[tuple[str, str], Process] = {}
-        self._numbers: collections.Counter[str] = collections.Counter()
+        self._tenants: collections.defaultdict[str, Tenant] = collections.defaultdict(Tenant)
         self._living: dict[Process, None] = {}
         self._ended: collections.deque[tuple[Process, int]] = collections.deque()
         self._ended_bytes = 0
-        self.history = History()
 
     def add(
         self, *, kind: ProcessKind, agent: str, tenant: str, cls: Class, grants: Iterable[Grant], parent: Process | None = None,
         operator: bool = False, manifest: Manifest | None = None, arguments: tuple[Any, ...] = (), token: str = "",
-        after: Predecessors | None = None,
+        after: Predecessors | None = None, user: str = "",
     ) -> Process:  # fmt: skip
         """A new process, declared; its name is the agent's and a number that counts per tenant."""
-        self._numbers[tenant] += 1
+        of = self._tenants[tenant]
+        of.count += 1
+        of.kept += 1
         process = Process(
-            new_pid(), f"{agent}-{self._numbers[tenant]}", kind, agent, tenant, cls, tuple(grants), self._clock.now_ns(),
+            new_pid(), f"{agent}-{of.count}", kind, agent, tenant, cls, tuple(grants), self._clock.now_ns(),
             operator, parent, manifest, arguments, token, after,
         )  # fmt: skip
         self._by_pid[process.pid] = self._by_name[tenant, process.name] = process
         self._living[process] = None
-        process.share = f"{tenant}/{agent}" if parent is None or parent.operator else parent.share
+        process.user = user if parent is None else parent.user
+        own = f"{tenant}/{process.user}/{agent}" if process.user else f"{tenant}/{agent}"
+        process.share = own if parent is None or parent.operator else parent.share
         process.most_cls = cls if parent is None else parent.most_cls
         if kind == "agent":
             of_parent = parent.program if parent is not None else None
-            process.program = of_parent or Program(process.share, self.history)
+            process.program = of_parent or self.program_of(process)
             process.path_s = parent.path_s if parent is not None and of_parent is not None else 0.0
         if parent is not None:
             parent.children[process] = None
             parent.children_alive += 1
             process.depth = parent.depth + 1
         return process
+
+    def program_of(self, process: Process) -> Program:
+        """A new program of a process's share."""
+        return Program(process.share, self._tenants[process.tenant].history)
 
     def end(self, process: Process, exit: Exit) -> None:
         """Record how a process ended, once; wakes those who wait for it."""
@@ -327,6 +345,7 @@ class ProcessTable:
         del self._living[process]
         if process.parent is not None:
             process.parent.children_alive -= 1
+        self._end_program(process, exit)
         process.exit_bytes = len(msgspec.msgpack.encode(exit))
         size = len(msgspec.msgpack.encode(process.arguments)) + process.exit_bytes
         for heard in tuple(process.followers):
@@ -351,19 +370,31 @@ class ProcessTable:
         self._by_name.pop((process.tenant, process.name), None)
         if process.parent is not None:
             process.parent.children.pop(process, None)
+        tenant = self._tenants[process.tenant]
+        tenant.kept -= 1
+        if not tenant.kept:
+            del self._tenants[process.tenant]
         self._forgotten(process)
 
     def get(self, pid: str) -> Process | None:
         return self._by_pid.get(pid)
 
     def named(self, caller: Process, name: str) -> Process | None:
-        """The process of the caller's tenant with that pid or name; `parent` is the caller's own."""
-        found = caller.parent if name == "parent" else self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
-        return found if found is not None and found.tenant == caller.tenant else None
+        """The process of the caller's tenant with that pid or name; `parent` is the caller's own.
+
+        Operators reach those of all tenants, by their pids and as `TENANT/NAME`.
+        """
+        if name == "parent":
+            return caller.parent
+        found = self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
+        if found is None and caller.operator:
+            tenant, _, own_name = name.rpartition("/")
+            found = self._by_name.get((tenant, own_name))
+        return found if found is not None and (caller.operator or found.tenant == caller.tenant) else None
 
     def find(self, caller: Process, name: str) -> Process:
         """A process by pid or name, if the caller may know of it. Raises `NotFound`, the same for what is not its own."""
-        process = self._by_pid.get(name) or self._by_name.get((caller.tenant, name))
+        process = self.named(caller, name) if name != "parent" else None
         if process is None or not self.knows(caller, process):
             near = nearest(name, (p.name for p in self.seen_by(caller)))
             raise NotFound(f"there is no process `{name[:80]}`{near}", field="pid")
@@ -379,15 +410,13 @@ class ProcessTable:
         return found
 
     def knows(self, caller: Process, process: Process | None) -> bool:
-        """Whether a caller may know of a process: it is its own or its descendant's; operators know their tenant."""
-        if process is None or process.tenant != caller.tenant:
-            return False
-        return caller.operator or process.descends_from(caller)
+        """Whether a caller may know of a process: it is its own or its descendant's; operators know all."""
+        return process is not None and (caller.operator or process.descends_from(caller))
 
     def seen_by(self, caller: Process) -> list[Process]:
-        """What a caller may see, oldest first: itself and its descendants; operators see their tenant."""
+        """What a caller may see, oldest first: itself and its descendants; operators see all."""
         if caller.operator:
-            return [p for p in self._by_pid.values() if p.tenant == caller.tenant]
+            return list(self._by_pid.values())
         return sorted(self.family(caller), key=lambda p: p.started_ns)
 
     def living(self) -> list[Process]:

@@ -10,7 +10,7 @@ import msgspec
 from aios.abi.errors import Invalid, NotFound, Unauthenticated, Unavailable
 from aios.abi.manifest import OPERATOR, check_agent
 from aios.abi.request import Class
-from aios.abi.system import NewToken, TokenInfo
+from aios.abi.system import LOCAL, NewToken, TokenInfo
 from aios.ports.clock import Clock
 from aios.ports.store import Document
 
@@ -34,29 +34,34 @@ class Tokens:
         self._clock = clock
         self._by_hash: dict[str, _Kept] = {}
         self._pids: dict[str, str] = {}
+        self._weights: dict[tuple[str, str], float] = {}
         content = document.load()
         if content is not None:
             try:
                 self._by_hash = {kept.sha256: kept for kept in _decoder.decode(content)}
             except msgspec.DecodeError as error:
                 raise Unavailable(f"the token file is damaged ({error}): move it away, and make tokens anew") from None
+            self._weigh()
 
-    def add(self, agent: str, grants: tuple[str, ...], cls: Class) -> NewToken:
+    def add(
+        self, agent: str, grants: tuple[str, ...], cls: Class, tenant: str = LOCAL, user: str = "", weight: float | None = None
+    ) -> NewToken:
         """Make a token; its value is told this once. Raises `Invalid` for a name that no agent may bear."""
         try:
             check_agent(agent)
         except ValueError as error:
             raise Invalid(str(error), field="agent") from None
-        return self._add(agent, grants, cls, operator=False)
+        id, now_ns = secrets.token_hex(4), self._clock.now_ns()
+        return self._add(TokenInfo(id, agent, now_ns, grants, cls, tenant, user, weight), operator=False)
 
     def new_operator(self) -> str:
         """Make the operator's token anew; the one before is worthless from now on."""
         self._by_hash = {h: kept for h, kept in self._by_hash.items() if not kept.operator}
-        return self._add(OPERATOR, (), "interactive", operator=True).value
+        info = TokenInfo(secrets.token_hex(4), OPERATOR, self._clock.now_ns(), (), "interactive")
+        return self._add(info, operator=True).value
 
-    def _add(self, agent: str, grants: tuple[str, ...], cls: Class, operator: bool) -> NewToken:
+    def _add(self, info: TokenInfo, operator: bool) -> NewToken:
         value = PREFIX + secrets.token_urlsafe(32)
-        info = TokenInfo(secrets.token_hex(4), agent, self._clock.now_ns(), grants, cls)
         self._save({**self._by_hash, _hash(value): _Kept(info, _hash(value), operator)})
         return NewToken(info=info, value=value)
 
@@ -81,6 +86,10 @@ class Tokens:
         """The process that a token was issued for."""
         return self._pids.get(_hash(value))
 
+    def weight(self, tenant: str, user: str = "") -> float:
+        """How many parts a tenant gets beside other tenants, or a user beside other users of the tenant: 1 if nobody said."""
+        return self._weights.get((tenant, user), 1.0)
+
     def list(self) -> tuple[TokenInfo, ...]:
         return tuple(kept.info for kept in self._by_hash.values() if not kept.operator)
 
@@ -94,6 +103,11 @@ class Tokens:
     def _save(self, tokens: dict[str, _Kept]) -> None:
         self._document.save(msgspec.json.format(msgspec.json.encode(list(tokens.values()))))
         self._by_hash = tokens
+        self._weigh()
+
+    def _weigh(self) -> None:
+        infos = (kept.info for kept in self._by_hash.values())
+        self._weights = {(info.tenant, info.user): info.weight for info in infos if info.weight is not None}
 
 
 def _hash(value: str) -> str:

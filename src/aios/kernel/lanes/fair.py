@@ -150,7 +150,7 @@ class Fair(Policy):
         return self._means.get(share, self._mean)
 
     def _weight(self, share: str) -> float:
-        return self._weights.get(share.partition("/")[2], 1.0)
+        return self._weights.get(share.rpartition("/")[2], 1.0)
 
     def _forget_idle(self) -> None:
         """Forget those that have nothing to do and were served least; who comes anew gains nothing by that."""

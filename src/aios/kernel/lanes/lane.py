@@ -18,11 +18,11 @@ import msgspec
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
+from aios.abi.system import MAX_WEIGHT
 from aios.abi.waits import Code, Wait
 from aios.kernel.programs import Program
 from aios.ports.clock import Clock
 
-MOST_WEIGHT = 1000.0
 DOWN_PATIENCE_S = 15.0
 """How long a call waits for a server that is down, before it is told so."""
 
@@ -40,7 +40,7 @@ class LaneConfig:
     def __post_init__(self) -> None:
         within("queue", self.queue, 1, 1_000_000)
         for agent, weight in self.weights.items():
-            above_zero(f"weights.{agent}", weight, MOST_WEIGHT)
+            above_zero(f"weights.{agent}", weight, MAX_WEIGHT)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -180,7 +180,8 @@ class Lane:
         self._clock = clock
         self._queue = queue
         self._servers: dict[str, Server] = {}
-        self._waiting: Counter[tuple[str, Class]] = Counter()
+        self._waiting: dict[tuple[str, Class], int] = {}
+        self._by_class: Counter[str] = Counter()
         self._count = 0
         self._rate = Rate()
 
@@ -213,13 +214,18 @@ class Lane:
     def _be_patient(self, server: Server) -> None:
         server.patience = asyncio.get_running_loop().call_later(DOWN_PATIENCE_S, self._give_up_on, server)
 
-    def waiting_by_class(self, tenant: str | None = None) -> dict[str, int]:
-        """How many calls wait, by class; of one tenant or of all."""
-        counts: dict[str, int] = {}
-        for (owner, cls), count in self._waiting.items():
-            if count and (tenant is None or tenant == owner):
-                counts[cls] = counts.get(cls, 0) + count
-        return counts
+    def waiting_by_class(self) -> dict[str, int]:
+        """How many calls wait, by class."""
+        return {cls: count for cls, count in self._by_class.items() if count}
+
+    def _count_waiting(self, ticket: Ticket, calls: int) -> None:
+        """So many calls more wait of a ticket's tenant and class, or fewer."""
+        key = ticket.tenant, ticket.cls
+        self._count += calls
+        self._by_class[ticket.cls] += calls
+        self._waiting[key] = self._waiting.get(key, 0) + calls
+        if not self._waiting[key]:
+            del self._waiting[key]
 
     def eta_s(self, ahead: int) -> float | None:
         """Seconds until a call with so many ahead of it starts, at the rate measured lately; None if unknown."""
@@ -232,7 +238,7 @@ class Lane:
         `again`: it was let in before and had to leave; it is not turned away because others have come meanwhile.
         """
         self._check_up(ticket)
-        if self._waiting[ticket.tenant, ticket.cls] >= self._queue and not again:
+        if self._waiting.get((ticket.tenant, ticket.cls), 0) >= self._queue and not again:
             retry = min(60.0, max(1.0, self.eta_s(self._queue) or 10.0))
             raise QueueFull(
                 f"{self._queue} {ticket.cls} calls of this tenant wait already; try again in {retry:.0f} s", retry_after_s=retry
@@ -240,8 +246,7 @@ class Lane:
         ticket.queued = True
         ticket.given = asyncio.get_running_loop().create_future()
         self.policy.add(ticket)
-        self._count += 1
-        self._waiting[ticket.tenant, ticket.cls] += 1
+        self._count_waiting(ticket, 1)
 
     async def wait(self, ticket: Ticket) -> Turn:
         """Wait for the turn of a queued ticket. Giving up (a cancel) gives it back. Raises `Unavailable`, `Withdrawn`."""
@@ -273,9 +278,9 @@ class Lane:
         """A queued ticket is of another class from now on; in its queue it stands behind those that were there before."""
         if ticket.queued:
             self.policy.remove(ticket)
-            self._waiting[ticket.tenant, ticket.cls] -= 1
+            self._count_waiting(ticket, -1)
             ticket.cls = cls
-            self._waiting[ticket.tenant, cls] += 1
+            self._count_waiting(ticket, 1)
             self.policy.add(ticket)
 
     def leave(self, ticket: Ticket) -> None:
@@ -339,8 +344,7 @@ class Lane:
 
     def _uncount(self, ticket: Ticket) -> None:
         ticket.queued = False
-        self._count -= 1
-        self._waiting[ticket.tenant, ticket.cls] -= 1
+        self._count_waiting(ticket, -1)
 
     def freed(self, dispatch: Dispatch) -> None:
         """A turn was given back. What waits can use no other idle server: each change was followed by a dispatch."""

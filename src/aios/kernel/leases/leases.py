@@ -146,4 +146,6 @@ class Leases:
                 waiter.got.set_result(self._give(id, waiter.process, waiter.ttl_s, lease.line))
                 return
         self._count[id[0]] -= 1
+        if not self._count[id[0]]:
+            del self._count[id[0]]
         del self._leases[id]
