@@ -114,6 +114,8 @@ def test_down_without_a_kernel_has_nothing_to_do(home: Path) -> None:
         (("resume",), "say which"),
         (("events", "-f", "--json"), "--jsonl"),
         (("token", "add", "--agent", "x", "--grant", "everything"), "is no grant"),
+        (("token", "add", "--agent", "x", "--weight", "nan"), "above 0"),
+        (("token", "add", "--agent", "x", "--tenant", "a/b"), "`tenant` must be"),
     ],
 )
 def test_wrong_usage_ends_with_2_before_any_kernel_is_asked(arguments: tuple[str, ...], said: str, home: Path) -> None:
