@@ -247,9 +247,9 @@ async def test_tokens(transport: str) -> None:
         gate = await w.process(ALL)
         token = await gate.call(AddToken(agent="triage", cls="batch"))
         assert (await w.k.attach(token.value).call(Self())).agent == "triage"
-        other = await gate.call(AddToken(agent="triage", tenant="acme", user="ann", weight=2.5))
+        other = await gate.call(AddToken(agent="triage", user="ann", weight=2.5))
         me = await w.k.attach(other.value).call(Self())
-        assert (me.tenant, other.info.tenant, other.info.user, other.info.weight) == ("acme", "acme", "ann", 2.5)
+        assert (me.tenant, other.info.tenant, other.info.user, other.info.weight) == ("local", "local", "ann", 2.5)
         listed = (await gate.call(ListTokens())).tokens
         assert other.info in listed
         assert token.info in listed and token.value not in str(listed)
