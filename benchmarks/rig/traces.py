@@ -1,0 +1,67 @@
+"""Recorded requests to real services, read from a folder that is no part of the project."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.rig.child import Failed
+
+CHAT, CODE = "azure2023_conv.csv", "azure2023_code.csv"
+SESSIONS = "mooncake_fast25_conversation.jsonl"
+SOURCES = {
+    CHAT: "AzureLLMInferenceTrace_conv.csv of Azure/AzurePublicDataset (CC-BY-4.0)",
+    CODE: "AzureLLMInferenceTrace_code.csv of Azure/AzurePublicDataset (CC-BY-4.0)",
+    SESSIONS: "FAST25-release/traces/conversation_trace.jsonl of kvcache-ai/Mooncake (Apache-2.0)",
+}
+
+
+class Asked(NamedTuple):
+    """One request: when, in seconds since the trace began, and tokens of its prompt and answer."""
+
+    at_s: float
+    input_tokens: int
+    output_tokens: int
+
+
+class Turn(NamedTuple):
+    """A request of a conversation. `blocks`: names of the prompt's pieces of 512 tokens, in order."""
+
+    at_s: float
+    input_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...]
+
+
+def azure(data: Path, name: str) -> list[Asked]:
+    """A trace with the columns TIMESTAMP, ContextTokens, GeneratedTokens. Raises `Failed` where it is absent."""
+    with open(found(data, name)) as lines:
+        rows = [(seconds(row["TIMESTAMP"]), row) for row in csv.DictReader(lines)]
+    first = rows[0][0] if rows else 0.0
+    return [Asked(at - first, int(row["ContextTokens"]), max(1, int(row["GeneratedTokens"]))) for at, row in rows]
+
+
+def seconds(stamp: str) -> float:
+    """The traces count to 100 ns, which is finer than Python reads."""
+    whole, _, fraction = stamp.partition(".")
+    return datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").timestamp() + float(f"0.{fraction or 0}")
+
+
+def mooncake(data: Path) -> list[Turn]:
+    """A trace of conversations. Raises `Failed` where it is absent."""
+    with open(found(data, SESSIONS)) as lines:
+        rows = [json.loads(line) for line in lines]
+    return [
+        Turn(row["timestamp"] / 1000, row["input_length"], max(1, row["output_length"]), tuple(row["hash_ids"])) for row in rows
+    ]
+
+
+def found(data: Path, name: str) -> Path:
+    """The file of that name. Raises `Failed` with how to get it."""
+    file = data / name
+    if not file.is_file():
+        raise Failed(f"there is no `{file}`: get {SOURCES[name]}, save it under this name, and say `--data FOLDER`")
+    return file
