@@ -5,22 +5,34 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 from benchmarks.rig.report import RESULTS
+from benchmarks.rig.traces import DATA
 
-NAMES = ("overhead", "convoy", "local")
+NAMES = ("overhead", "convoy", "local", "scheduling")
+READING = ("scheduling",)
+"""Those that read recorded work."""
 
 
 def main() -> None:
-    """Each benchmark in a process of its own, one after the other. Exit 1 if one could not be measured."""
+    """Each benchmark in a process of its own, one after the other; what reads work that is not there is left out.
+
+    Exit 1 if one could not be measured.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="each much sooner, with more noise")
+    parser.add_argument("--data", type=Path, metavar="DIR", default=DATA, help="where recorded work is (%(default)s)")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     quick = ["--quick"] if options.quick else []
     failed = []
     for name in NAMES:
-        argv = [sys.executable, "-m", f"benchmarks.{name}", *quick, "--json", str(RESULTS / f"{name}.json")]
+        if name in READING and not options.data.is_dir():
+            print(f"{name} is left out: there is no `{options.data}`, see `python -m benchmarks.{name}`\n")
+            continue
+        data = ["--data", str(options.data)] if name in READING else []
+        argv = [sys.executable, "-m", f"benchmarks.{name}", *quick, *data, "--json", str(RESULTS / f"{name}.json")]
         if subprocess.run(argv).returncode:
             failed.append(name)
     sys.exit(f"not measured: {', '.join(failed)}" if failed else 0)

@@ -13,16 +13,22 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import convoy, local, overhead
+from benchmarks import convoy, local, overhead, scheduling
 from benchmarks.rig.report import RESULTS, Bar, Result, shown
 
 README = Path(__file__).parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
-BARS: Mapping[str, Mapping[str, Bar]] = {"overhead": overhead.BARS, "convoy": convoy.BARS, "local": local.BARS}
+BARS: Mapping[str, Mapping[str, Bar]] = {
+    "overhead": overhead.BARS,
+    "convoy": convoy.BARS,
+    "local": local.BARS,
+    "scheduling": scheduling.BARS,
+}
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "overhead": overhead.MEANINGS,
     "convoy": convoy.MEANINGS,
     "local": local.MEANINGS,
+    "scheduling": scheduling.MEANINGS,
 }
 
 

@@ -12,7 +12,6 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 
 from aios.abi.request import Class
 from aios.kernel.lanes.fair import cost_of
@@ -20,6 +19,7 @@ from benchmarks.rig import traces
 
 FIRST_TOKEN_S, READ_PER_S, SAID_PER_S = 1.2, 6000.0, 50.0
 """Of one call at a remote model: seconds until it begins, tokens read and said per second."""
+SAID_COST = cost_of(0, 0, 1)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -40,6 +40,11 @@ class Call:
     @property
     def cost(self) -> float:
         return cost_of(self.input_tokens, 0, self.output_tokens)
+
+    def said_by(self, running_s: float) -> float:
+        """Tokens said after so many seconds, as if what it reads took no time."""
+        saying_s = running_s - FIRST_TOKEN_S
+        return min(float(self.output_tokens), max(0.0, saying_s * SAID_PER_S))
 
     def before(self, other: Call) -> Call:
         """The other one waits for this one."""
@@ -82,8 +87,10 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mix:
-    """How much work comes, of what, and for how many slots. `load`: of what the slots can do. `chat`: the part of it that people's
-    chats are. `hog`: the part of the rest that one tenant submits in three bursts. `from_s`: where in the trace it begins.
+    """How much work comes, of what, and for how many slots.
+
+    `load`: of what the slots can do. `chat`: the part of it that people's chats are. `hog`: the part of the rest that one tenant
+    submits in three bursts. `from_s`: where in the trace it begins.
     """
 
     load: float = 1.05
@@ -97,7 +104,7 @@ class Mix:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """A kind of agent: median and 90th percentile of its steps, how many of all agents are of it, and whether it divides its work."""
+    """A kind of agent. `steps`: the median; `part`: of all agents; `parallel`: it divides its work."""
 
     kind: str
     steps: float

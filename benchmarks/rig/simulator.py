@@ -27,8 +27,9 @@ SAMPLE_S = 5.0
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Progress:
-    """A program under way. `live`: what the kernel knows of it. `left_s`: the service that it will still need, `served_s`: that it
-    had, `waited_s`: how long its calls waited; of which the kernel knows nothing.
+    """A program under way. `live`: what the kernel knows of it.
+
+    `left_s`: the service that it will still need, `served_s`: that it had, `waited_s`: how long its calls waited.
     """
 
     program: Program
@@ -42,13 +43,15 @@ class Progress:
 
 @dataclasses.dataclass(slots=True)
 class Seen:
-    """What came about. `waits_s`: of each call, by class. `served_s`: seconds of service by window and tenant. `waited`: samples in
-    which a tenant had calls waiting, by window.
+    """What came about.
+
+    `waits_s`: of each call, by class. `served_s`: seconds of service by window and tenant. `waited`: samples in which a
+    tenant had calls waiting, by window.
     """
 
     progress: list[Progress]
     waits_s: dict[str, list[float]] = dataclasses.field(default_factory=lambda: defaultdict(list))
-    served_s: dict[int, Counter[str]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
+    served_s: dict[int, dict[str, float]] = dataclasses.field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     waited: dict[int, Counter[str]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
 
     def serve(self, tenant: str, from_s: float, until_s: float) -> None:
@@ -100,7 +103,7 @@ def silent(progress: Progress) -> None:
 
 
 class Simulation:
-    """One run of a mix. `waiting`: the tickets that wait now."""
+    """One run of a mix. `calls`: those that wait or run, by their tickets; `waiting`: the tickets that wait."""
 
     def __init__(self, offered: Sequence[Program], declare: Declare = silent) -> None:
         history = programs.History()
@@ -109,10 +112,14 @@ class Simulation:
             for program in offered
         }
         self.seen = Seen(list(self.progress.values()))
+        self.calls: dict[Ticket, Call] = {}
         self.waiting: dict[Ticket, None] = {}
         self._declare = declare
         self._needs = {call: call.needs for program in offered for call in program.calls}
         self._path_s: dict[Call, float] = defaultdict(float)
+
+    def progress_of(self, ticket: Ticket) -> Progress:
+        return self.progress[self.calls[ticket].program]
 
     def run(self, core: Core, watch: Coroutine[None, None, None] | None = None) -> Seen:
         """Until all is done. `watch`: runs beside it until then."""
@@ -149,14 +156,15 @@ class Simulation:
             if call.gap_s:
                 await asyncio.sleep(call.gap_s)
             await self._serve(call, core)
-            next_call, *others = self._ready_after(call) or [None]
-            for other in others:
+            ready = self._ready_after(call)
+            call = ready.pop(0) if ready else None
+            for other in ready:
                 running.create_task(self._follow(other, core, running))
-            call = next_call
 
     async def _serve(self, call: Call, core: Core) -> None:
         progress, path_s = self.progress[call.program], self._path_s[call]
         ticket = self._ticket(call, progress)
+        self.calls[ticket] = call
         self.waiting[ticket] = None
         turn = await core.turn(ticket)
         began_s = time()
@@ -169,6 +177,7 @@ class Simulation:
         progress.left_s -= call.takes_s
         progress.served_s += call.takes_s
         await core.end(turn, call.cost)
+        del self.calls[ticket]
 
     def _ready_after(self, call: Call) -> list[Call]:
         """The calls that needed only this one still. Its program may have come to its end."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.rig.child import Failed
 
+DATA = Path("data/traces")
 CHAT, CODE = "azure2023_conv.csv", "azure2023_code.csv"
 SESSIONS = "mooncake_fast25_conversation.jsonl"
 SOURCES = {
@@ -47,7 +48,7 @@ def azure(data: Path, name: str) -> list[Asked]:
 def seconds(stamp: str) -> float:
     """The traces count to 100 ns, which is finer than Python reads."""
     whole, _, fraction = stamp.partition(".")
-    return datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").timestamp() + float(f"0.{fraction or 0}")
+    return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
 
 
 def mooncake(data: Path) -> list[Turn]:
