@@ -18,18 +18,19 @@ KEEP_S = 4.0
 
 
 class Caller:
-    """Somebody who speaks OpenAI's chat wire at `url` (up to the port): `who` it is, is what it says.
+    """Somebody who calls at `url` (up to the port); any number of tasks may do so at the same time. `who` is what it says.
 
-    `answered`: how many of its calls were. Any number of tasks may call at the same time.
+    `answered`: how many of its chats were. `cls`: of its calls.
     """
 
-    def __init__(self, who: str, url: str, token: str = "") -> None:
+    def __init__(self, who: str, url: str, token: str = "", cls: str = "") -> None:
         address = urlsplit(url)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        given = {"Content-Type": "application/json", "Authorization": token and f"Bearer {token}", "X-Aios-Class": cls}
+        headers = {name: value for name, value in given.items() if value}
         self.who = who
         self.answered = 0
         self._connections = Connections(address.hostname or "", address.port or 80, headers, KEEP_S)
-        self._body = msgspec.json.encode({"model": MODEL, "messages": [{"role": "user", "content": who}], "stream": True})
+        self._chat = msgspec.json.encode({"model": MODEL, "messages": [{"role": "user", "content": who}], "stream": True})
 
     def __enter__(self) -> Self:
         return self
@@ -37,34 +38,31 @@ class Caller:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._connections.close()
 
-    async def calls(self, number: int) -> list[float]:
-        """So many calls, one after the other; the seconds of each. Raises `Failed` if one is not answered."""
-        return [await self._call() for _ in range(number)]
+    async def chats(self, number: int) -> list[float]:
+        """So many calls to what only waits, one after the other; the seconds of each. Raises `Failed` if one is not answered."""
+        return [await self._one_chat() for _ in range(number)]
 
-    async def _call(self) -> float:
+    async def _one_chat(self) -> float:
         begun = time.perf_counter()
+        said = await self.ask("POST", CHAT, self._chat)
+        if b"[DONE]" not in said:
+            raise Failed(f"an answer to `{self.who}` has no end: {said[-300:].decode(errors='replace')}")
+        self.answered += 1
+        return time.perf_counter() - begun
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Ask anything; the body of the answer. Raises `Failed` if there is none, or it says no."""
         try:
-            answer = await self._connections.request("POST", CHAT, self._body)
+            answer = await self._connections.request(method, path, body)
             try:
                 said = await whole(answer)
             finally:
                 self._connections.done(answer)
         except OSError as error:
             raise Failed(f"a call of `{self.who}` broke off: {error}") from None
-        if answer.status != 200 or b"[DONE]" not in said:
+        if answer.status != 200:
             raise Failed(f"a call of `{self.who}` was answered {answer.status}: {said[:300].decode(errors='replace')}")
-        self.answered += 1
-        return time.perf_counter() - begun
-
-
-async def asked(url: str, path: str) -> bytes:
-    """What stands at an address."""
-    address = urlsplit(url)
-    connections = Connections(address.hostname or "", address.port or 80, {}, KEEP_S)
-    try:
-        return await whole(await connections.request("GET", path))
-    finally:
-        connections.close()
+        return said
 
 
 async def whole(answer: Answer) -> bytes:

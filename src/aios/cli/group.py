@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("logs", "Show what an agent printed."),
         ("events", "Show what happened."),
         ("models", "List, add, choose and remove models."),
+        ("bench", "Measure what a kernel adds, and what its model does here."),
     ),
     "steer": (
         ("kill", "End agents."),

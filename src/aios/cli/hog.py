@@ -21,7 +21,7 @@ import uvloop
 from aios.abi.errors import Failed
 from aios.abi.lane import UseLane
 from aios.abi.system import AddToken
-from aios.cli.callers import Caller, asked
+from aios.cli.callers import Caller
 from aios.cli.measured import Bar, Row, percentile
 from aios.cli.own import kernel_of_its_own
 from aios.cli.phases import Phases
@@ -76,10 +76,11 @@ def hog(takes_ms: int = TAKES_MS, policy: str = POLICY) -> Proof:
         settings = SETTINGS.format(policy=policy, port=port, model=MODEL, slots=SLOTS)
         with kernel_of_its_own(settings) as kernel, Client() as operator:
             hundred, one = (Caller(who, kernel.http, operator.call(AddToken(agent=who)).value) for who in (HOG, OTHER))
-            with hundred, one, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            server = Caller("the counts", f"http://127.0.0.1:{port}")
+            with hundred, one, server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 stage = Stage(phases, operator, hundred, one, takes_ms / 1000)
                 alone, beside, off = runner.run(stage.play(policy))
-                served = msgspec.json.decode(runner.run(asked(f"http://127.0.0.1:{port}", "/served")), type=list[Served])
+                served = msgspec.json.decode(runner.run(server.ask("GET", "/served")), type=list[Served])
     check(served, one)
     found, control = figures(alone, beside, served), figures(alone, off, served)
     cases = {"alone": alone, f"beside the hundred, {policy}": beside.latencies_s, f"the control, {OFF}": off.latencies_s}
@@ -99,8 +100,8 @@ class Stage:
     async def play(self, policy: str) -> tuple[list[float], Beside, Beside]:
         """The one alone, beside the hundred, and beside them with the mechanism off."""
         self.phases.begin("one caller, alone")
-        await self.one.calls(WARM)
-        alone = await self.one.calls(ALONE)
+        await self.one.chats(WARM)
+        alone = await self.one.chats(ALONE)
         try:
             async with asyncio.TaskGroup() as group:
                 crowd = [group.create_task(again_and_again(self.hundred, moment)) for moment in self._moments()]
@@ -130,12 +131,12 @@ async def again_and_again(caller: Caller, first_s: float) -> None:
     """Call for ever, from a moment on."""
     await asyncio.sleep(first_s)
     while True:
-        await caller.calls(1)
+        await caller.chats(1)
 
 
 async def measured(one: Caller, calls: int) -> Beside:
     begin = time.monotonic()
-    return Beside(await one.calls(calls), begin, time.monotonic())
+    return Beside(await one.chats(calls), begin, time.monotonic())
 
 
 def check(served: Iterable[Served], one: Caller) -> None:
