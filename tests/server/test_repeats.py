@@ -145,8 +145,11 @@ class Place:
     tokens: list[str]
 
     def come(self, tries: int | None = 0, token: int = 0, **fields: Any) -> tuple[Visitor, asyncio.Task[None]]:
+        return self.come_to("/v1/chat/completions", {**CHAT, **fields}, tries, token)
+
+    def come_to(self, path: str, body: Any, tries: int | None = 0, token: int = 0) -> tuple[Visitor, asyncio.Task[None]]:
         headers = {"x-api-key": self.tokens[token]} | ({} if tries is None else {"x-stainless-retry-count": str(tries)})
-        visitor = Visitor("/v1/chat/completions", {**CHAT, **fields}, headers)
+        visitor = Visitor(path, body, headers)
         return visitor, asyncio.create_task(self.server.app(visitor.scope, visitor.receive, visitor.send))
 
     @property
@@ -327,6 +330,42 @@ async def test_the_retry_of_a_refused_call_is_a_call_of_its_own() -> None:
         retry, again = p.come(tries=1)
         await asyncio.gather(*tasks, again)
         assert retry.status == 200 and p.started == 3
+
+
+BACKGROUND = ("/v1/responses", {"model": "default", "input": "hello", "background": True})
+
+
+def id_of(visitor: Visitor) -> str:
+    return str(json.loads(visitor.answer())["id"])
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_background_response_whose_client_went_at_any_moment_is_begun_once(steps: int) -> None:
+    """Its connection dies after so many turns of the loop, or after its answer; the same request comes again at once."""
+    async with place(SLOW) as p:
+        first, work = p.come_to(*BACKGROUND)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        begun = p.started
+        first.go()
+        again, task = p.come_to(*BACKGROUND, tries=1)
+        await asyncio.gather(work, task)
+        assert again.status == 200 and p.started == 1
+        assert not begun or not first.sent or id_of(first) == id_of(again)
+
+
+async def test_two_background_responses_and_a_strangers_try_are_three() -> None:
+    async with place(SLOW) as p:
+        visitors = [p.come_to(*BACKGROUND), p.come_to(*BACKGROUND), p.come_to(*BACKGROUND, tries=1, token=1)]
+        await asyncio.gather(*(task for _, task in visitors))
+        assert len({id_of(visitor) for visitor, _ in visitors}) == p.started == 3
+
+
+async def test_the_tries_of_one_background_response_that_overlap_are_one() -> None:
+    async with place(SLOW) as p:
+        visitors = [p.come_to(*BACKGROUND), p.come_to(*BACKGROUND, tries=1)]
+        await asyncio.gather(*(task for _, task in visitors))
+        assert len({id_of(visitor) for visitor, _ in visitors}) == p.started == 1
 
 
 async def test_another_token_another_path_and_another_body_get_nothing_of_it() -> None:

@@ -119,8 +119,9 @@ class ResponsesDoor:
         if turn is not None:
             answer = turn.answer
         else:
-            turn, answer = task.turn, await self._background.begin(task)
-            turn.key, turn.begun_s = key, now_s
+            turn = task.turn
+            turn.key, turn.begun_s = key, now_s  # before it begins, in which its client may go and come again
+            answer = await self._background.begin(task)
         writer.settle = turn.heard
         if task.streams and turn.run is not None:
             await _follow(turn.run, -1, writer, headers)
