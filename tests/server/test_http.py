@@ -65,6 +65,7 @@ async def test_a_token_is_taken_from_either_header() -> None:
         ({"host": "localhost:8642", "origin": "http://localhost:9999"}, 403),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"host": "localhost", "origin": "http://[::1"}, 403),
     ],
 )
 async def test_a_page_in_a_browser_does_not_get_in(headers: dict[str, str], status: int) -> None:
