@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from served import CHAT, Served, running_kernel, served, server_of, until, visit
+from served import CHAT, Served, Visitor, running_kernel, served, server_of, until, visit
 
 from aios.abi.errors import Unavailable
 from aios.server import http as edge
@@ -634,6 +634,30 @@ async def test_a_stream_without_a_word_hears_comments_and_once_a_minute_an_empty
     assert max(after - before for before, after in zip(heard, heard[1:], strict=False)) <= 12
     assert 60 <= chunks[0] <= 72 and 120 <= chunks[1] <= 129
     assert b"late" in visitor.said()[-1][1]
+
+
+async def test_who_reads_nothing_for_minutes_does_not_find_all_that_could_have_been_said_meanwhile() -> None:
+    class Stalled(Visitor):
+        """Its connection takes nothing more after the first piece until it `reads`."""
+
+        reads = asyncio.Event()
+
+        async def send(self, message: Any) -> None:
+            if len(self.sent) > 1:
+                await self.reads.wait()
+            await super().send(message)
+
+    async with running_kernel(ScriptedCore(Script(text="one two", token_s=250.0))) as kernel:
+        server = server_of(kernel, ServerConfig())
+        token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
+        visitor = Stalled("/v1/chat/completions", {**CHAT, "stream": True}, {"x-api-key": token})
+        asking = asyncio.create_task(server.app(visitor.scope, visitor.receive, visitor.send))
+        await asyncio.sleep(450)
+        visitor.reads.set()
+        await asking
+        await server.close(0)
+    said = visitor.answer()
+    assert b"two" in said and b"[DONE]" in said and said.count(b"still here") + said.count(b'"choices":[]') < 20
 
 
 @pytest.mark.parametrize(("stated", "first_space_s"), [("", 45.0), ("600", 45.0), ("20", 10.0), ("junk", 45.0)])

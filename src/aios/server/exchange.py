@@ -156,9 +156,11 @@ class Writer:
         await self._send({"type": "http.response.body", "body": bytes(self._buffer)})
 
     def encourage(self) -> None:
-        """Say something to a client that has heard nothing for long."""
+        """Say something to a client that has heard nothing for long, unless it has yet to read what it was told before."""
         if self.state == "gone":
             self.due_s = float("inf")
+        elif self._flushing:
+            self.due_s = self._loop.time() + COMMENT_S
         elif self.state == "new" and self._head is not None:
             self.state = "stream"
             self._schedule()
