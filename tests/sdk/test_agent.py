@@ -29,7 +29,8 @@ def test_an_agents_manifest_says_where_it_is_and_what_it_asks_for() -> None:
     manifest = greet_all.manifest()
     assert (manifest.agent, manifest.entry) == ("greet-all", "greet_all")
     assert (manifest.program, manifest.grants) == (str(Path(__file__).resolve()), ("use /llm/*",))
-    assert (manifest.cls, manifest.model) == ("standard", "default")
+    assert (manifest.cls, manifest.model, manifest.restart) == ("standard", "default", "transient")
+    assert aios.agent(restart="permanent")(greet_all.function).manifest().restart == "permanent"
     other = file_away.manifest()
     assert (other.agent, other.entry, other.model, other.cls, other.grants) == (
         "clerk", "file_away", "fast", "batch", ("use /llm/fast",),

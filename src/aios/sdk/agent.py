@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from aios.abi.errors import Invalid
-from aios.abi.manifest import Grant, Manifest
+from aios.abi.manifest import Grant, Manifest, Restart
 from aios.abi.request import Class
 from aios.sdk.tool import Tool, tools_of
 
@@ -26,7 +26,7 @@ class Agent(Generic[P, R]):
 
     def __init__(
         self, function: Callable[P, R], name: str, model: str, cls: Class, grants: tuple[str, ...],
-        tools: tuple[Tool[..., Any], ...] = (),
+        tools: tuple[Tool[..., Any], ...] = (), restart: Restart = "transient",
     ) -> None:  # fmt: skip
         self.function = function
         self.name = name
@@ -34,6 +34,7 @@ class Agent(Generic[P, R]):
         self.cls = cls
         self.grants = grants
         self.tools = tools
+        self.restart = restart
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__wrapped__ = function
@@ -51,7 +52,10 @@ class Agent(Generic[P, R]):
         if "<locals>" in entry or not self._program.is_file():
             raise Invalid(f"agent `{self.name}` is found by its name, in a process of its own: define it at the top of a file")
         program = str(self._program.resolve())
-        return Manifest(agent=self.name, program=program, entry=entry, grants=self.grants, cls=self.cls, model=self.model)
+        return Manifest(
+            agent=self.name, program=program, entry=entry,
+            grants=self.grants, cls=self.cls, model=self.model, restart=self.restart,
+        )  # fmt: skip
 
 
 @overload
@@ -66,6 +70,7 @@ def agent(
     cls: Class = "standard",
     grants: tuple[str, ...] = DEFAULT_GRANTS,
     tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
+    restart: Restart = "transient",
 ) -> Callable[[Callable[P, R]], Agent[P, R]]: ...
 
 
@@ -78,17 +83,18 @@ def agent(
     cls: Class = "standard",
     grants: tuple[str, ...] = DEFAULT_GRANTS,
     tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
+    restart: Restart = "transient",
 ) -> Agent[P, R] | Callable[[Callable[P, R]], Agent[P, R]]:
     """Make a function an agent: `@agent`, or `@agent(model="fast", cls="batch")`.
 
     `name`: what people see (its own name). `model`: what `default` means for it. `cls`: the highest class of its calls.
     `grants`: its rights as `verb /resource`. `tools`: functions that its models may have run (`k.ask`).
-    Raises ValueError for what is no grant.
+    `restart`: whether it begins again by itself, see `Manifest`. Raises ValueError for what is no grant.
     """
     for grant in grants:
         Grant.parse(grant)
 
     def make(function: Callable[P, R]) -> Agent[P, R]:
-        return Agent(function, name or function.__name__.replace("_", "-"), model, cls, tuple(grants), tools_of(tools))
+        return Agent(function, name or function.__name__.replace("_", "-"), model, cls, tuple(grants), tools_of(tools), restart)
 
     return make if function is None else make(function)
