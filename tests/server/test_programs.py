@@ -224,8 +224,9 @@ async def test_no_secret_of_the_kernels_gets_into_its_environment(tmp_path: Path
         environment, files, raw = json.loads(said)
         assert "hidden" not in said and "the-operators-own" not in said and "OPENAI_ORG_ID" not in raw
         assert environment["OPENAI_BASE_URL"] == "http://127.0.0.1:8642/v1" == environment["ANTHROPIC_BASE_URL"] + "/v1"
+        assert environment["GOOGLE_GEMINI_BASE_URL"] == environment["OLLAMA_HOST"] == environment["ANTHROPIC_BASE_URL"]
         assert (
-            environment["OPENAI_API_KEY"] == environment["ANTHROPIC_API_KEY"]
+            environment["OPENAI_API_KEY"] == environment["ANTHROPIC_API_KEY"] == environment["GEMINI_API_KEY"]
             and environment["TMPDIR"] == environment["HOME"] + "/tmp"
         )
         assert environment["TRACEPARENT"] in environment["OPENAI_CUSTOM_HEADERS"]
