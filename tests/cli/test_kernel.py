@@ -278,6 +278,8 @@ def test_an_agent_is_suspended_and_resumed(fleet: Place) -> None:
     assert f"{name}: resumed" in fleet.aios("resume", "-q", "agent:sleeps state:suspended", "-y").stderr
     assert "suspended" not in fleet.aios("ps", "-q", f"name:{name}").stdout
     fleet.aios("kill", name, "-y")
+    fleet.aios("logs", "-f", name)
+    assert fleet.aios("suspend", name).stderr == f"{name}: has ended already\n"
 
 
 def test_the_tree_shows_who_started_whom(fleet: Place) -> None:
@@ -374,6 +376,13 @@ def test_models_says_what_to_do_when_there_is_none(fleet: Place) -> None:
     assert "aios doctor" in fleet.aios("models").stderr
 
 
+def test_run_starts_the_kernel_that_it_needs(place: Place) -> None:
+    (place.folder / "aios.toml").write_text("local = false\n[server]\nport = 0\n")
+    assert place.aios("run", "-y", "--", "echo", "up").stdout == "up\n"
+    assert place.aios("run", "-y", "agents.py:hello").stdout == "greeting world\nhello world\n"
+    place.aios("down")
+
+
 def test_after_down_nothing_answers_and_nothing_is_left(place: Place) -> None:
     with kernel_in(place):
         pass
@@ -449,6 +458,7 @@ def test_the_embedded_model_answers(place: Place) -> None:
 
 
 def test_a_model_file_that_was_added_and_chosen_answers(place: Place) -> None:
+    (place.folder / "aios.toml").write_text("[server]\nport = 0\n")  # another kernel may have the usual one
     file = str(models.find(models.EMBEDDED))
     place.aios("models", "add", file, "--name", "mine", "--sha256", models.EMBEDDED.sha256)
     assert "ok    core in use   embedded model" in place.aios("doctor").stdout

@@ -24,8 +24,8 @@ from aios.sdk.client import Client
 def nice(processes: tuple[str, ...], cls: str, query: str | None, dry_run: bool) -> None:
     """Give agents another class.
 
-    The class is one of interactive, standard, batch. Calls that wait are of it at once. A lower class is the descendants' too; a
-    higher one is that one agent's, and never above what the token that it all began with may have.
+    The class is one of interactive, standard, batch, idle. Calls that wait are of it at once. A lower class is the descendants'
+    too; a higher one is that one agent's, and never above what the token that it all began with may have.
     """
     if not processes and query is None:
         raise click.UsageError("say which: a pid, a name, or -q SELECTOR")

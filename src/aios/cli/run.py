@@ -24,9 +24,8 @@ from aios.cli.command import Command, yes
 from aios.cli.learn import manifests_of
 from aios.cli.program import end, manifest_of
 from aios.cli.show import json_text
-from aios.sdk.client import Client
 from aios.sdk.process import result_of
-from aios.sdk.run import attended, spawned
+from aios.sdk.run import attended, connected, spawned
 
 
 class Running(Command):
@@ -61,8 +60,8 @@ def run(after: list[str] | None, /, place: str | None, arguments: tuple[str, ...
     (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, keys); it reads the folder that it is started in, and writes its own home alone. Its
     exit code is that of `aios run`.
 
-    The first time, and whenever it asks for something else, shows what it asks for and asks you once. Ctrl-C asks it to stop, a
-    second one kills it.
+    Starts a kernel if none runs. The first time, and whenever it asks for something else, shows what it asks for and asks you
+    once. Ctrl-C asks it to stop, a second one kills it.
     """
     if place is None and not after:
         raise click.UsageError("say what: a file, or `-- COMMAND`")
@@ -70,7 +69,7 @@ def run(after: list[str] | None, /, place: str | None, arguments: tuple[str, ...
     manifest = manifest_at(place) if place is not None else manifest_of(words, asked["agent"])
     manifest = changed(manifest, asked)
     values = tuple(map(value_of, (*arguments, *words))) if place is not None else ()
-    with Client() as kernel:
+    with connected() as kernel:
         process = spawned(kernel, Spawn(manifest=manifest, arguments=values), yes)
         if detach:
             click.echo(process.name)

@@ -31,10 +31,16 @@ def steer(
         if not found:
             say(f"nothing that {'is suspended' if verb == 'resume' else 'runs'} matches `{query}`")
             return
-        table(HEADERS, map(cells, found))
-        if dry_run or not agreed(f"{verb.capitalize()} {'it' if len(found) == 1 else f'these {len(found)}'}?", yes):
+        living = [process for process in found if process.state != "ended"]
+        for process in found:
+            if process not in living:
+                say(f"{process.name}: has ended already")
+        if not living:
             return
-        each(found, lambda process: kernel.call(SignalProcess(pid=process.pid, signal=verb)), DONE[verb])
+        table(HEADERS, map(cells, living))
+        if dry_run or not agreed(f"{verb.capitalize()} {'it' if len(living) == 1 else f'these {len(living)}'}?", yes):
+            return
+        each(living, lambda process: kernel.call(SignalProcess(pid=process.pid, signal=verb)), DONE[verb])
 
 
 def each(found: Sequence[ProcessInfo], act: Callable[[ProcessInfo], object], done: str) -> None:
@@ -49,7 +55,7 @@ def each(found: Sequence[ProcessInfo], act: Callable[[ProcessInfo], object], don
 def chosen(
     kernel: Client, texts: tuple[str, ...], query: str | None, concerns: Callable[[ProcessInfo], bool]
 ) -> list[ProcessInfo]:
-    """The processes that are meant, each once: by name also one that has ended (the kernel says so), by selector live agents."""
+    """The processes that are meant, each once: by name also those that have ended, by selector live agents."""
     everything = every_process(kernel)
     found = {process.pid: process for process in (named(everything, text) for text in texts)}
     if query is not None:

@@ -125,7 +125,7 @@ class Supervisor:
             if process.killed_by or not restarts.begins_again(life.failed):
                 return life.exit
             self._clear(process)
-            how = life.exit.message or "it returned"
+            how = life.exit.message or ("exit 0" if process.manifest.command else "it returned")
             if life.counts and restarts.is_storm(self._clock.monotonic()):
                 if not restarts.is_held:
                     return replace(life.exit, message=storm(life.exit.message))

@@ -47,9 +47,8 @@ class ToolCalls:
         request, process = call.request, call.process
         assert isinstance(request, RegisterTools)
         if process.host_pid is None or process.manifest is None or process.manifest.command:
-            raise Conflict(
-                f"`{process.name}` is a {process.kind}, not an agent in a child of the kernel: it runs its functions itself"
-            )
+            what = "session" if process.kind == "session" else "program"
+            raise Conflict(f"`{process.name}` is a {what}, not an agent in a child of the kernel: it runs its functions itself")
         for at, tool in enumerate(request.tools):
             check_schema(tool.parameters, f"tools[{at}].parameters")
         tools = {**self._of.get(process, {}), **{tool.name: tool for tool in request.tools}}
