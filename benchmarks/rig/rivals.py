@@ -32,7 +32,7 @@ class Least(Policy):
     def add(self, ticket: Ticket) -> None:
         heapq.heappush(self._waiting, (self._rank(ticket), next(self._arrivals), ticket))
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         if not self._waiting:
             return None
         rank, _, ticket = heapq.heappop(self._waiting)
@@ -79,7 +79,7 @@ class Vtc(Policy):
             self._waiting[tenant] = Queue()
         self._waiting[tenant].add(ticket)
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         if not self._waiting:
             return None
         served = self._served.copy()
@@ -135,7 +135,7 @@ class Plas(Policy):
     def _level(self, served_s: float) -> int:
         return min(self.LEVELS, 0 if served_s < self.FIRST_LEVEL_S else int(math.log2(served_s / self.FIRST_LEVEL_S)) + 1)
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         starving = (level for level in self._levels[1:] if level and self._starves(level[0], now))
         level = next(starving, None) or next(filter(None, self._levels), None)
         return dispatch(level.popleft(), idle, "attained") if level else None

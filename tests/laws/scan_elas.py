@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, PATIENCE_S
 from aios.kernel.lanes.elas import (
@@ -92,7 +92,7 @@ class ScanElas(Policy):
     def remove(self, ticket: Ticket) -> None:
         self.queue = [one for one in self.queue if one.ticket is not ticket]
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         for one in self.queue:
             self.find_risks(one, now)
         able = [one for one in self.queue if not one.ticket.feasible.isdisjoint(idle)]

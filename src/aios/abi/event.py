@@ -53,6 +53,24 @@ class Dispatched(Happened, frozen=True, gc=False, tag="dispatch"):
     waiting: dict[str, int] = {}
 
 
+class Preempted(Happened, frozen=True, gc=False, tag="preempt"):
+    """A call stood back in the midst of its work, or went on.
+
+    `change`: `frozen` for a call of class `by` (None where its quantum was over), or `resumed` by a rule, `reason`.
+    `tokens`: that it had said.
+    """
+
+    call: str
+    pid: str
+    name: str
+    cls: Class
+    core: str
+    change: Literal["frozen", "resumed"]
+    by: Class | None = None
+    reason: str = ""
+    tokens: int = 0
+
+
 class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     """A call ended. Times are nanoseconds UTC: asked, got its turn, first piece told; None for what did not come.
 
@@ -116,7 +134,7 @@ class KernelChanged(Happened, frozen=True, gc=False, tag="kernel"):
     detail: str = ""
 
 
-AnyEvent = ProcessChanged | Signalled | Dispatched | CallEnded | CoreChanged | HostChanged | Strayed | KernelChanged
+AnyEvent = ProcessChanged | Signalled | Dispatched | Preempted | CallEnded | CoreChanged | HostChanged | Strayed | KernelChanged
 
 
 class EventPage(Reply, frozen=True):
@@ -130,8 +148,8 @@ class EventPage(Reply, frozen=True):
 class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
-    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `call`, `core`, `host`,
-    `denied`, `kernel`).
+    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `preempt`, `call`, `core`,
+    `host`, `denied`, `kernel`).
     """
 
     after: int = 0

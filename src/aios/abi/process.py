@@ -141,7 +141,10 @@ class Ahead(msgspec.Struct, frozen=True):
 
 
 class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A call that has not ended: what it is, since when, why it does not go on (None: it acts), and which tool it runs."""
+    """A call that has not ended: what it is, since when, why it does not go on (None: it acts), and which tool it runs.
+
+    `frozen`: it had begun, and stands back until its turn comes again.
+    """
 
     call: str
     row: str
@@ -151,6 +154,7 @@ class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     ahead: tuple[Ahead, ...] = ()
     ahead_count: int = 0
     about: str = ""
+    frozen: bool = False
 
 
 class Explanation(Reply, frozen=True, omit_defaults=True):

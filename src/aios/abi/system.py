@@ -90,6 +90,7 @@ class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
     `input_tokens` and `output_tokens`: of all calls that ended well; `cached_tokens`: of the input, those read for other calls.
 
     `exact`: it was tried that a generation is the same, bit by bit, whatever runs beside it and however often it was begun again.
+    `frozen`: calls that stand back now, for more urgent ones or because their quantum was over; `preemptions`: how often one did.
     """
 
     name: str
@@ -107,6 +108,8 @@ class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    frozen: int = 0
+    preemptions: int = 0
 
 
 class EmbedderState(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from aios.abi.event import (
     EventPage,
     HostChanged,
     KernelChanged,
+    Preempted,
     ProcessChanged,
     ReadEvents,
     Signalled,
@@ -95,6 +96,9 @@ def about(event: AnyEvent) -> str:
         case Dispatched():
             left = ", ".join(f"{count} {cls}" for cls, count in event.waiting.items() if count)
             return f"{event.name} ({event.cls}) on {event.core} by {event.reason}{f', left waiting: {left}' if left else ''}"
+        case Preempted():
+            why = f"by {event.reason}" if event.change == "resumed" else f"for {event.by or 'the next in turn'}"
+            return f"{event.name} ({event.cls}) on {event.core} {event.change} after {event.tokens} tokens, {why}"
         case CallEnded():
             return about_call(event)
         case CoreChanged():

@@ -209,6 +209,7 @@ class CallPath:
             return value
         finally:
             turn.release()
+            call.frozen = call.ticket = None
             cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
             turn.settle(cost, at_least=not ended_well)
             self._ran(call.process, turn.dispatch.ticket.program, path_s, self._clock.monotonic() - began)

@@ -45,7 +45,7 @@ def _explain_call(
         wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
         count = len(before)
         ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])
-    return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about)
+    return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about, call.frozen is not None)
 
 
 def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
@@ -70,6 +70,8 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
     assert first.wait is not None
     if first.wait.code == "S":
         eta = f", about {first.wait.eta_s:.1f} s" if first.wait.eta_s is not None else ""
+        if first.frozen:
+            return f"`{first.row}` is frozen on {first.wait.on}, whose slot {first.wait.holder or 'nobody'} has now{eta}"
         ahead = f"behind {first.ahead_count} calls; held by {first.wait.holder}"
         return f"`{first.row}` waits for a slot on {first.wait.on}, {ahead}{eta}"
     if first.wait.code == "L":
@@ -91,6 +93,9 @@ def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
     moves = []
     if "S" in codes and is_above(process.most_cls, process.cls):
         moves.append(f"a higher class than {process.cls}: `aios nice {process.name} {process.most_cls}`")
+    for call in calls:
+        if call.frozen and call.wait is not None:
+            moves.append(f"the end of what has its slot: {call.wait.holder or 'nothing'}")
     if "S" in codes:
         moves.append("a free slot: end what holds one (`aios kill NAME`), or add a core")
     if "C" in codes:

@@ -161,7 +161,7 @@ class Kernel:
 
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
-            CoreCalls(self.pool, self._embedders, self._grants, self.clock),
+            CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events),
             self._embedders,
             LaneCalls(self._lanes, self._lane_configs, self.events),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),

@@ -60,8 +60,8 @@ class Call:
 
     __slots__ = (
         "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
-        "feasible", "first_ns", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens", "path", "plan",
-        "process", "request", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns",
+        "feasible", "first_ns", "frozen", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens", "path",
+        "plan", "process", "request", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns",
         "unknown", "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
@@ -82,6 +82,7 @@ class Call:
         self.cancels = 0
         self.waits: Callable[[], Wait | None] | None = None
         self.withdraw: Callable[[], None] | None = None
+        self.frozen: Callable[[], Wait | None] | None = None
         self.holder: Callable[[], Process | None] | None = None
         self.wait_number = 0
         self.turn: Held | None = None
@@ -108,7 +109,8 @@ class Call:
     @property
     def wait(self) -> Wait | None:
         """Why it does not go on; None while it acts."""
-        return self.waits() if self.waits is not None else None
+        waits = self.frozen or self.waits
+        return waits() if waits is not None else None
 
     @property
     def wait_s(self) -> float:

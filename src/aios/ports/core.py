@@ -42,7 +42,8 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `queues`: it queues calls beyond its slots by itself (a remote server does): then the lane is one wider than its
     slots, which saves the idle gap between two calls. `exact`: a generation is the same, bit by bit, whatever runs beside it
-    and however often it was begun again; said only where that was tried.
+    and however often it was begun again; said only where that was tried. `reserved`: of a core with the feature `suspend`, calls
+    at once beside `slots` while others are frozen.
     """
 
     name: str
@@ -54,6 +55,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     queues: bool = False
     local: bool = False
     exact: bool = False
+    reserved: int = 0
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +143,10 @@ class PreemptibleCore(Core, Protocol):
     """A core that can let a call wait without its slot, and go on with it as if nothing had been: the feature `suspend`."""
 
     def freeze(self, call: str) -> None:
-        """Give the slot of a call (by its `CoreCall.id`) to others until it is thawed; a call that is over stays over."""
+        """Give the slot of a call (by its `CoreCall.id`) to others until it is thawed; a call that is over stays over.
+
+        A call is known from the first step of its `generate` or `score` on, before that waits for anything.
+        """
         ...
 
     def thaw(self, call: str) -> None:

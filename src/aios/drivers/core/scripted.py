@@ -94,7 +94,8 @@ class ScriptedCore:
 
     `answers`: one for all calls, a sequence that is gone through again and again, or a function of the call. `queues` is
     only what it declares: calls beyond `slots` wait in order of arrival either way. Features whose effect a script decides
-    (tools, json, …) are declared with `features`.
+    (tools, json, …) are declared with `features`. With `suspend` calls can be frozen: they keep quiet between two tokens, and
+    leave their slot.
     """
 
     def __init__(
@@ -107,12 +108,15 @@ class ScriptedCore:
         slots: int = 4,
         window: int = 4096,
         queues: bool = False,
+        reserved: int = 0,
     ) -> None:
         self._answers = answers
         self._info = CoreInfo(
-            name=name, models=models, features=features, slots=slots, window=window, driver="scripted", queues=queues, local=True
-        )
-        self._slots = asyncio.Semaphore(slots)
+            name=name, models=models, features=features, slots=slots, window=window, driver="scripted", queues=queues, local=True,
+            reserved=reserved,
+        )  # fmt: skip
+        self._slots = asyncio.Semaphore(slots + reserved)
+        self._places: dict[str, _Place] = {}
         self._changed: Callable[[CoreEvent], None] | None = None
         self._down = "it is not started"
         self._tasks: set[asyncio.Task[object]] = set()
@@ -167,9 +171,24 @@ class ScriptedCore:
         if question >= self._info.window:
             raise ContextFull(f"the question has {question} tokens, and the window is {self._info.window}")
         self._refuse_if_down()
-        async with self._slots:
+        place = self._places[call.id] = _Place(self._slots)
+        try:
+            await place.enter()
             self._refuse_if_down()
             return await self._run(call, emit, question)
+        finally:
+            place.leave()
+            del self._places[call.id]
+
+    def freeze(self, call: str) -> None:
+        """See `PreemptibleCore`; only with the feature `suspend`."""
+        if place := self._places.get(call):
+            place.freeze()
+
+    def thaw(self, call: str) -> None:
+        """See `PreemptibleCore`."""
+        if place := self._places.get(call):
+            place.thaw()
 
     async def count(self, request: Count, model: str) -> Tokens:
         """Its own tokens: words."""
@@ -239,6 +258,7 @@ class ScriptedCore:
         await said.think(script.reasoning)
         for number, token in enumerate(tokens_of(script.text)):
             await asyncio.sleep(script.token_s if number else script.first_s)
+            await self._places[call.id].enter()
             if number == script.fail_after:
                 raise script.failure
             self._tokens += 1
@@ -268,6 +288,38 @@ class ScriptedCore:
     def _tell(self) -> None:
         if self._changed is not None:
             self._changed(CoreEvent(core=self._info.name, change="down" if self._down else "up", detail=self._down))
+
+
+class _Place:
+    """The slot of a call: it has one, or waits for one, or is frozen and does neither."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._has_slot = False
+        self._may_run = asyncio.Event()
+        self._may_run.set()
+
+    async def enter(self) -> None:
+        """Return when it has a slot."""
+        while not self._has_slot:
+            await self._may_run.wait()
+            await self._slots.acquire()
+            self._has_slot = True
+            if not self._may_run.is_set():
+                self.leave()
+
+    def leave(self) -> None:
+        """Give the slot back, if it has one."""
+        if self._has_slot:
+            self._has_slot = False
+            self._slots.release()
+
+    def freeze(self) -> None:
+        self._may_run.clear()
+        self.leave()
+
+    def thaw(self) -> None:
+        self._may_run.set()
 
 
 class _Saying:

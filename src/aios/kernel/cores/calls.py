@@ -34,12 +34,18 @@ from aios.kernel.access.grants import Grants
 from aios.kernel.cores.affinity import Affinity
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
+from aios.kernel.cores.standing_back import StandingBack
+from aios.kernel.events import EventLog
+from aios.kernel.lanes.lane import Turn
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
 from aios.ports.core import CoreCall, Emit, ScoreCall, ScoringCore
 
 _answers = msgspec.msgpack.Encoder()
+
+QUANTUM_TOKENS = 16
+"""After so many tokens of a call its lane may give the turn to another, where the core can let calls stand back."""
 
 READER_PATIENCE_S = 15.0
 """How long a reader that does not read may keep the slot of a core that has no queue of its own."""
@@ -48,8 +54,9 @@ READER_PATIENCE_S = 15.0
 class CoreCalls:
     """The rows `llm.*` and `core.*`, but what embeds."""
 
-    def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock) -> None:
+    def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock, events: EventLog) -> None:
         self._pool = pool
+        self._events = events
         self._embedders = embedders
         self._grants = grants
         self._clock = clock
@@ -104,6 +111,7 @@ class CoreCalls:
     async def _generate(self, call: Call) -> Completion:
         plan: CoreCall = call.plan
         self._tell_start(call, plan)
+        self._may_stand_back(call, plan)
         completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
         self._note(call, completion.usage, fingerprint(completion.choices))
         return completion
@@ -120,6 +128,7 @@ class CoreCalls:
     async def _score(self, call: Call) -> Scores:
         plan: ScoreCall = call.plan
         self._tell_start(call, plan)
+        self._may_stand_back(call, plan)
         core = cast(ScoringCore, self._pool.core(call.core))  # it has the feature, or it would not be feasible
         scores = await core.score(plan)
         self._note(call, scores.usage, fingerprint(scores.labels))
@@ -130,6 +139,12 @@ class CoreCalls:
             driver = self._pool.driver(call.core)
             call.tell(Started(call=call.id, id=plan.id, model=plan.model, core=call.core, wait_s=call.wait_s, driver=driver))
         call.started = True
+
+    def _may_stand_back(self, call: Call, plan: CoreCall | ScoreCall) -> None:
+        """Its turn may be given to others from now on, if its core can do that."""
+        core = self._pool.preemptible(call.core)
+        if core is not None and isinstance(call.turn, Turn):
+            call.turn.may_freeze(StandingBack(call, plan.id, core, self._pool.lane, self._events))
 
     def _note(self, call: Call, usage: Usage, answer: str) -> None:
         """What a call came to, where it is counted."""
@@ -146,7 +161,10 @@ class CoreCalls:
         def emit(delta: Delta) -> Awaitable[None] | None:
             if call.first_ns is None:
                 call.first_ns = now_ns()
+            before = call.said_tokens
             call.said_tokens += delta.tokens or 1
+            if call.said_tokens // QUANTUM_TOKENS > before // QUANTUM_TOKENS and isinstance(call.turn, Turn):
+                call.turn.quantum_over()
             full = tell(delta) if tell is not None else None
             return self._reader(call, full) if full is not None else None
 

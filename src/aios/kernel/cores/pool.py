@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from aios.abi.errors import NoCore, NotFound, Unavailable
 from aios.abi.event import CoreChanged
@@ -12,7 +13,7 @@ from aios.abi.system import CoreState
 from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Lane, Server
-from aios.ports.core import FEATURES, Core, CoreEvent, CoreInfo, Feature, wanted_features
+from aios.ports.core import FEATURES, Core, CoreEvent, CoreInfo, Feature, PreemptibleCore, wanted_features
 
 DEFAULT = "default"
 
@@ -43,7 +44,8 @@ class Pool:
             self._having[model] = (*self._having.get(model, ()), info)
         width = info.slots + 1 if info.queues else info.slots
         health = core.health()
-        self.lane.add_server(Server(info.name, width, up=health.up))
+        preemptible = "suspend" in info.features
+        self.lane.add_server(Server(info.name, width, up=health.up, preemptible=preemptible, reserved=info.reserved))
         self._events.add(
             CoreChanged, core=info.name, change="up" if health.up else "down", detail=health.detail, os_pid=health.pid
         )
@@ -68,6 +70,10 @@ class Pool:
     def queues(self, name: str) -> bool:
         """Whether a core queues calls beyond its slots by itself."""
         return self._infos[name].queues
+
+    def preemptible(self, name: str) -> PreemptibleCore | None:
+        """A core that can let calls stand back; None if it cannot."""
+        return cast(PreemptibleCore, self._cores[name]) if "suspend" in self._infos[name].features else None
 
     def driver(self, name: str) -> str:
         """A core's kind."""
@@ -149,7 +155,8 @@ class Pool:
             states.append(
                 CoreState(
                     name, info.driver, info.models, features, health.up, info.slots, info.window, server.running,
-                    health.restarts, health.pid, health.detail, info.exact, *self._tokens[name],
+                    health.restarts, health.pid, health.detail, info.exact, *self._tokens[name], len(server.frozen),
+                    server.preemptions,
                 )
             )  # fmt: skip
         return tuple(states)

@@ -20,8 +20,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
 from aios.abi.request import Class
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
@@ -32,6 +32,8 @@ from aios.kernel.lanes.queue import dispatch
 
 Band = Literal["system"] | Class
 """A class, or what stands above them."""
+URGENT: tuple[Band, ...] = ("system", "interactive")
+"""Those to which others stand back."""
 
 CLASS_WEIGHTS: dict[Band, float] = {"interactive": 16.0, "standard": 3.0, "batch": 1.0}
 BANDS: dict[Band, float] = {"system": 1.0, **CLASS_WEIGHTS, "idle": 1.0}
@@ -51,10 +53,20 @@ MOST_WAITERS = 8
 """Of those who wait for one call, so many may pay for it."""
 
 
+class Charge(NamedTuple):
+    """What a call that has begun was charged, and its number of arrival, which it keeps when it stands back."""
+
+    band: Band
+    account: Account
+    estimate: float
+    number: int
+
+
 class Elas(Policy):
     """See above. An account that ends a ticket's path stands for the ticket's owner; without a path its `share` does."""
 
     name = "elas"
+    preempts = True
 
     def __init__(self) -> None:
         self._top = Account("", 1.0, None)
@@ -63,14 +75,14 @@ class Elas(Policy):
         self._waiting: dict[Ticket, Waiting] = {}
         self._arrivals = itertools.count()
         self._risks: list[tuple[float, int, float, Waiting]] = []
-        self._charged: dict[Ticket, tuple[Band, Account, float]] = {}
+        self._charged: dict[Ticket, Charge] = {}
         self._means = Means()
         self._system_spare = SYSTEM_BURST
 
     # --- who waits ----------------------------------------------------------------------------------------------------
 
     def add(self, ticket: Ticket) -> None:
-        number = next(self._arrivals)
+        number = self._charged[ticket].number if ticket in self._charged else next(self._arrivals)
         waiting = self._waiting[ticket] = Waiting(ticket, (*level_of(ticket, ticket.asked), number))
         for at, deadline in risks(ticket):
             heapq.heappush(self._risks, (at, number, deadline, waiting))
@@ -113,21 +125,37 @@ class Elas(Policy):
 
     # --- who is next --------------------------------------------------------------------------------------------------
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def urgent(self, ticket: Ticket) -> bool:
+        """Interactive calls are, and what they wait for, as long as their class is not too far ahead of another that has work."""
+        if ticket.system:
+            return True
+        if ticket.cls != "interactive" and not any(waiter.cls == "interactive" for waiter in ticket.waiters[:MOST_WAITERS]):
+            return False
+        served = self._bands["interactive"].served
+        busy = (band for band in map(self._bands.__getitem__, CLASS_WEIGHTS) if band.waiting or band.running)
+        return all(served <= band.served + CLASS_LEAD for band in busy)
+
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         while self._risks and self._risks[0][0] < now:
             self._put_first(*heapq.heappop(self._risks)[2:])
         band = self._band(idle)
+        if kept and band not in URGENT:
+            idle = {name: load for name, load in idle.items() if name not in kept}
+            band = self._band(idle)
         if band is None:
             return None
         lines = self._lines(band, idle)
         payer = lines[0].account
         chosen = self._overdue(lines, band, idle, now) or self._first(lines, band, idle)
         since_aged = payer.since_aged
+        rank = self._waiting[chosen.ticket].rank
         since_aged[chosen.server] = 0 if chosen.reason == AGED else since_aged.get(chosen.server, 0) + 1
         for line in self._leave(chosen.ticket):
             if line.account is not payer:
                 line.account.moved()
-        self._charge(chosen.ticket, band, payer)
+        if chosen.ticket not in self._charged:  # else it goes on
+            assert rank is not None
+            self._charge(chosen.ticket, band, payer, rank[2])
         return chosen
 
     def _band(self, idle: Mapping[str, float]) -> Band | None:
@@ -186,13 +214,13 @@ class Elas(Policy):
         account = next(self._homes(ticket))  # it was not picked: a server was free
         account.lift()
         account.raise_floors()
-        self._charge(ticket, "system" if ticket.system else ticket.cls, account)
+        self._charge(ticket, "system" if ticket.system else ticket.cls, account, next(self._arrivals))
 
     def settled(self, ticket: Ticket, cost: float, at_least: bool = False) -> None:
         charged = self._charged.pop(ticket, None)
         if charged is None:
             return  # it had its turn of another policy
-        band, account, estimate = charged
+        band, account, estimate, _ = charged
         if at_least:
             cost = max(cost, estimate)
         elif cost:
@@ -200,9 +228,9 @@ class Elas(Policy):
         account.run(-1)
         self._spend(band, account, cost - estimate)
 
-    def _charge(self, ticket: Ticket, band: Band, account: Account) -> None:
+    def _charge(self, ticket: Ticket, band: Band, account: Account, number: int) -> None:
         estimate = self._means.expected(ticket.program.kind)
-        self._charged[ticket] = band, account, estimate
+        self._charged[ticket] = Charge(band, account, estimate, number)
         account.run(1)
         self._spend(band, account, estimate)
 
@@ -225,7 +253,7 @@ class Elas(Policy):
         copied: dict[Account, Account] = {}
         copy._top = self._top.copied(None, copied)
         copy._bands = {band: copied[root] for band, root in self._bands.items()}
-        copy._means, copy._system_spare = self._means, self._system_spare
+        copy._means, copy._system_spare, copy._charged = self._means, self._system_spare, dict(self._charged)
         for ticket, waiting in self._waiting.items():
             assert waiting.rank is not None
             again = copy._waiting[ticket] = Waiting(ticket, waiting.rank)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
@@ -64,7 +64,7 @@ class Fair(Policy):
         if not queue:
             del self._waiting[ticket.share], self._places[ticket.share]
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         passed = []
         ticket = None
         while self._line and ticket is None:
@@ -78,7 +78,8 @@ class Fair(Policy):
             return None
         served = self._served[ticket.share]
         self.remove(ticket)
-        self._charge(ticket)
+        if ticket not in self._charged:  # else it goes on
+            self._charge(ticket)
         return dispatch(ticket, idle, f"least served, {served:.0f}")
 
     def started(self, ticket: Ticket) -> None:

@@ -2,6 +2,10 @@
 
 Every change (an arrival, a freed slot, a server that comes up, a caller that gives up) leads to at most one dispatch.
 The caller waits in its own task and does its work there.
+
+A server may be one that can let a call stand back in the midst of its work, and go on with it later. There an urgent call has its
+turn at once, and whoever is less urgent stands back as long as urgent calls run: its place is in the queue again, and the policy
+says when it goes on. Who stands back to whom is the policy's word (`preempts`, `urgent`, `yields`).
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import asyncio
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import msgspec
@@ -25,6 +29,11 @@ from aios.ports.clock import Clock
 
 DOWN_PATIENCE_S = 15.0
 """How long a call waits for a server that is down, before it is told so."""
+
+MOST_FROZEN = 4
+"""Calls that may stand back from a server, times its width; beyond them nobody has to."""
+CLOSED_S = 20.0
+"""How long urgent calls, one after the other, may keep all others from a server; then one goes on beside them, and stays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Server:
     """One of the things that a lane gives turns on: a core. `width`: turns at once.
 
     `lost`: it has been down for longer than callers have patience for; `patience`: the timer of that.
+    `preemptible`: calls can stand back from it; `reserved`: turns beside `width` for urgent ones. `frozen`: those who stand back;
+    `preemptions`: how often one had to. `closed_since`: since when urgent calls have kept the others away.
     """
 
     name: str
@@ -56,10 +67,35 @@ class Server:
     lost: bool = False
     patience: asyncio.TimerHandle | None = None
     holders: dict[Ticket, None] = dataclasses.field(default_factory=dict)
+    preemptible: bool = False
+    reserved: int = 0
+    frozen: dict[Ticket, None] = dataclasses.field(default_factory=dict)
+    preemptions: int = 0
+    closed_since: float | None = None
 
     @property
     def running(self) -> int:
         return len(self.holders)
+
+    def has_room(self) -> bool:
+        """Whether it has a turn for any call."""
+        return self.up and len(self.holders) < self.width and self.closed_since is None
+
+    def has_room_for_urgent(self) -> bool:
+        """Whether it has a turn for an urgent call, when all have stood back that can."""
+        if not (self.up and self.preemptible):
+            return False
+        staying = len(self.holders) - min(len(self.yielding()), MOST_FROZEN * self.width - len(self.frozen))
+        return staying < self.width + self.reserved
+
+    @property
+    def spared(self) -> int:
+        """Those who have a turn beside urgent calls."""
+        return sum(holder.spared for holder in self.holders)
+
+    def yielding(self) -> list[Ticket]:
+        """Those who can stand back to an urgent call."""
+        return [holder for holder in self.holders if holder.suspension is not None and not (holder.urgent or holder.spared)]
 
 
 Accounts = tuple[tuple[str, float], ...]
@@ -79,6 +115,18 @@ class Waiter(msgspec.Struct, frozen=True, eq=False):
     deadline: float | None = None
 
 
+class Suspension(Protocol):
+    """How a call stands back in the midst of its work, and goes on."""
+
+    def freeze(self, by: Class | None) -> None:
+        """Stop at the next boundary, for a call of that class; None: a quantum is over."""
+        ...
+
+    def thaw(self, reason: str) -> None:
+        """Go on: it has its turn again, for that reason."""
+        ...
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Ticket:
     """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it.
@@ -88,6 +136,8 @@ class Ticket:
     `accounts`: the share as a path. `program`: what it is part of; `remaining_s`: what that declared to need still, seconds of
     service; `deadline`: when that should be done, by the lane's clock. `waiters`: who waits for it. `system`: the kernel's own
     work, which a waiting call needs.
+    `suspension`: how it can stand back, once it has begun. `frozen`: it does, and waits for its turn again. `urgent`: it got its
+    turn as such; `spared`: it need not stand back any more.
     """
 
     tenant: str
@@ -106,6 +156,10 @@ class Ticket:
     waiters: tuple[Waiter, ...] = ()
     system: bool = False
     queued: bool = False
+    suspension: Suspension | None = None
+    frozen: bool = False
+    urgent: bool = False
+    spared: bool = False
     given: asyncio.Future[Dispatch] | None = None
 
 
@@ -122,21 +176,36 @@ class Withdrawn(Exception):
 
 
 class Policy(Protocol):
-    """Decides who is next. It sees tickets, never how long a call will take."""
+    """Decides who is next. It sees tickets, never how long a call will take.
+
+    `preempts`: it knows urgent calls, to which others stand back where they can.
+    """
 
     name: str
+    preempts: bool = False
 
     def add(self, ticket: Ticket) -> None:
-        """It waits from now on."""
+        """It waits from now on; one that is `frozen` has had its turn, stays charged for it, and stands before who has not."""
         ...
 
     def remove(self, ticket: Ticket) -> None:
         """It gave up waiting."""
         ...
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
-        """Take out the ticket that is next among those that an idle server can do. `idle`: name → load, 0 to 1."""
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
+        """Take out the ticket that is next among those that an idle server can do. `idle`: name → load, 0 to 1.
+
+        `kept`: those of them that are for urgent calls alone; none where `preempts` is not set.
+        """
         ...
+
+    def urgent(self, ticket: Ticket) -> bool:
+        """Whether others have to stand back for it now."""
+        return False
+
+    def yields(self, ticket: Ticket, server: str) -> bool:
+        """Whether a ticket whose quantum on a server is over has to stand back for one that waits."""
+        return False
 
     def started(self, ticket: Ticket) -> None:
         """It has its turn: it was picked, or never waited because a server was free."""
@@ -166,6 +235,15 @@ class Turn:
             self._held = False
             self._lane.freed(self.dispatch)
 
+    def may_freeze(self, suspension: Suspension) -> None:
+        """From the next turn of the loop on the call can stand back, if others need its turn."""
+        self.dispatch.ticket.suspension = suspension
+        asyncio.get_running_loop().call_soon(self._lane.may_freeze, self.dispatch)
+
+    def quantum_over(self) -> None:
+        """The call has worked for a quantum: if the policy wants it, another is next."""
+        self._lane.quantum_over(self.dispatch)
+
     def settle(self, cost: float, at_least: bool = False) -> None:
         """Say what the call came to, once, in weighted tokens; `at_least`: what is known of it, when it did not end well."""
         self._lane.policy.settled(self.dispatch.ticket, cost, at_least)
@@ -184,9 +262,11 @@ class Lane:
         self._by_class: Counter[str] = Counter()
         self._count = 0
         self._rate = Rate()
+        self._preemptible = False
 
     def add_server(self, server: Server) -> None:
         self._servers[server.name] = server
+        self._preemptible = self._preemptible or server.preemptible
         if not server.up:
             self._be_patient(server)
         self._dispatch()
@@ -273,15 +353,22 @@ class Lane:
                 policy.started(holder)
         for ticket in waiting:
             policy.add(ticket)
+        if not policy.preempts:
+            for server in self._servers.values():
+                server.closed_since = None
+        self._dispatch()
 
     def change_class(self, ticket: Ticket, cls: Class) -> None:
         """A queued ticket is of another class from now on; in its queue it stands behind those that were there before."""
-        if ticket.queued:
+        if ticket.queued or ticket.frozen:
             self.policy.remove(ticket)
-            self._count_waiting(ticket, -1)
+            if ticket.queued:
+                self._count_waiting(ticket, -1)
             ticket.cls = cls
-            self._count_waiting(ticket, 1)
+            if ticket.queued:
+                self._count_waiting(ticket, 1)
             self.policy.add(ticket)
+            self._dispatch_all(ticket.feasible)
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there."""
@@ -316,14 +403,74 @@ class Lane:
 
         None of those who wait could have it: each change was followed by a dispatch.
         """
-        idle = self._idle(ticket.feasible)
+        urgent = self._preempts() and self.policy.urgent(ticket)
+        idle = self._idle(ticket.feasible, urgent)
         name = least_loaded(idle, ticket) if idle else None
         if name is None:
             return None
-        dispatch = Dispatch(ticket, name, "free")
-        self._servers[name].holders[ticket] = None
-        self.policy.started(ticket)
+        reason = "free" if self._servers[name].has_room() else "urgent"
+        dispatch = Dispatch(ticket, name, reason)
+        self._start(dispatch)
         return Turn(self, dispatch, {})
+
+    def _preempts(self) -> bool:
+        """Whether calls may have to stand back at all."""
+        return self._preemptible and self.policy.preempts
+
+    def _start(self, dispatch: Dispatch) -> None:
+        """A ticket gets its turn; if it is urgent, those stand back for it that have to."""
+        ticket, server = dispatch.ticket, self._servers[dispatch.server]
+        ticket.urgent = server.preemptible and self.policy.urgent(ticket)
+        ticket.spared = ticket.spared or (not ticket.urgent and any(holder.urgent for holder in server.holders))
+        server.holders[ticket] = None
+        self.policy.started(ticket)
+        if ticket.urgent:
+            if server.closed_since is None:
+                server.closed_since = self._clock.monotonic()
+            for holder in server.yielding():
+                self._freeze(holder, server, ticket.cls)
+
+    # --- standing back ------------------------------------------------------------------------------------------------
+
+    def may_freeze(self, dispatch: Dispatch) -> None:
+        """A ticket can stand back from now on: it has to, where urgent calls run; and who waits may have waited for that."""
+        ticket, server = dispatch.ticket, self._servers[dispatch.server]
+        if ticket not in server.holders:
+            return
+        urgent = next((holder for holder in server.holders if holder.urgent), None)
+        if urgent is not None and not (ticket.urgent or ticket.spared):
+            self._freeze(ticket, server, urgent.cls)
+        if self._count:
+            self._dispatch_all((dispatch.server,))
+
+    def quantum_over(self, dispatch: Dispatch) -> None:
+        """See `Turn.quantum_over`."""
+        ticket, server = dispatch.ticket, self._servers[dispatch.server]
+        if ticket in server.holders and ticket.suspension is not None and self.policy.yields(ticket, server.name):
+            self._freeze(ticket, server, None)
+            self._dispatch_all((server.name,))
+
+    def _freeze(self, ticket: Ticket, server: Server, by: Class | None) -> None:
+        """A ticket that has its turn stands back, and waits for it again, on the same server."""
+        if len(server.frozen) >= MOST_FROZEN * server.width:
+            return
+        assert ticket.suspension is not None
+        del server.holders[ticket]
+        server.frozen[ticket] = None
+        server.preemptions += 1
+        ticket.frozen, ticket.feasible = True, frozenset((server.name,))
+        self.policy.add(ticket)
+        self._count += 1
+        ticket.suspension.freeze(by)
+
+    def _thaw(self, dispatch: Dispatch) -> None:
+        """A ticket that stood back has its turn again."""
+        ticket = dispatch.ticket
+        del self._servers[dispatch.server].frozen[ticket]
+        ticket.frozen = False
+        self._start(dispatch)
+        assert ticket.suspension is not None
+        ticket.suspension.thaw(dispatch.reason)
 
     def _check_up(self, ticket: Ticket) -> None:
         for name in ticket.feasible:
@@ -334,7 +481,7 @@ class Lane:
 
     def _give_up_on(self, server: Server) -> None:
         server.lost = True
-        for ticket in list(self.policy.order(self._clock.monotonic())):
+        for ticket in [ticket for ticket in self.policy.order(self._clock.monotonic()) if not ticket.frozen]:
             try:
                 self._check_up(ticket)
             except Unavailable as error:
@@ -348,42 +495,80 @@ class Lane:
 
     def freed(self, dispatch: Dispatch) -> None:
         """A turn was given back. What waits can use no other idle server: each change was followed by a dispatch."""
-        del self._servers[dispatch.server].holders[dispatch.ticket]
+        ticket, server = dispatch.ticket, self._servers[dispatch.server]
+        if ticket.frozen:
+            return self._forget(ticket, server)
+        del server.holders[ticket]
+        if server.closed_since is not None:
+            self._reopen(server)
         if not self._count:
             return self._rate.pause()
         self._rate.tick(self._clock.monotonic())
-        self._dispatch_on((dispatch.server,))
+        while self._dispatch_on((server.name,)) and server.preemptible:
+            pass  # those who stood back go on
 
-    def _idle(self, names: Iterable[str]) -> dict[str, float]:
-        """Those of the servers that have a turn to give, with their load."""
+    def _forget(self, ticket: Ticket, server: Server) -> None:
+        """A call that stood back has ended: it waits for nothing."""
+        del server.frozen[ticket]
+        ticket.frozen = False
+        self.policy.remove(ticket)
+        self._count -= 1
+
+    def _reopen(self, server: Server) -> None:
+        """A server is for all calls again if no urgent one runs there; for one of them, if it was not for too long."""
+        assert server.closed_since is not None
+        if not any(holder.urgent for holder in server.holders):
+            server.closed_since = None
+        elif self._count and self._clock.monotonic() - server.closed_since >= CLOSED_S:
+            since, spared, server.closed_since = server.closed_since, server.spared, None
+            self._dispatch_on((server.name,))
+            server.closed_since = self._clock.monotonic() if server.spared > spared else since
+
+    def _idle(self, names: Iterable[str], urgent: bool) -> dict[str, float]:
+        """Those of the servers that have a turn to give, with their load; `urgent`: to an urgent call."""
         idle = {}
         for name in names:
             server = self._servers[name]
-            if server.up and len(server.holders) < server.width:
+            if server.has_room() or (urgent and server.has_room_for_urgent()):
                 idle[name] = len(server.holders) / server.width
         return idle
 
     def _dispatch(self) -> None:
         """Give all turns that can be given."""
-        while self._dispatch_on(self._servers):
+        self._dispatch_all(self._servers)
+
+    def _dispatch_all(self, names: Iterable[str]) -> None:
+        """Give all turns of these servers that can be given."""
+        while self._dispatch_on(names):
             pass
 
     def _dispatch_on(self, names: Iterable[str]) -> bool:
         """Give one turn of these servers, if there is one and somebody to take it."""
         while self._count:
-            idle = self._idle(names)
-            dispatch = self.policy.pick(idle, self._clock.monotonic()) if idle else None
+            preempts = self._preempts()
+            idle = self._idle(names, preempts)
+            kept = [name for name in idle if not self._servers[name].has_room()] if preempts else ()
+            dispatch = self.policy.pick(idle, self._clock.monotonic(), kept) if idle else None
             if dispatch is None:
                 return False
-            self._uncount(dispatch.ticket)
-            given = dispatch.ticket.given
-            if given is not None and not given.done():
-                self._servers[dispatch.server].holders[dispatch.ticket] = None
-                self.policy.started(dispatch.ticket)
-                given.set_result(dispatch)
+            if self._give(dispatch):
                 return True
             self.policy.settled(dispatch.ticket, 0.0)  # it gave up in this very step
         return False
+
+    def _give(self, dispatch: Dispatch) -> bool:
+        """Give a turn to a ticket that was picked, if it still wants it."""
+        ticket = dispatch.ticket
+        if ticket.frozen:
+            self._count -= 1
+            self._thaw(dispatch)
+            return True
+        self._uncount(ticket)
+        if ticket.given is None or ticket.given.done():
+            return False
+        self._start(dispatch)
+        ticket.given.set_result(dispatch)
+        return True
 
 
 class Rate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from aios.abi.errors import Invalid
@@ -32,7 +32,7 @@ class Fifo(Policy):
     def remove(self, ticket: Ticket) -> None:
         self._waiting.remove(ticket)
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         ticket = self._waiting.first(idle)
         if ticket is None:
             return None
@@ -47,9 +47,11 @@ class Priority(Policy):
     """The higher class first, then who came first; after three dispatches of a server the oldest overdue call is next.
 
     Counted per server: else the turns of the overdue could all fall to a server that they cannot use.
+    Where calls can stand back, those of other classes do for interactive ones.
     """
 
     name = "priority"
+    preempts = True
 
     def __init__(self) -> None:
         self._waiting: dict[Class, Queue] = {cls: Queue() for cls in CLASSES}
@@ -61,19 +63,24 @@ class Priority(Policy):
     def remove(self, ticket: Ticket) -> None:
         self._waiting[ticket.cls].remove(ticket)
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
-        chosen = self._aged(idle, now) or self._highest(idle)
+    def urgent(self, ticket: Ticket) -> bool:
+        return ticket.cls == "interactive"
+
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
+        for_all = {name: load for name, load in idle.items() if name not in kept} if kept else idle
+        chosen = self._aged(for_all, now) or self._highest(idle, for_all)
         if chosen is not None:
             server = chosen.server
             self._since_aged[server] = 0 if chosen.reason == AGED else self._since_aged.get(server, 0) + 1
             self.remove(chosen.ticket)
         return chosen
 
-    def _highest(self, idle: dict[str, float]) -> Dispatch | None:
+    def _highest(self, idle: dict[str, float], for_all: dict[str, float]) -> Dispatch | None:
         for cls, queue in self._waiting.items():
-            ticket = queue.first(idle)
+            usable = idle if cls == "interactive" else for_all
+            ticket = queue.first(usable)
             if ticket is not None:
-                return dispatch(ticket, idle, f"class {cls}")
+                return dispatch(ticket, usable, f"class {cls}")
         return None
 
     def _aged(self, idle: dict[str, float], now: float) -> Dispatch | None:

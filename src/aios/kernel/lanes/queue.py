@@ -5,27 +5,35 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from operator import itemgetter
 
 from aios.kernel.lanes.lane import Dispatch, Ticket, least_loaded
+
+Place = tuple[int, float]
+"""Where a ticket stands; the least is first."""
 
 
 class Queue:
     """Tickets in the order in which they came.
 
-    They are kept apart by the servers that can do them: what is next is found among the first of each kind, however many wait
-    for servers that are full.
+    Those that stand back and wait to go on are before all others. They are kept apart by the servers that can do them: what is
+    next is found among the first of each kind, however many wait for servers that are full.
     """
 
     __slots__ = ("_count", "_kinds")
 
     def __init__(self) -> None:
-        self._kinds: dict[frozenset[str], collections.OrderedDict[Ticket, int]] = {}
+        self._kinds: dict[frozenset[str], collections.OrderedDict[Ticket, Place]] = {}
         self._count = itertools.count()
 
     def add(self, ticket: Ticket) -> None:
-        self._kinds.setdefault(ticket.feasible, collections.OrderedDict())[ticket] = next(self._count)
+        kind = self._kinds.setdefault(ticket.feasible, collections.OrderedDict())
+        place = kind[ticket] = (-1, ticket.asked) if ticket.frozen else (0, next(self._count))
+        if ticket.frozen:
+            before = [other for other, at in itertools.takewhile(lambda each: each[1][0] < 0, kind.items()) if at < place]
+            for other in (ticket, *reversed(before)):
+                kind.move_to_end(other, last=False)
 
     def remove(self, ticket: Ticket) -> None:
         kind = self._kinds[ticket.feasible]
@@ -33,14 +41,14 @@ class Queue:
         if not kind:
             del self._kinds[ticket.feasible]
 
-    def first(self, idle: Mapping[str, float]) -> Ticket | None:
+    def first(self, idle: Collection[str]) -> Ticket | None:
         """The first ticket that one of the idle servers can do."""
-        first, first_number = None, 0
+        first, first_place = None, (0, 0.0)
         for servers, tickets in self._kinds.items():
             if not servers.isdisjoint(idle):
-                ticket, number = next(iter(tickets.items()))
-                if first is None or number < first_number:
-                    first, first_number = ticket, number
+                ticket, place = next(iter(tickets.items()))
+                if first is None or place < first_place:
+                    first, first_place = ticket, place
         return first
 
     def __bool__(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
@@ -12,7 +12,7 @@ from aios.kernel.lanes.queue import Queue, dispatch
 class RoundRobin(Policy):
     """Who had a turn goes behind all the others that wait: between two of its turns each of them has one.
 
-    A process whose next call no idle server can do keeps its place.
+    A process whose next call no idle server can do keeps its place. Where calls can stand back, a turn is a quantum long.
     """
 
     name = "round-robin"
@@ -29,7 +29,7 @@ class RoundRobin(Policy):
         if not queue:
             del self._waiting[ticket.pid]
 
-    def pick(self, idle: dict[str, float], now: float) -> Dispatch | None:
+    def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         for queue in self._waiting.values():
             ticket = queue.first(idle)
             if ticket is not None:
@@ -41,6 +41,9 @@ class RoundRobin(Policy):
     def started(self, ticket: Ticket) -> None:
         if ticket.pid in self._waiting:
             self._waiting.move_to_end(ticket.pid)
+
+    def yields(self, ticket: Ticket, server: str) -> bool:
+        return any(pid != ticket.pid and queue.first((server,)) is not None for pid, queue in self._waiting.items())
 
     def order(self, now: float) -> Iterable[Ticket]:
         rounds: list[Iterator[Ticket]] = [iter(queue) for queue in self._waiting.values()]
