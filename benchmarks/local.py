@@ -188,7 +188,7 @@ async def prefix(home: Path, found: Findings) -> None:
 
 def beside(home: Path, share: bool) -> LocalCoreConfig:
     """The core that is compared with the server."""
-    return LocalCoreConfig(home=home, slots=workload.SLOTS, window=workload.WINDOW, threads=1, probe_s=0, share=share)
+    return LocalCoreConfig(home=home, slots=workload.SLOTS, reserve=0, window=workload.WINDOW, threads=1, probe_s=0, share=share)
 
 
 def pid_of(core: LocalCore) -> int:
@@ -214,7 +214,7 @@ async def aborted(home: Path, scale: Scale, found: Findings) -> None:
 
 async def killed(home: Path, scale: Scale, found: Findings) -> None:
     """Hosts that are killed and stopped in the midst of answers."""
-    config = LocalCoreConfig(home=home, slots=4, window=256, threads=1, probe_s=0, freeze_s=0.3)
+    config = LocalCoreConfig(home=home, slots=4, reserve=0, window=256, threads=1, probe_s=0, freeze_s=0.3)
     struck = await strike(config, scale.kills, scale.stops, SEED)
     found.figures["kill_points"] = struck.points
     found.figures["kill_wrong"] = struck.wrong

@@ -71,7 +71,7 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
         ("[lanes.cores]\nqueue = -5", "`lanes.cores.queue` must be 1 to 1000000"),
         ('[lanes.cores]\npolicy = "lottery"', "`lanes.cores.policy` must be one of `fifo`, `round-robin`, `priority`"),
         ('[lanes.cores]\npolicy = "priorty"', "did you mean `priority`?"),
-        ("[local]\nslots = 0", "`local.slots` must be 1 to 256"),
+        ("[local]\nslots = 0", "`local.slots` must be 1 to 255"),
         ("[local]\nthreads = 0", "`local.threads` must be 1 to 1024"),
         ("[local]\nwindow = 1", "`local.window` must be 64 to"),
         ("[local]\ntemperature = 3", "`local.temperature` must be 0 to 2"),

@@ -219,7 +219,7 @@ async def aborts(home: Path, attempts: int, seed: int) -> list[int]:
 
 async def slow_readers(home: Path, readers: int, rounds: int) -> tuple[float, float]:
     """Seconds that an answer takes its caller, alone, and beside so many callers who have stopped reading theirs."""
-    config = LocalCoreConfig(home=home, slots=8, window=256, threads=1, probe_s=0, backlog=8)
+    config = LocalCoreConfig(home=home, slots=8, reserve=0, window=256, threads=1, probe_s=0, backlog=8)
     never = asyncio.Event()
 
     async def deaf(_delta: Delta) -> None:

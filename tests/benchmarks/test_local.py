@@ -50,7 +50,7 @@ def test_logits_count_as_the_same_only_where_they_were_seen() -> None:
 
 
 def config(home: Path) -> LocalCoreConfig:
-    return LocalCoreConfig(home=home, slots=4, window=256, threads=1, probe_s=0, freeze_s=0.3)
+    return LocalCoreConfig(home=home, slots=4, reserve=0, window=256, threads=1, probe_s=0, freeze_s=0.3)
 
 
 @pytest.mark.real

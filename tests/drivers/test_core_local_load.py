@@ -29,7 +29,7 @@ NEW: list[Field] = [("new", "u32", 0), ("new", "bool", False), ("new", "-", None
 
 
 def config(home: Path, **settings: Any) -> LocalCoreConfig:
-    return LocalCoreConfig(home=home, **{"slots": 3, "window": 256, "threads": 1, "probe_s": 0.0, **settings})
+    return LocalCoreConfig(home=home, **{"slots": 3, "reserve": 0, "window": 256, "threads": 1, "probe_s": 0.0, **settings})
 
 
 async def refusal(settings: LocalCoreConfig) -> str:

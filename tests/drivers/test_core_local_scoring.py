@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def local(home: Path, **settings: Any) -> AsyncIterator[LocalCore]:
-    core = LocalCore(LocalCoreConfig(home=home, threads=1, probe_s=0, **{"slots": 2, "window": 256, **settings}))
+    core = LocalCore(LocalCoreConfig(home=home, threads=1, probe_s=0, **{"slots": 2, "reserve": 0, "window": 256, **settings}))
     await core.start(lambda _: None)
     try:
         yield core

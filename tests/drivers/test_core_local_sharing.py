@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def local(home: Path, **settings: Any) -> AsyncIterator[LocalCore]:
-    core = LocalCore(LocalCoreConfig(home=home, threads=1, probe_s=0, **{"slots": 4, "window": 512, **settings}))
+    core = LocalCore(LocalCoreConfig(home=home, threads=1, probe_s=0, **{"slots": 4, "reserve": 0, "window": 512, **settings}))
     await core.start(lambda _: None)
     try:
         yield core

@@ -41,6 +41,8 @@ class ModelEngine:
         self.cells: list[list[int]] = [[] for _ in range(slots)]
         self.sizes = [0] * slots
         self._late: list[tuple[int, int]] = []
+        self.fed = 0
+        """Tokens that were read."""
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         return list(prompt.text.encode())
@@ -80,6 +82,7 @@ class ModelEngine:
         rows = []
         for feed in feeds:
             assert feed.position == self.sizes[feed.slot], "no hole, and nothing twice"
+            self.fed += len(feed.tokens)
             self.cells[feed.slot] = self.cells[feed.slot][: feed.position] + feed.tokens
             self.sizes[feed.slot] += len(feed.tokens)
             assert self.sizes[feed.slot] <= WINDOW
@@ -196,6 +199,24 @@ def test_each_call_says_what_it_says_alone(todo: list[Any], slots: int, store_by
         else:
             assert desk.said[call] == alone
             assert desk.last[call].cached_tokens <= (may_share(desk, opening) if share else 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([Desk.freeze, Desk.thaw]), numbers, st.integers(0, 3)), max_size=20), st.booleans())
+def test_who_stands_aside_while_there_are_slots_reads_nothing_twice(acts: list[Any], share: bool) -> None:
+    """Four calls that have nothing in common, and five slots, of which the fifth is for others that come meanwhile."""
+    engine = ModelEngine(5)
+    slots = Slots(cast(Engine, engine), 5, 0, share=share)
+    desk = Desk(Batcher(cast(Engine, engine), slots, chunk=64, backlog=99))
+    for number in range(4):
+        desk.open(number, number % 3, number % 2, 12, 0)
+        desk.step()
+    for act, number, steps in acts:
+        act(desk, number % 4)
+        for _ in range(steps):
+            desk.step()
+    desk.finish()
+    assert engine.fed <= sum(len(one.prompt.text) + len(desk.said[call]) for call, one in desk.opened.items())
 
 
 def may_share(desk: Desk, opening: Open) -> int:

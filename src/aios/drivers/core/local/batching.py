@@ -201,7 +201,7 @@ class Batcher:
         """Take a call out of its slot. It goes on from its tokens, wherever they are found then."""
         self._running.remove(sequence)
         self._parked.add(sequence)
-        self._slots.give_back(sequence.slot)
+        self._slots.give_back(sequence.slot, comes_back=True)
         sequence.slot, sequence.read, sequence.follows = -1, 0, None
 
     def _unpark(self, sequence: Sequence) -> None:
@@ -282,7 +282,6 @@ class Batcher:
             self._running.remove(sequence)
             self._slots.give_back(sequence.slot)
             sequence.slot = -1
-        elif sequence in self._parked:
-            self._parked.remove(sequence)
         else:
-            self._waiting.remove(sequence)
+            (self._parked if sequence in self._parked else self._waiting).remove(sequence)
+            self._slots.ended(sequence.call)

@@ -99,7 +99,8 @@ class LocalCoreConfig:
     `home`: folder for what it remembers about model files. `path`: the model file; None is the one that `aios models use`
     chose, or the embedded model. `sha256`: what that file must have; None: whatever it has. `window`: tokens
     per slot; each slot's memory is reserved. `temperature` and `top_p` are for calls that set none (the embedded model's
-    authors advise these). `chunk`: prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
+    authors advise these). `reserve`: slots beside `slots`, for urgent calls while others are frozen. `chunk`:
+    prompt tokens per pass. `backlog`: tokens that a slow reader may leave lying. `freeze_s`:
     silence after which a busy host is replaced, or ten passes if that is longer. `start_s`: most
     that loading may take. `probe_s`: most that proving exactness may take, at the first start with these settings; where it
     is not enough, and with 0, the core is not exact. `share`: calls of one tenant that begin with the same tokens read them once;
@@ -113,6 +114,7 @@ class LocalCoreConfig:
     path: Path | None = None
     sha256: str | None = None
     slots: int = 8
+    reserve: int = 1
     window: int = 2048
     threads: int = field(default_factory=_half_of_the_cores)
     temperature: float = 0.2
@@ -129,7 +131,8 @@ class LocalCoreConfig:
     def __post_init__(self) -> None:
         if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
             raise ValueError("`sha256` must be 64 hexadecimal digits in small letters")
-        within("slots", self.slots, 1, MOST_SLOTS)
+        within("reserve", self.reserve, 0, MOST_SLOTS - 1)
+        within("slots", self.slots, 1, MOST_SLOTS - self.reserve)
         within("window", self.window, LEAST_WINDOW, 1 << 20)
         within("threads", self.threads, 1, 1024)
         within("temperature", self.temperature, 0, 2)
@@ -294,6 +297,7 @@ class LocalCore:
             driver="local",
             local=True,
             exact=self._ready is not None and self._ready.exact,
+            reserved=self.config.reserve,
         )
 
     def health(self) -> Health:
@@ -599,7 +603,7 @@ class LocalCore:
         hello = Hello(
             VERSION,
             str(self._path),
-            slots=config.slots,
+            slots=config.slots + config.reserve,
             window=config.window,
             threads=config.threads,
             chunk=config.chunk,
