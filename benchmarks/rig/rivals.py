@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket, Turn
 from aios.kernel.lanes.policies import policy_of
