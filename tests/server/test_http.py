@@ -218,7 +218,13 @@ async def test_no_descriptor_left_is_waited_out(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("x-aios-deadline-s", "-1"), ("x-aios-deadline-s", "soon"), ("x-aios-key", "k" * 300), ("x-aios-class", "x")],
+    [
+        ("x-aios-deadline-s", "-1"),
+        ("x-aios-deadline-s", "soon"),
+        ("x-aios-key", "k" * 300),
+        ("x-aios-class", "x"),
+        ("x-aios-tag", "t" * 200),
+    ],
 )
 async def test_an_error_in_a_header_names_the_header(name: str, value: str) -> None:
     async with served() as s, s.post("/v1/call/llm.generate", {"prompt": "go"}, **{name: value}) as answer:

@@ -38,15 +38,17 @@ class Done(Reply, frozen=True):
 class Trace(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a caller's own tracing calls what it does. `id`: of the trace (W3C, 32 hexadecimal digits); `task`, `step`: its words.
 
-    Nothing depends on it: it stands in the call's event, where it joins the caller's records to the kernel's.
+    `tag`: what its owner books it under. Nothing depends on it: it stands in the call's event, where it joins the caller's
+    records to the kernel's.
     """
 
     id: str = ""
     task: str = ""
     step: str = ""
+    tag: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("id", "task", "step"):
+        for name in self.__struct_fields__:
             text = getattr(self, name)
             if len(text) > MAX_TRACE_CHARACTERS or not text.isprintable():
                 raise ValueError(f"`{name}` must have at most {MAX_TRACE_CHARACTERS} printable characters")

@@ -21,7 +21,7 @@ LONGEST_RETRIES_S: dict[type[AiosError], float] = {QueueFull: LONGEST_RETRY_S, D
 """A client gives up at once when it is told to wait longer than it likes to. Of these errors it is always told."""
 
 
-OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s", b"traceparent", b"baggage")
+OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s", b"traceparent", b"baggage", b"x-aios-tag", b"openai-project")
 MAX_BAGGAGE = 64
 """Members of it that are looked at."""
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -118,7 +118,20 @@ def _trace(request: HttpRequest) -> Trace | None:
         name, text = name.strip(), unquote(value.strip())
         if name in ("aios.task", "aios.step") and 0 < len(text) <= MAX_TRACE_CHARACTERS and text.isprintable():
             said.setdefault(name.removeprefix("aios."), text)
+    if tag := _tag(request):
+        said["tag"] = tag
     return Trace(**said) if said else None
+
+
+def _tag(request: HttpRequest) -> str:
+    """What the client's owner books the call under, "" if that is not said. Raises `Invalid` if our own header is malformed."""
+    for name in (b"x-aios-tag", b"openai-project"):
+        if text := request.header(name):
+            if len(text) <= MAX_TRACE_CHARACTERS and text.isprintable():
+                return text
+            if name == b"x-aios-tag":
+                raise Invalid(f"`x-aios-tag` must have at most {MAX_TRACE_CHARACTERS} printable characters", field="x-aios-tag")
+    return ""
 
 
 def _class(text: str) -> Class:
