@@ -62,7 +62,7 @@ ESCAPES = {
     "mount": ("raw('mount', b'none', own.encode(), b'tmpfs', 0, None); raw('umount', own.encode())", DENIED),
     "make a program with more rights": ("open(own + '/x', 'w').close(); os.chmod(own + '/x', 0o4755)", DENIED),
     "leave its group": ("subprocess.run(['true'], start_new_session=True, check=True)", DENIED),
-    "look into another's memory in common": ("os.listdir(f'/proc/{pid}/root/dev/shm')", DENIED),
+    "look into another's memory in common": ("os.listdir(f'/proc/{pid}/root' + '/dev/shm')", DENIED),
     "listen to the machine's traffic": ("socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3)", DENIED),
     "hear of the machine's network": ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", DENIED),
 }

@@ -28,8 +28,8 @@ def made(file: Path, text: str = "") -> Path:
 def reads(place: Path, *command: str, folder: str = "ada/project") -> set[str]:
     """What it reads below the person's place."""
     kept = str(place / "ada/.local/share/aios")
-    rules = command_rules(command, str(place / folder), f"{kept}/work/own", kept, "own", 1)
-    assert rules.write == (f"{kept}/work/own",)
+    rules = command_rules(command, str(place / folder), f"{kept}/own", kept, "own", 1)
+    assert rules.write == (f"{kept}/own",)
     assert not any(f"{kept}/".startswith(f"{path}/") for path in rules.read), "the kernel's home lies in it"
     return {os.path.relpath(path, place) for path in rules.read if path.startswith(f"{place}/")}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import msgspec
 
 from aios.abi.llm import TokenLogprob
@@ -10,7 +12,7 @@ from aios.server.openai_words import logprob_of
 _encode = msgspec.json.Encoder().encode
 
 
-class OutputItem:
+class OutputItem(ABC):
     """An item of an answer. `mark`: what its id begins with; `place`: what all events of it say.
 
     `kind`, `what`: the events of its text, and its name in them. `part`: whether its text is a part of its content.
@@ -26,9 +28,9 @@ class OutputItem:
         self.texts: list[str] = []
         self.status = b"in_progress"
 
+    @abstractmethod
     def json(self) -> bytes:
         """The item as JSON; its content comes with its end."""
-        raise NotImplementedError
 
     def part_json(self) -> bytes:
         """Its text as a part of its content."""
