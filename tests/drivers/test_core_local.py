@@ -278,7 +278,7 @@ async def test_bad_fields_are_named(home: Path, field: str, fields: dict[str, An
 
 
 async def test_conversations_of_many_messages_do_not_silence_the_host(home: Path) -> None:
-    async with local(home, freeze_s=0.5) as candidate:
+    async with local(home, freeze_s=3.0) as candidate:
         many = Generate(messages=(Message(role="user"),) * 33_000)
         calls = [replace(candidate.call(), request=many) for _ in range(7)]
         refused = await asyncio.gather(*(candidate.core.generate(call, ignore) for call in calls), return_exceptions=True)
