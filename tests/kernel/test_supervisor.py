@@ -347,6 +347,29 @@ async def test_the_victims_of_anothers_kill_do_not_lose_a_life() -> None:
         assert (await look(k, good)).restarts == RESTARTS + 2
 
 
+async def kills_its_child(gate: Gate) -> str:
+    child = await gate.call(Spawn(manifest=manifest_of("stubborn")))
+    await gate.call(Sleep(seconds=1))
+    await gate.call(SignalProcess(pid=child.pid, signal="kill"))
+    await gate.call(WaitFor(pid=child.pid))
+    return "it went on"
+
+
+async def holds_one_that_kills(gate: Gate) -> str:
+    below = await gate.call(Spawn(manifest=manifest_of("kills_its_child", grants=("use /llm/*", "spawn /agents/*"))))
+    return str((await gate.call(WaitFor(pid=below.pid))).message)
+
+
+@pytest.mark.parametrize("agent", ["kills_its_child", "holds_one_that_kills"])
+async def test_who_kills_its_own_stubborn_child_again_and_again_ends(agent: str) -> None:
+    agents = {**AGENTS, "kills_its_child": kills_its_child, "holds_one_that_kills": holds_one_that_kills}
+    async with kernel_for_tests(agents=agents) as k:
+        parent, beside = await k.spawn(agent, grants=("use /llm/*", "spawn /agents/*")), await k.spawn("nap", 30)
+        exit = await end_of(k, parent)
+        assert exit.error == "ChildFailed" and f"it ended {RESTARTS + 1} times" in exit.message
+        assert (await end_of(k, beside)).result == "slept"
+
+
 async def test_a_killed_agent_makes_no_calls_any_more() -> None:
     said: list[str] = []
 

@@ -40,7 +40,7 @@ class Place(Protocol):
 
     def signal(self, process: Process, signal: Signal) -> None: ...
 
-    def kill(self) -> None: ...
+    def kill(self, culprit: Process | None = None) -> None: ...
 
 
 class Own:
@@ -52,7 +52,7 @@ class Own:
     def signal(self, process: Process, signal: Signal) -> None:
         self._program.signal(signal)
 
-    def kill(self) -> None:
+    def kill(self, culprit: Process | None = None) -> None:
         self._program.signal("kill")
 
 
@@ -147,7 +147,7 @@ class Supervisor:
         except HostGone as gone:
             ward.closed = True
             ward.lost.append(process.name)
-            return Life(failed(process, ChildFailed(f"its host died: {gone}")), failed=True, counts=not ward.expendable)
+            return Life(failed(process, ChildFailed(f"its host died: {gone}")), failed=True, counts=not ward.excuses(process))
         except AiosError as error:
             return Life(failed(process, error))
         finally:
@@ -274,7 +274,7 @@ class Supervisor:
             return
         done, _ = await asyncio.wait((run,), timeout=grace_s)
         if not done:
-            place.kill()
+            place.kill(process)
             if process.doomed:
                 run.cancel()
 

@@ -25,10 +25,10 @@ ProgramKey = tuple[str, str, int]
 class Ward:
     """A host, and who runs in it. `closed`: takes nobody any more; `expendable`: it was killed, and not its agents' fault.
 
-    `lost`: names of those that ran there when it died.
+    `culprit`: for whose sake it was killed; `lost`: names of those that ran there when it died.
     """
 
-    __slots__ = ("agents", "closed", "expendable", "host", "idle", "key", "lost")
+    __slots__ = ("agents", "closed", "culprit", "expendable", "host", "idle", "key", "lost")
 
     def __init__(self, key: ProgramKey, host: Host) -> None:
         self.key = key
@@ -37,6 +37,7 @@ class Ward:
         self.idle: asyncio.TimerHandle | None = None
         self.closed = False
         self.expendable = False
+        self.culprit: Process | None = None
         self.lost: list[str] = []
 
     def signal(self, process: Process, signal: Signal) -> None:
@@ -44,10 +45,20 @@ class Ward:
         if signal in ("stop", "kill"):
             self.host.signal(process.pid, signal)
 
-    def kill(self) -> None:
-        """End it; an agent that comes in this moment must not be placed there."""
+    def kill(self, culprit: Process | None = None) -> None:
+        """End it, perhaps because of one agent; an agent that comes in this moment must not be placed there."""
         self.closed = self.expendable = True
+        self.culprit = culprit
         self.host.kill()
+
+    def excuses(self, process: Process) -> bool:
+        """Whether its end is no fault of the agent's: it was killed, and not for what the agent began and itself wanted to end.
+
+        That one would begin the same once more, for ever.
+        """
+        if self.culprit is None or not self.culprit.descends_from(process):
+            return self.expendable
+        return not killed_by_its_own(self.culprit)
 
 
 class Wards:
@@ -105,6 +116,16 @@ class Wards:
     def kill_all(self) -> None:
         for ward in list(self._wards):
             ward.kill()
+
+
+def killed_by_its_own(process: Process) -> bool:
+    """Whether it was an agent above it, and no person, that had it killed."""
+    above = process.parent
+    while above is not None and above.kind == "agent":
+        if above.name == process.killed_by:
+            return True
+        above = above.parent
+    return False
 
 
 def modified_ns(program: str) -> int:
