@@ -10,6 +10,10 @@ import msgspec
 R = TypeVar("R")
 
 MAX_TRACE_CHARACTERS = 128
+MAX_KIND_CHARACTERS = 80
+MAX_REMAINING_S = 1e9
+MAX_WAITS_FOR = 8
+MAX_WAITED_CHARACTERS = 200
 
 Class = Literal["interactive", "standard", "batch", "idle"]
 CLASSES: tuple[Class, ...] = ("interactive", "standard", "batch", "idle")
@@ -64,6 +68,11 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `scope`: the part of its process's work that the call is of (a child of a group, say). The calls of a scope are numbered by
     themselves, so that their ids do not depend on what else runs at the time. Doors over HTTP have no scopes.
     `trace`: what the caller's own tracing calls it.
+
+    The others are hints, which may be wrong: they change which of the caller's own calls is next, and not how much it gets.
+    `kind`: what it does, where each call of a client is work of its own: calls of a kind are expected to need what such calls
+    needed. `remaining_s`: seconds of a core's work that it still needs, with this call. `waits_for`: for what it waits as long as
+    this call is open, processes by pid or name, or the ids of their calls; their calls may be served in its turn too.
     """
 
     deadline_s: float | None = None
@@ -71,6 +80,9 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key: str | None = None
     scope: str = ""
     trace: Trace | None = None
+    kind: str = ""
+    remaining_s: float | None = None
+    waits_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:
@@ -81,6 +93,14 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("`key` must have 1 to 200 characters")
         if len(self.scope) > 200:
             raise ValueError("`scope` must have at most 200 characters")
+        if self.kind and (len(self.kind) > MAX_KIND_CHARACTERS or not self.kind.isprintable()):
+            raise ValueError(f"`kind` must have at most {MAX_KIND_CHARACTERS} printable characters")
+        if self.remaining_s is not None and not 0 <= self.remaining_s <= MAX_REMAINING_S:
+            raise ValueError("`remaining_s` must be a number of seconds, 0 or more")
+        if len(self.waits_for) > MAX_WAITS_FOR:
+            raise ValueError(f"`waits_for` must name at most {MAX_WAITS_FOR}")
+        if any(not 0 < len(name) <= MAX_WAITED_CHARACTERS for name in self.waits_for):
+            raise ValueError(f"`waits_for` must have names of 1 to {MAX_WAITED_CHARACTERS} characters")
 
 
 NO_OPTIONS = CallOptions()

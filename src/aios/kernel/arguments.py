@@ -10,6 +10,7 @@ from aios.abi.errors import ChildFailed, Invalid, TooLarge
 from aios.abi.label import KERNEL
 from aios.abi.process import Exit
 from aios.abi.waits import Wait
+from aios.kernel.awaited import awaiting
 from aios.kernel.process import Process
 
 MOST_ARGUMENT_BYTES = 256 * 1024
@@ -59,7 +60,8 @@ class After:
             else:
                 self.heard(other)
         try:
-            await self._over.wait()
+            with awaiting(process, self.living):
+                await self._over.wait()
         finally:
             for other in self._living:
                 other.followers.pop(self.heard, None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aios.abi.digest import digest
@@ -21,14 +21,16 @@ from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
 from aios.abi.table import ROW_OF, ROWS
 from aios.kernel.access.grants import Grants
+from aios.kernel.awaited import awaiting, waited_for
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.fair import cost_of
-from aios.kernel.lanes.lane import Accounts, Lane, Ticket, Turn, Withdrawn
+from aios.kernel.lanes.lane import Accounts, Lane, Ticket, Turn, Waiter, Withdrawn
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.programs import Program
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall, resource_of
+from aios.kernel.urgency import waiters_of
 from aios.ports.clock import Clock
 from aios.ports.kernel import Answer, Tell
 
@@ -151,13 +153,20 @@ class CallPath:
         call.digest = asked
         self._allow(call)
         syscall = self._syscalls[call.row.name]
-        value = await (syscall.act(call) if call.row.lane is None else self._attempts(call, syscall))
+        if call.options.waits_for:
+            with awaiting(call, waited_for(call, self._processes)):
+                value = await self._done(call, syscall)
+        else:
+            value = await self._done(call, syscall)
         call.process.label = call.process.label.join(call.label)
         if recorded:
             await self._journal.commit(self._journal.result(call, value, call.label))
         if call.process.held is not None:
             await self._resumed(call)
         return value
+
+    def _done(self, call: Call, syscall: Syscall) -> Awaitable[Any]:
+        return syscall.act(call) if call.row.lane is None else self._attempts(call, syscall)
 
     async def _resumed(self, call: Call) -> None:
         """Return when nobody holds the call's process any more. What is done by then is done, and told when it goes on."""
@@ -233,12 +242,14 @@ class CallPath:
     async def _turn(self, call: Call, lane: Lane) -> Turn:
         """A turn. A call whose process is held gives up its place meanwhile, and queues again."""
         process, asked, again = call.process, call.asked, False
-        program = process.program or self._processes.program_of(process)
+        program = process.program or self._processes.program_of(process, call.options.kind)
         accounts = self._accounts_of(process)
+        deadline_s = call.options.deadline_s
+        deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
-                call.near, accounts, program,
+                call.near, accounts, program, call.options.remaining_s, deadline, self._waiters_of(process),
             )  # fmt: skip
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
             if process.held is None and turn is not None:
@@ -255,12 +266,16 @@ class CallPath:
             return ((tenant, weight(tenant, "")), (user, weight(tenant, user)), (process.share, 1.0))
         return ((tenant, weight(tenant, "")), (process.share, 1.0))
 
+    def _waiters_of(self, process: Process) -> tuple[Waiter, ...]:
+        return waiters_of(process, self._accounts_of, self._processes.program_of)
+
     async def _queue(self, call: Call, lane: Lane, ticket: Ticket, again: bool) -> Turn | None:
         """Wait for a turn; None if the place was given up."""
         lane.enter(ticket, again)
         call.waits = lambda: lane.why(ticket)
         call.ticket = ticket
         call.withdraw = lambda: lane.withdraw(ticket)
+        call.requeue = lambda: lane.lend(ticket, self._waiters_of(call.process))
         try:
             if call.tell is not None and not again:
                 call.tell(Queued(call=call.id))
@@ -269,7 +284,7 @@ class CallPath:
             return None
         finally:
             lane.leave(ticket)
-            call.waits = call.ticket = call.withdraw = None
+            call.waits = call.ticket = call.withdraw = call.requeue = None
 
     def _fail(self, call: Call, error: AiosError) -> None:
         self.failed += 1

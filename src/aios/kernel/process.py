@@ -61,8 +61,8 @@ class Call:
     __slots__ = (
         "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
         "feasible", "first_ns", "frozen", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens", "path",
-        "plan", "process", "request", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn", "turn_ns",
-        "unknown", "wait_number", "waits", "withdraw",
+        "plan", "process", "request", "requeue", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn",
+        "turn_ns", "unknown", "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,7 @@ class Call:
         self.waits: Callable[[], Wait | None] | None = None
         self.withdraw: Callable[[], None] | None = None
         self.frozen: Callable[[], Wait | None] | None = None
+        self.requeue: Callable[[], None] | None = None
         self.holder: Callable[[], Process | None] | None = None
         self.wait_number = 0
         self.turn: Held | None = None
@@ -195,6 +196,9 @@ class Process:
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     followers: dict[Callable[[Process], None], None] = dataclasses.field(default_factory=dict)
     """Who is told when it ends."""
+    awaited: dict[Call | Process, None] = dataclasses.field(default_factory=dict)
+    awaits: dict[Call | Process, tuple[Process, ...]] = dataclasses.field(default_factory=dict)
+    """Who waits for it: calls of others, and those that begin after it. And by its own calls, for whom it waits."""
     killed_by: str = ""
     doomed: bool = False
     call_count: int = 0
@@ -332,9 +336,10 @@ class ProcessTable:
             process.depth = parent.depth + 1
         return process
 
-    def program_of(self, process: Process) -> Program:
-        """A new program of a process's share."""
-        return Program(process.share, self._tenants[process.tenant].history)
+    def program_of(self, process: Process, kind: str = "") -> Program:
+        """A new program of a process's share, and of a kind that its caller has named."""
+        named = f"{process.share}/{kind}" if kind else process.share
+        return Program(named, self._tenants[process.tenant].history)
 
     def end(self, process: Process, exit: Exit) -> None:
         """Record how a process ended, once; wakes those who wait for it."""

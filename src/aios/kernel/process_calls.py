@@ -28,6 +28,7 @@ from aios.abi.waits import Wait
 from aios.kernel.access.consent import Consents
 from aios.kernel.access.grants import Grants, parse_grants
 from aios.kernel.arguments import After, check_arguments
+from aios.kernel.awaited import awaiting, tell
 from aios.kernel.explain import explain
 from aios.kernel.lanes.lane import Lane, Ticket
 from aios.kernel.logs import Logs as LogBook
@@ -131,7 +132,8 @@ class ProcessCalls:
         wait = Wait(code="W", on=process.name, since_ns=call.asked_ns, holder=process.name)
         ended = asyncio.ensure_future(process.ended.wait())
         try:
-            await wait_for(call, ended, lambda: None if process.exit is not None else process, lambda: wait)
+            with awaiting(call, (process,)):
+                await wait_for(call, ended, lambda: None if process.exit is not None else process, lambda: wait)
         finally:
             ended.cancel()
         assert process.exit is not None
@@ -168,6 +170,7 @@ class ProcessCalls:
             call.cls = lower(cls, call.options.cls)
             if isinstance(call.ticket, Ticket) and call.row.lane is not None:
                 self._lanes[call.row.lane].change_class(call.ticket, call.cls)
+        tell((process,))
         self._supervisor.tell_class(process, by)
 
     async def _list(self, call: Call) -> ProcessList:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
 from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthenticated
-from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, NO_OPTIONS, CallOptions, Class, Trace
+from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, MAX_WAITS_FOR, NO_OPTIONS, CallOptions, Class, Trace
 from aios.ports.kernel import Answer
 from aios.server.exchange import JSON, Headers, HttpRequest
 
@@ -21,7 +22,11 @@ LONGEST_RETRIES_S: dict[type[AiosError], float] = {QueueFull: LONGEST_RETRY_S, D
 """A client gives up at once when it is told to wait longer than it likes to. Of these errors it is always told."""
 
 
-OPTIONS = (b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s", b"traceparent", b"baggage", b"x-aios-tag", b"openai-project")
+OPTIONS = (
+    b"x-aios-key", b"x-aios-class", b"x-aios-deadline-s", b"x-aios-remaining-s", b"x-aios-kind", b"x-aios-waits-for",
+    b"traceparent", b"baggage", b"x-aios-tag", b"openai-project",
+)  # fmt: skip
+SECONDS = {b"x-aios-deadline-s": "deadline_s", b"x-aios-remaining-s": "remaining_s"}
 MAX_BAGGAGE = 64
 """Members of it that are looked at."""
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -32,10 +37,13 @@ TIERS: dict[object, Class] = {"flex": "batch", "standard_only": "standard", "pri
 
 
 class Hints(msgspec.Struct):
-    """The body's field `aios`, at any model door."""
+    """The body's field `aios`, at any model door: as in `CallOptions`."""
 
     cls: Class | None = msgspec.field(name="class", default=None)
     deadline_s: float | None = None
+    kind: str = ""
+    remaining_s: float | None = None
+    waits_for: tuple[str, ...] | str = ()
 
 
 def token_of(request: HttpRequest) -> str:
@@ -88,25 +96,48 @@ def options_of(request: HttpRequest, hints: Hints | None = None, tier: object = 
     headers = request.headers
     if hints is None and tier is None and headers.keys().isdisjoint(OPTIONS):
         return NO_OPTIONS
-    cls = hints.cls if hints else None
-    if cls is None and isinstance(tier, str):
-        cls = TIERS.get(tier)
-    deadline_s = hints.deadline_s if hints else None
-    key = request.header(b"x-aios-key") or None
-    if b"x-aios-class" in headers:
-        cls = _class(request.header(b"x-aios-class"))
-    names = {"key": "x-aios-key", "deadline_s": "aios.deadline_s"}
-    if b"x-aios-deadline-s" in headers:
-        names["deadline_s"] = "x-aios-deadline-s"
-        deadline_s = _seconds(request.header(b"x-aios-deadline-s"))
+    said = _hinted(hints, tier) | _headed(request)
     trace = _trace(request)
-    if cls is None and deadline_s is None and key is None and trace is None:
+    if not said and trace is None:
         return NO_OPTIONS
     try:
-        return CallOptions(cls=cls, deadline_s=deadline_s, key=key, trace=trace)
+        return CallOptions(trace=trace, **said)
     except ValueError as error:
-        _, field, said = str(error).split("`", 2)
-        raise Invalid(f"`{names[field]}`{said}", field=names[field]) from None
+        _, field, wrong = str(error).split("`", 2)
+        header = "x-aios-" + field.replace("_", "-")
+        name = header if header.encode() in headers else f"aios.{field}"
+        raise Invalid(f"`{name}`{wrong}", field=name) from None
+
+
+def _hinted(hints: Hints | None, tier: object) -> dict[str, Any]:
+    """What the body says."""
+    said: dict[str, Any] = {}
+    if hints is not None:
+        waits_for = (hints.waits_for,) if isinstance(hints.waits_for, str) else hints.waits_for
+        said = {
+            "cls": hints.cls, "deadline_s": hints.deadline_s, "kind": hints.kind or None, "remaining_s": hints.remaining_s,
+            "waits_for": waits_for or None,
+        }  # fmt: skip
+    if said.get("cls") is None and isinstance(tier, str):
+        said["cls"] = TIERS.get(tier)
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _headed(request: HttpRequest) -> dict[str, Any]:
+    """What the headers say."""
+    said: dict[str, Any] = {}
+    if key := request.header(b"x-aios-key"):
+        said["key"] = key
+    if b"x-aios-class" in request.headers:
+        said["cls"] = _class(request.header(b"x-aios-class"))
+    for header, field in SECONDS.items():
+        if header in request.headers:
+            said[field] = _seconds(header, request)
+    if kind := request.header(b"x-aios-kind"):
+        said["kind"] = kind
+    if waits_for := request.header(b"x-aios-waits-for"):
+        said["waits_for"] = tuple(name.strip() for name in waits_for.split(",", MAX_WAITS_FOR))
+    return said
 
 
 def _trace(request: HttpRequest) -> Trace | None:
@@ -141,11 +172,12 @@ def _class(text: str) -> Class:
     raise Invalid(f"`x-aios-class` must be one of {', '.join(CLASSES)}", field="x-aios-class")
 
 
-def _seconds(text: str) -> float:
+def _seconds(header: bytes, request: HttpRequest) -> float:
     try:
-        return float(text)
+        return float(request.header(header))
     except ValueError:
-        raise Invalid("`x-aios-deadline-s` must be a number of seconds", field="x-aios-deadline-s") from None
+        name = header.decode()
+        raise Invalid(f"`{name}` must be a number of seconds", field=name) from None
 
 
 def answer_headers(answer: Answer) -> Headers:

@@ -82,7 +82,15 @@ class Elas(Policy):
     # --- who waits ----------------------------------------------------------------------------------------------------
 
     def add(self, ticket: Ticket) -> None:
-        number = self._charged[ticket].number if ticket in self._charged else next(self._arrivals)
+        self._add(ticket, self._charged[ticket].number if ticket in self._charged else next(self._arrivals))
+
+    def changed(self, ticket: Ticket) -> None:
+        before = self._waiting[ticket]
+        assert before.rank is not None
+        self._add(ticket, before.rank[2])  # first: who has a call in a line all along is not lifted
+        self._leave(before)
+
+    def _add(self, ticket: Ticket, number: int) -> None:
         waiting = self._waiting[ticket] = Waiting(ticket, (*level_of(ticket, ticket.asked), number))
         for at, deadline in risks(ticket):
             heapq.heappush(self._risks, (at, number, deadline, waiting))
@@ -96,19 +104,18 @@ class Elas(Policy):
                     home.moved()
 
     def remove(self, ticket: Ticket) -> None:
-        for line in self._leave(ticket):
-            line.account.moved()
+        self._leave(self._waiting.pop(ticket))
 
-    def _leave(self, ticket: Ticket) -> list[Line]:
-        """Take a ticket out of its lines. What is next after it is not told to those above them yet."""
-        waiting = self._waiting.pop(ticket)
+    def _leave(self, waiting: Waiting, payer: Account | None = None) -> None:
+        """Take a ticket out of its lines. What is next after it is not told to those above the payer, which is charged next."""
         waiting.rank = None
         for line in waiting.lines:
             line.gone()
+            if line.account is not payer:
+                line.account.moved()
         if len(self._risks) > STALE + 2 * MOST_WAITERS * len(self._waiting):
             self._risks = [risk for risk in self._risks if risk[3].rank is not None]
             heapq.heapify(self._risks)
-        return waiting.lines
 
     def _homes(self, ticket: Ticket) -> Iterator[Account]:
         """The accounts that may pay: the ticket's own, and those of who waits for it."""
@@ -150,10 +157,9 @@ class Elas(Policy):
         since_aged = payer.since_aged
         rank = self._waiting[chosen.ticket].rank
         since_aged[chosen.server] = 0 if chosen.reason == AGED else since_aged.get(chosen.server, 0) + 1
-        for line in self._leave(chosen.ticket):
-            if line.account is not payer:
-                line.account.moved()
-        if chosen.ticket not in self._charged:  # else it goes on
+        goes_on = chosen.ticket in self._charged
+        self._leave(self._waiting.pop(chosen.ticket), None if goes_on else payer)
+        if not goes_on:
             assert rank is not None
             self._charge(chosen.ticket, band, payer, rank[2])
         return chosen

@@ -113,6 +113,12 @@ class Waiter(msgspec.Struct, frozen=True, eq=False):
     program: Program
     remaining_s: float | None = None
     deadline: float | None = None
+    pid: str = ""
+    name: str = ""
+
+    def same(self, other: Waiter) -> bool:
+        """Whether it is the same one that waits, as urgently."""
+        return (self.pid, self.cls, self.accounts, self.deadline) == (other.pid, other.cls, other.accounts, other.deadline)
 
 
 class Suspension(Protocol):
@@ -191,6 +197,10 @@ class Policy(Protocol):
     def remove(self, ticket: Ticket) -> None:
         """It gave up waiting."""
         ...
+
+    def changed(self, ticket: Ticket) -> None:
+        """Others wait for it than before. It came when it came."""
+        return
 
     def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         """Take out the ticket that is next among those that an idle server can do. `idle`: name → load, 0 to 1.
@@ -369,6 +379,15 @@ class Lane:
                 self._count_waiting(ticket, 1)
             self.policy.add(ticket)
             self._dispatch_all(ticket.feasible)
+
+    def lend(self, ticket: Ticket, waiters: tuple[Waiter, ...]) -> None:
+        """From now on these wait for a ticket; if it is queued, it takes its place anew."""
+        before = ticket.waiters
+        if len(before) == len(waiters) and all(one.same(other) for one, other in zip(before, waiters, strict=True)):
+            return
+        ticket.waiters = waiters
+        if ticket.queued:
+            self.policy.changed(ticket)
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there."""

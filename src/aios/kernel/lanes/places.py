@@ -150,6 +150,10 @@ class Waiting:
         self.rank: Rank | None = rank
         self.lines: list[Line] = []
 
+    def __lt__(self, other: Waiting) -> bool:
+        """Two of the same rank and arrival are one ticket, before and after it took its place anew."""
+        return False
+
     def since(self) -> tuple[float, int]:
         """How long it has waited: less is longer. It must be waiting."""
         assert self.rank is not None

@@ -12,6 +12,7 @@ from aios.abi.request import Done
 from aios.abi.waits import Wait
 from aios.abi.wire import nearest
 from aios.kernel.access.grants import Grants
+from aios.kernel.awaited import awaiting
 from aios.kernel.mail.post import Letter, Post, Reply
 from aios.kernel.process import Call, Process, ProcessTable, kin
 from aios.kernel.syscall import Syscall, check_range, json_text
@@ -115,7 +116,8 @@ class MailCalls:
         wait = Wait(code="W", on=f"a reply of {to.name}", since_ns=call.asked_ns, holder=to.name)
         asked = self._post.ask(to, letter)
         try:
-            await wait_for(call, asked.reply, lambda: None if asked.reply.done() else to, lambda: wait)
+            with awaiting(call, (to,)):
+                await wait_for(call, asked.reply, lambda: None if asked.reply.done() else to, lambda: wait)
         finally:
             self._post.give_up(asked)
         reply = asked.reply.result()
