@@ -59,13 +59,20 @@ class ScanElas(Policy):
         self.number = 0
 
     def add(self, ticket: Ticket) -> None:
+        self.queue.append(self.queued(ticket, self.number))
+        self.number += 1
+
+    def changed(self, ticket: Ticket) -> None:
+        at = next(at for at, one in enumerate(self.queue) if one.ticket is ticket)
+        self.queue[at] = self.queued(ticket, self.queue[at].number)
+
+    def queued(self, ticket: Ticket, number: int) -> Queued:
         homes = list(dict.fromkeys(self.homes(ticket)))
         for home in homes:
             self.lift(home)
-        levels = [level_for(needed_s(who)) for who in principals(ticket)]
-        self.queue.append(Queued(ticket, self.number, min(levels), 0.0, homes))
-        self.find_risks(self.queue[-1], ticket.asked)
-        self.number += 1
+        one = Queued(ticket, number, min(level_for(needed_s(who)) for who in principals(ticket)), 0.0, homes)
+        self.find_risks(one, ticket.asked)
+        return one
 
     def homes(self, ticket: Ticket) -> Iterable[Path]:
         for who in principals(ticket):

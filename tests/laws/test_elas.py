@@ -35,10 +35,15 @@ starts = st.tuples(st.just("start"), whose, servers)
 picks = st.tuples(st.just("pick"), servers)
 ends = st.tuples(st.just("end"), st.integers(0, 1000), st.sampled_from(COSTS), st.booleans())
 leaves = st.tuples(st.just("leave"), st.integers(0, 1000))
+lends = st.tuples(st.just("lend"), st.integers(0, 1000), st.lists(whose, max_size=2))
 sleeps = st.tuples(st.just("wait"), st.sampled_from([1.0, 30.0, 200.0, 900.0]))
-traces = st.lists(st.one_of(arrivals, arrivals, picks, picks, ends, starts, leaves, sleeps), max_size=80)
+traces = st.lists(st.one_of(arrivals, arrivals, picks, picks, ends, starts, leaves, lends, sleeps), max_size=80)
 
 Who = tuple[Class, Accounts, float | None, float | None]
+
+
+def lenders(waiters: list[Who], now: float) -> tuple[Waiter, ...]:
+    return tuple(Waiter(c, a, Program(), left, now + d if d is not None else None) for c, a, left, d in waiters)
 
 
 def made(number: int, who: Who, able: frozenset[str], now: float, waiters: list[Who], system: bool = False) -> Ticket:
@@ -46,7 +51,7 @@ def made(number: int, who: Who, able: frozenset[str], now: float, waiters: list[
     return Ticket(
         accounts[0][0], cls, f"{number}", f"{number}", now, round(now * 1e9), able, "", "", accounts,
         Program(accounts[-1][0]), remaining_s, now + in_s if in_s is not None else None,
-        tuple(Waiter(c, a, Program(), left, now + d if d is not None else None) for c, a, left, d in waiters), system,
+        lenders(waiters, now), system,
     )  # fmt: skip
 
 
@@ -65,6 +70,10 @@ def decisions(policy: Policy, trace: list[tuple[object, ...]]) -> Iterator[tuple
                 policy.started(running[-1])
             case ("leave", place) if waiting:
                 policy.remove(waiting.pop(place % len(waiting)))  # type: ignore[operator]
+            case ("lend", place, waiters) if waiting:
+                ticket = waiting[place % len(waiting)]  # type: ignore[operator]
+                ticket.waiters = lenders(waiters, now)  # type: ignore[arg-type]
+                policy.changed(ticket)
             case ("end", place, cost, at_least) if running:
                 policy.settled(running.pop(place % len(running)), cost, at_least)  # type: ignore[operator, arg-type]
             case ("wait", seconds):

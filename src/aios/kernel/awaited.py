@@ -8,6 +8,7 @@ for each call of theirs.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from aios.abi.errors import Deadlock, NotFound
 from aios.kernel.process import Call, Process, ProcessTable, kin
 
 MOST_TOLD = 64
-"""Calls in a queue that hear at once of who has come to wait for them, or gave up; and processes whose calls are looked for."""
+"""Calls that take their places anew in one turn of the loop; and processes that are looked at for them."""
 
 
 @contextmanager
@@ -78,7 +79,32 @@ def _may_wait(caller: Process, process: Process, processes: ProcessTable) -> boo
 
 
 def tell(processes: Iterable[Process]) -> None:
-    """Who waits for these processes, or how urgently, has changed: their calls in queues take their places anew."""
-    calls = (call for start in processes for process in reached(start) for call in tuple(process.calls.values()))
-    for requeue in itertools.islice((call.requeue for call in calls if call.requeue is not None), MOST_TOLD):
-        requeue()
+    """Who waits for these processes, or how urgently, has changed: their calls in queues take their places anew.
+
+    The first of them do now, the others in the next turns of the loop, all for one process in one row: whoever makes many others
+    wait and give up does not hold up the kernel.
+    """
+    for process in processes:
+        if process.telling is None:
+            _tell(process, _queued(process))
+        else:
+            process.tell_again = True
+
+
+def _queued(process: Process) -> Iterator[Call]:
+    return iter([call for each in reached(process) for call in each.calls.values() if call.requeue is not None])
+
+
+def _tell(process: Process, calls: Iterator[Call]) -> None:
+    for call in itertools.islice(calls, MOST_TOLD):
+        if call.requeue is not None:
+            call.requeue()
+    left = next(calls, None)
+    if left is not None:
+        process.telling = itertools.chain((left,), calls)
+    elif process.tell_again:
+        process.telling, process.tell_again = _queued(process), False
+    else:
+        process.telling = None
+        return
+    asyncio.get_running_loop().call_soon(_tell, process, process.telling)

@@ -199,6 +199,9 @@ class Process:
     awaited: dict[Call | Process, None] = dataclasses.field(default_factory=dict)
     awaits: dict[Call | Process, tuple[Process, ...]] = dataclasses.field(default_factory=dict)
     """Who waits for it: calls of others, and those that begin after it. And by its own calls, for whom it waits."""
+    telling: Iterator[Call] | None = None
+    tell_again: bool = False
+    """Calls that have still to hear who waits for them; whether that has changed meanwhile."""
     killed_by: str = ""
     doomed: bool = False
     call_count: int = 0
