@@ -5,14 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from served import CHAT, Visitor, running_kernel, server_of, visit
 
-from aios.abi.errors import ERRORS, AiosError, Draining, Internal, QueueFull, RateLimited
+from aios.abi.errors import ERRORS, AiosError, Draining, Internal, Invalid, QueueFull, RateLimited
 from aios.abi.event import CallEnded
-from aios.abi.request import Trace
+from aios.abi.request import CallOptions, Trace
 from aios.kernel.main import Kernel
-from aios.server.hints import OPTIONS, SESSIONS, refusal_headers
+from aios.server.exchange import HttpRequest
+from aios.server.hints import OPTIONS, SESSIONS, Hints, options_of, refusal_headers
 from aios.server.http import ServerConfig
 from aios.testing import Script, ScriptedCore
 
@@ -76,6 +78,49 @@ async def test_a_tier_lowers_the_class_and_one_that_nobody_knows_says_nothing(pa
     async with running_kernel(ScriptedCore()) as kernel:
         assert (await ask(kernel, path, {**DOORS[path], "service_tier": tier})).status == 200
         assert [event.cls for event in ended(kernel)] == [cls]
+
+
+def asked(**headers: str) -> HttpRequest:
+    return HttpRequest("", "", {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()})
+
+
+def test_hints_stand_in_the_body_or_in_headers_which_come_first() -> None:
+    body = msgspec.json.decode(
+        b'{"class": "batch", "deadline_s": 9, "kind": "review", "remaining_s": 30, "waits_for": "1/k.2", "new": 1}', type=Hints
+    )
+    said = CallOptions(cls="batch", deadline_s=9, kind="review", remaining_s=30, waits_for=("1/k.2",))
+    assert options_of(asked(), body) == said
+    headers = {"x_aios_kind": "audit", "x_aios_remaining_s": "5", "x_aios_waits_for": "a-1, 7/3"}
+    assert options_of(asked(**headers)) == CallOptions(kind="audit", remaining_s=5, waits_for=("a-1", "7/3"))
+    both = options_of(asked(**headers), body)
+    assert (both.kind, both.remaining_s, both.waits_for, both.deadline_s) == ("audit", 5, ("a-1", "7/3"), 9)
+
+
+@pytest.mark.parametrize(
+    ("headers", "hints", "field"),
+    [
+        ({"x_aios_remaining_s": "soon"}, Hints(), "x-aios-remaining-s"),
+        ({"x_aios_remaining_s": "nan"}, None, "x-aios-remaining-s"),
+        ({}, Hints(remaining_s=-1), "aios.remaining_s"),
+        ({}, Hints(kind="x" * 200), "aios.kind"),
+        ({}, Hints(waits_for=("x",) * 9), "aios.waits_for"),
+        ({"x_aios_waits_for": "x," * 50}, None, "x-aios-waits-for"),
+        ({"x_aios_kind": "x" * 200}, Hints(kind="y"), "x-aios-kind"),
+    ],
+)
+def test_a_hint_that_is_none_is_refused_by_the_name_that_was_sent(
+    headers: dict[str, str], hints: Hints | None, field: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        options_of(asked(**headers), hints)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("path", DOORS)
+async def test_who_waits_for_nobody_that_it_may_know_of_hears_so_at_every_door(path: str) -> None:
+    async with running_kernel(ScriptedCore()) as kernel:
+        refused = await ask(kernel, path, DOORS[path] | {"aios": {"waits_for": ["nobody-7"]}})
+        assert refused.status == 404 and b"nobody-7" in refused.answer()
 
 
 # waiting
