@@ -12,6 +12,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from aios.abi.digest import digest
@@ -218,7 +219,7 @@ class CallPath:
             return value
         finally:
             turn.release()
-            call.frozen = call.ticket = None
+            call.frozen = call.ticket = call.requeue = None
             cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
             turn.settle(cost, at_least=not ended_well)
             self._ran(call.process, turn.dispatch.ticket.program, path_s, self._clock.monotonic() - began)
@@ -251,6 +252,7 @@ class CallPath:
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
                 call.near, accounts, program, call.options.remaining_s, deadline, self._waiters_of(process),
             )  # fmt: skip
+            call.requeue = partial(self._lend, lane, ticket, process)
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
             if process.held is None and turn is not None:
                 return turn
@@ -259,6 +261,9 @@ class CallPath:
                 turn.settle(0.0)
             await self._resumed(call)
             asked, again = self._clock.monotonic(), True
+
+    def _lend(self, lane: Lane, ticket: Ticket, process: Process) -> None:
+        lane.lend(ticket, self._waiters_of(process))
 
     def _accounts_of(self, process: Process) -> Accounts:
         tenant, user, weight = process.tenant, process.user, self._weight
@@ -275,7 +280,6 @@ class CallPath:
         call.waits = lambda: lane.why(ticket)
         call.ticket = ticket
         call.withdraw = lambda: lane.withdraw(ticket)
-        call.requeue = lambda: lane.lend(ticket, self._waiters_of(call.process))
         try:
             if call.tell is not None and not again:
                 call.tell(Queued(call=call.id))
@@ -284,7 +288,7 @@ class CallPath:
             return None
         finally:
             lane.leave(ticket)
-            call.waits = call.ticket = call.withdraw = call.requeue = None
+            call.waits = call.ticket = call.withdraw = None
 
     def _fail(self, call: Call, error: AiosError) -> None:
         self.failed += 1

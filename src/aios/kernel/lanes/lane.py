@@ -386,8 +386,9 @@ class Lane:
         if len(before) == len(waiters) and all(one.same(other) for one, other in zip(before, waiters, strict=True)):
             return
         ticket.waiters = waiters
-        if ticket.queued:
+        if ticket.queued or ticket.frozen:
             self.policy.changed(ticket)
+            self._dispatch_all(ticket.feasible)
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there."""
