@@ -141,3 +141,8 @@ def test_without_textual_the_line_that_installs_it_is_told(monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "aios.cli.live")
     result = CliRunner().invoke(aios, ["top"])
     assert result.exit_code == 1 and "pip install 'aios[top]'" in result.output
+
+
+def test_nothing_is_drawn_where_nobody_looks() -> None:
+    result = CliRunner().invoke(aios, ["top"])
+    assert (result.exit_code, result.stdout) == (2, "") and "`aios ps`" in result.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from aios.cli.command import Command, Said
+from aios.cli.command import WRONG_USAGE, Command, Said
 from aios.cli.group import lazily
 from aios.sdk.client import Client
 
@@ -25,5 +27,7 @@ def top() -> None:
         if missing.name is None or not missing.name.startswith("textual"):
             raise
         raise Said(f"`aios top` needs Textual, which is not installed: `{INSTALL}`", MISSING) from None
+    if not sys.stdout.isatty():
+        raise Said("`aios top` needs a terminal: `aios ps` lists the agents once", WRONG_USAGE)
     with Client() as kernel:
         screen(kernel).run()
