@@ -510,11 +510,14 @@ async def test_who_reads_nothing_of_its_answer_keeps_nobody_out(monkeypatch: pyt
 
 
 @pytest.mark.real
-async def test_what_nobody_reads_is_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "MOST_UNREAD_BYTES", 10_000_000)
-    async with served(ScriptedCore(Script(text="x" * 8_000_000), window=20_000_000)) as s:
-        writers = [await ask_and_never_read(s) for _ in range(4)]
-        await until(lambda: s.core.statistics().started == 4 and s.core.statistics().running == 0)
+@pytest.mark.parametrize(
+    ("stream", "text", "most"), [(False, "x" * 8_000_000, 10_000_000), (True, "word " * 1_000_000, 3_000_000)]
+)
+async def test_what_nobody_reads_is_bounded_together(monkeypatch: pytest.MonkeyPatch, stream: bool, text: str, most: int) -> None:
+    monkeypatch.setattr(listener, "MOST_UNREAD_BYTES", most)
+    async with served(ScriptedCore(Script(text=text), window=20_000_000)) as s:
+        writers = [await ask_and_never_read(s, stream=stream) for _ in range(4)]
+        await until(lambda: s.core.statistics().started == 4)
         try:
             await until(lambda: len(s.server._state.connections) < 3)
         finally:

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from aios.server.exchange import do_nothing
+from aios.server.exchange import MAX_BUFFER_BYTES, do_nothing
 from aios.server.strays import denial, target_of
 
 HEAD_S = 10.0
@@ -340,7 +340,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._listener.stall(self, self._unsent_bytes())
+        self._listener.stall(self, self._unsent_bytes() + MAX_BUFFER_BYTES)  # a stream that is under way collects so much more
 
     def resume_writing(self) -> None:
         super().resume_writing()
