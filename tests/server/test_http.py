@@ -414,6 +414,35 @@ async def test_a_head_without_a_body_leaves_and_the_connection_goes_on() -> None
         writer.close()
 
 
+UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("cut", [10**9, 1, 70])
+async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(chunked: bool, cut: int) -> None:
+    """Java's offers HTTP/2 with each request. Other requests follow at once, and all come in pieces."""
+    async with served(ScriptedCore(lambda call: f"about {call.request.messages[0].content}")) as s:
+        asked = b""
+        for number in range(3):
+            body = json.dumps({**CHAT, "messages": [{"role": "user", "content": str(number)}]}).encode()
+            head = chat_head(s, len(body))[:-2]
+            if chunked:
+                head = head.partition(b"content-length")[0] + b"transfer-encoding: chunked\r\n"
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            asked += head + UPGRADE + b"\r\n" + body
+        asked += b"GET /health HTTP/1.1\r\nHost: localhost\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.server.port)
+        for at in range(0, len(asked), cut):
+            writer.write(asked[at : at + cut])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            said = await reader.read()
+        assert said.count(b"HTTP/1.1 200 ") == 4 and said.count(b"HTTP/1.1 ") == 4
+        assert all(b"about %d" % number in said for number in range(3))
+        writer.close()
+
+
 @pytest.mark.real
 async def test_the_head_of_a_stream_leaves_while_its_call_waits_for_a_turn() -> None:
     async with served(ScriptedCore(Script(text="a", hang=True), slots=1)) as s:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -310,7 +311,7 @@ class Connection(HttpToolsProtocol):
         self._ended = False
         self._answered = False
         self._stray = False
-        self._whole_head = False
+        self._whole_head = self._heard = False
         self._at_work: RequestResponseCycle | None = None
         self._unsent_bytes: Callable[[], int] = int
         self.silent: Silent | None = None
@@ -348,7 +349,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._whole_head = False
-        super().data_received(data)
+        self._feed(data)
         if self._stray:
             return
         if self.peer.gone is not do_nothing and self.cycle is not None and len(self.cycle.body) <= HIGH_WATER_LIMIT:
@@ -363,7 +364,48 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
 
+    def _feed(self, data: bytes) -> None:
+        """As the library does, but an offer to go on in another protocol is passed over: there it costs a request its body.
+
+        Some clients (Java's) make that offer with each request.
+        """
+        left, head = memoryview(data), b""
+        while True:
+            try:
+                if head:
+                    self.parser.feed_data(head)
+                return self.parser.feed_data(left)
+            except httptools.HttpParserUpgrade as offer:
+                if self._stray:
+                    return
+                left, head = left[offer.args[0] :], self._begin_again()
+            except httptools.HttpParserError:
+                return self.send_400_response("Invalid HTTP request received.")
+
+    def _begin_again(self) -> bytes:
+        """Take a new parser for the rest of a request whose head was heard; what tells it how long the body is."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._heard = True
+        lengths = [b"%b: %b\r\n" % header for header in self.headers if header[0] in (b"content-length", b"transfer-encoding")]
+        return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lengths)
+
+    def on_message_begin(self) -> None:
+        if not self._heard:
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._heard:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._heard:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._heard:
+            self._heard = False
+            return
         self._listener.be_busy(self)
         self._answered, self._whole_head = False, True
         own = self._listener.own
@@ -381,7 +423,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._stray:
+        if not self._stray and not self.parser.should_upgrade():  # else its body, if it has one, is yet to come
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
