@@ -21,6 +21,7 @@ from benchmarks.rig.child import Child
 from benchmarks.rig.disturbed import aborts, empty_home, local, slow_readers, strike
 from benchmarks.rig.engine_costs import Costs
 from benchmarks.rig.exact_rows import F16, ROWS, Reading, Table, count
+from benchmarks.rig.preempted import FIFO_FULL, PLAIN, PREEMPTION, WAYS, Beside, round_of
 from benchmarks.rig.report import Bar, Findings, Row, main, median
 from benchmarks.rig.scoring import topic_and_routing
 from benchmarks.rig.usage import cpu_s, rss_bytes
@@ -33,6 +34,11 @@ BARS = {
     "cpu_vs_server_unshared": Bar("at most", 1.25),
     "cpu_vs_server_shared": Bar("at most", 0.40),
     "prefix_prefill_speedup": Bar("at least", 5),
+    "ttft_vs_alone": Bar("at most", 1.3),
+    "done_vs_alone": Bar("at most", 2),
+    "done_vs_plain": Bar("at most", 0.25),
+    "ttft_vs_fifo_full": Bar("at most", 0.125),
+    "preempt_batch_loss": Bar("at most", 0.05),
     "suspend_resume_ms": Bar("at most", 5),
     "kill_points": Bar("at least", 100),
     "kill_wrong": Bar("at most", 0),
@@ -54,6 +60,11 @@ MEANINGS = {
     "cpu_vs_server_unshared": "CPU of 8 agents and an interactive call ÷ the engine's own server's, nothing shared",
     "cpu_vs_server_shared": "the same, agents share their common beginning",
     "prefix_prefill_speedup": "CPU of reading 8 prompts that have 458 of 474 tokens in common, each by itself ÷ shared",
+    "ttft_vs_alone": "first token of an interactive call beside 8 batch ones ÷ alone, in CPU s of the model's process",
+    "done_vs_alone": "the same, its last token",
+    "done_vs_plain": "its last token ÷ where it is batched with the others, in a slot more",
+    "ttft_vs_fifo_full": "its first token ÷ under FIFO where all slots are taken",
+    "preempt_batch_loss": "more CPU for all, as a share, for the others having stood back",
     "suspend_resume_ms": "CPU of putting 1,000 tokens aside in memory and back, ms",
     "kill_points": "seeded points at which hosts were killed or stopped (in the quick form fewer)",
     "kill_wrong": "answers that lost, repeated or changed something",
@@ -70,11 +81,14 @@ MEANINGS = {
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much of everything. `lengths`: of the exactness suite's prompts with one thread, `lengths_2` with two."""
+    """How much of everything. `lengths`: of the exactness suite's prompts with one thread, `lengths_2` with two. `ways`: of those in which
+    an interactive call is served.
+    """
 
     rounds: int
     lengths: tuple[int, ...]
     lengths_2: tuple[int, ...]
+    ways: int
     kills: int
     stops: int
     starts: int
@@ -83,8 +97,8 @@ class Scale(msgspec.Struct, frozen=True):
     readers_rounds: int
 
 
-QUICK = Scale(1, (40, 110), (40,), 8, 4, 2, 3.0, 5, 5)
-FULL = Scale(5, (40, 230, 600), (40, 230), 88, 14, 3, 5.0, 15, 9)
+QUICK = Scale(1, (40, 110), (40,), 3, 8, 4, 2, 3.0, 5, 5)
+FULL = Scale(5, (40, 230, 600), (40, 230), 4, 88, 14, 3, 5.0, 15, 9)
 DECODED = 24
 READERS = 100
 SEED = 4
@@ -98,6 +112,7 @@ def measure(quick: bool) -> tuple[dict[str, float], list[Row]]:
     with empty_home() as home:
         asyncio.run(life(home, scale, found))
         asyncio.run(beside_the_server(home, scale, costs, found))
+        asyncio.run(urgent(home, scale, found))
         asyncio.run(readers(home, scale, found))
         reading = begin_reading(scale)
         asyncio.run(prefix(home, found))
@@ -150,6 +165,8 @@ async def beside_the_server(home: Path, scale: Scale, costs: Costs, found: Findi
     found.figures["cpu_vs_server_unshared"] = median(ran.cpu_s for ran in unshared) / base_s
     found.figures["cpu_vs_server_shared"] = median(ran.cpu_s for ran in shared) / base_s
     found.figures["rss_over_kv_mb"] = max(over_kv)
+    server_s = {"first": median(ran.first_s for ran in servers), "done": median(ran.done_s for ran in servers)}
+    found.row("an interactive call beside 8 batch ones, CPU s", "the engine's own server", **server_s, all=base_s)
     cases = {"the engine's server": servers, "the same, asked again": warm, "ours, unshared": unshared, "ours, shared": shared}
     for case, ran in cases.items():
         found.row(
@@ -157,6 +174,28 @@ async def beside_the_server(home: Path, scale: Scale, costs: Costs, found: Findi
             least=min(each.cpu_s for each in ran), most=max(each.cpu_s for each in ran),
             interactive_first=median(each.first_s for each in ran), interactive_done=median(each.done_s for each in ran),
         )  # fmt: skip
+
+
+async def urgent(home: Path, scale: Scale, found: Findings) -> None:
+    """What the interactive call waits and takes beside the agents, by what a kernel does for it."""
+    beside = Beside()
+    for seed in range(scale.rounds):
+        await round_of(home, beside, list(WAYS)[: scale.ways], seed)
+    preempted, full, plain = (beside.ran[way] for way in (PREEMPTION, FIFO_FULL, PLAIN))
+    first_s, done_s = median(ran.first_s for ran in preempted), median(ran.done_s for ran in preempted)
+    alone_s = tuple(map(median, zip(*beside.alone, strict=True)))
+    found.figures["ttft_vs_alone"] = first_s / alone_s[0]
+    found.figures["done_vs_alone"] = done_s / alone_s[1]
+    found.figures["done_vs_plain"] = done_s / median(ran.done_s for ran in plain)
+    found.figures["ttft_vs_fifo_full"] = first_s / median(ran.first_s for ran in full)
+    found.figures["preempt_batch_loss"] = median(ran.cpu_s for ran in preempted) / median(ran.cpu_s for ran in plain) - 1
+    found.row("an interactive call beside 8 batch ones, CPU s", "alone", first=alone_s[0], done=alone_s[1])
+    for way, runs in beside.ran.items():
+        if runs:
+            found.row(
+                "an interactive call beside 8 batch ones, CPU s", way, first=median(ran.first_s for ran in runs),
+                done=median(ran.done_s for ran in runs), all=median(ran.cpu_s for ran in runs),
+            )  # fmt: skip
 
 
 async def at_the_server(times: int) -> list[Ran]:
