@@ -81,8 +81,8 @@ MEANINGS = {
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much of everything. `lengths`: of the exactness suite's prompts with one thread, `lengths_2` with two. `ways`: of those in which
-    an interactive call is served.
+    """How much of everything. `lengths`: of the exactness suite's prompts with one thread, `lengths_2` with two. `ways`: of those
+    in which an interactive call is served.
     """
 
     rounds: int

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aios.abi.llm import Delta, Generate
@@ -137,7 +137,11 @@ arrivals = st.builds(
 long_ones = st.builds(Arrival, moments, st.integers(0, CLIENTS - 1), st.sampled_from(CLASSES), st.integers(1, 60))
 
 
+ONE_STANDS_BACK_TWICE = [*[Arrival(0.03, 0, "batch", 12)] * 3, *[Arrival(0.43, 1, "interactive", 2)] * 3]
+
+
 @pytest.mark.parametrize("policy", ["priority", "elas"])
+@example(ONE_STANDS_BACK_TWICE)
 @given(st.lists(arrivals, min_size=1, max_size=14))
 @settings(max_examples=120, deadline=None)
 async def test_nobody_is_lost_or_waits_behind_who_is_less_urgent(policy: str, schedule: list[Arrival]) -> None:
