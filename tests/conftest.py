@@ -6,6 +6,7 @@ There are no async fixtures: what a test opens it opens with `async with`, so th
 import asyncio
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -21,6 +22,11 @@ else:
     from uvloop import new_event_loop as new_real_loop
 
 Test = Callable[..., Coroutine[Any, Any, None]]
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs under test would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -458,7 +458,8 @@ def test_the_embedded_model_answers(place: Place) -> None:
 
 
 def test_a_model_file_that_was_added_and_chosen_answers(place: Place) -> None:
-    (place.folder / "aios.toml").write_text("[server]\nport = 0\n")  # another kernel may have the usual one
+    # another kernel may have the usual port, and the machine be busy
+    (place.folder / "aios.toml").write_text("[server]\nport = 0\n[local]\nprobe_s = 60\n")
     file = str(models.find(models.EMBEDDED))
     place.aios("models", "add", file, "--name", "mine", "--sha256", models.EMBEDDED.sha256)
     assert "ok    core in use   embedded model" in place.aios("doctor").stdout

@@ -123,6 +123,7 @@ def test_doctor_says_which_core_and_why_and_what_is_wrong_with_the_file(home: Pa
         assert result.exit_code == expect, result.output
         return result.stdout
 
+    written(Path("aios.toml"), b"[server]\nport = 0\n")  # another kernel may have the usual one
     models("add", "small.gguf")
     assert "core in use   embedded model, because" in doctor(0)
     models("use", "small")
