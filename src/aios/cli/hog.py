@@ -31,7 +31,7 @@ from aios.sdk.client import Client
 
 SLOTS, TAKES_MS = 8, 500
 HUNDRED = 100
-HOG, OTHER = "hog", "other"
+HOG, OTHER, AGENT = "hog", "other", "caller"
 POLICY, OFF = "elas", "fifo"
 WARM, ALONE, BESIDE, BESIDE_OFF = 2, 8, 20, 3
 """Calls of the one."""
@@ -75,7 +75,8 @@ def hog(takes_ms: int = TAKES_MS, policy: str = POLICY) -> Proof:
         phases.begin(f"a kernel before {SLOTS} slots of {takes_ms} ms")
         settings = SETTINGS.format(policy=policy, port=port, model=MODEL, slots=SLOTS)
         with kernel_of_its_own(settings) as kernel, Client() as operator:
-            hundred, one = (Caller(who, kernel.http, operator.call(AddToken(agent=who)).value) for who in (HOG, OTHER))
+            tokens = {who: operator.call(AddToken(agent=AGENT, tenant=who)).value for who in (HOG, OTHER)}
+            hundred, one = (Caller(who, kernel.http, token) for who, token in tokens.items())
             server = Caller("the counts", f"http://127.0.0.1:{port}")
             with hundred, one, server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 stage = Stage(phases, operator, hundred, one, takes_ms / 1000)
