@@ -23,10 +23,11 @@ from aios.abi.process import Explain, ProcessInfo, SignalProcess, Spawn
 from aios.abi.request import Request
 from aios.abi.system import AddToken, ListCores
 from aios.cli.command import Command
-from aios.cli.facts import CLIENT, Fact, facts
+from aios.cli.facts import CLIENT, SLOTS, Fact, facts
 from aios.cli.lanes import LiveLanes
 from aios.cli.own import kernel_of_its_own
 from aios.cli.running import Running
+from aios.kernel.lanes.policies import POLICIES
 from aios.sdk.agent import Agent
 from aios.sdk.client import Client
 from aios.userland import fleet, patient
@@ -45,7 +46,7 @@ SETTINGS = """\
 [server]
 port = 0
 [local]
-slots = 4
+slots = {slots}
 """
 BANNER = (
     "The control flow is code; the words are those of a model with 135 million parameters, on this machine, without a key.\n"
@@ -69,7 +70,8 @@ print("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.
 @click.option(
     "--from", "log", type=click.Path(exists=True, path_type=Path), metavar="F", help="Ask the facts of a saved event log."
 )
-def demo(report: Path | None, log: Path | None) -> None:
+@click.option("--policy", type=click.Choice(tuple(POLICIES)), hidden=True, help="Who is next: with `fifo`, not the urgent one.")
+def demo(report: Path | None, log: Path | None, policy: str | None) -> None:
     """Show a fleet of agents sharing one local model.
 
     Starts a kernel of its own in a temporary home, with 4 slots on the embedded model. Each line of the scorecard is a question
@@ -82,7 +84,7 @@ def demo(report: Path | None, log: Path | None) -> None:
     headless = not sys.stdout.isatty() or bool(os.environ.get("CI"))
     target = report or (Path("demo-report.json") if headless else None)
     began = time.monotonic()
-    with kernel_of_its_own(SETTINGS) as kernel, Stage(headless) as stage:
+    with kernel_of_its_own(settings(policy)) as kernel, Stage(headless) as stage:
         click.echo(f"kernel up after {time.monotonic() - began:.1f} s at {kernel.http}, process {kernel.os_pid}\n{BANNER}")
         play(stage, kernel)
         stage.catch_up()
@@ -92,6 +94,11 @@ def demo(report: Path | None, log: Path | None) -> None:
         write_report(target, found, events, seconds)
     if not show_scorecard(found):
         raise click.exceptions.Exit(1)
+
+
+def settings(policy: str | None) -> str:
+    """The kernel's; without a policy it has the one that all have."""
+    return SETTINGS.format(slots=SLOTS) + (f'[lanes.cores]\npolicy = "{policy}"\n' if policy else "")
 
 
 class Stage:
@@ -178,8 +185,7 @@ def play(stage: Stage, kernel: Running) -> None:
     texts = own_texts()
     the_fleet(stage, texts)
     a_common_prompt(stage, "\n".join(texts)[:HANDBOOK_CHARACTERS])
-    crowd = [stage.spawn(fleet.digest, texts[i % len(texts)]) for i in range(BATCH_CROWD)]
-    stage.wait(lambda: stage.call(ListCores()).waiting.get("batch", 0) >= 6, "a full house")
+    crowd = a_full_house(stage, texts)
     an_urgent_one(stage)
     a_runaway(stage)
     a_killed_agent(stage)
@@ -204,9 +210,16 @@ def a_common_prompt(stage: Stage, handbook: str) -> None:
         stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
 
 
+def a_full_house(stage: Stage, texts: Sequence[str]) -> list[ProcessInfo]:
+    """All slots are held by batch calls, and others wait for them."""
+    crowd = [stage.spawn(fleet.digest, texts[i % len(texts)]) for i in range(BATCH_CROWD)]
+    stage.wait(lambda: stage.call(ListCores()).waiting.get("batch", 0) >= BATCH_CROWD // 2, "a full house")
+    return crowd
+
+
 def an_urgent_one(stage: Stage) -> None:
     process = stage.spawn(fleet.urgent, "In one word: what colour is the sky?")
-    stage.say(f"all slots are taken and others wait: {process.name} comes, interactive")
+    stage.say(f"batch calls have all {SLOTS} slots, and others wait for them: {process.name} comes, interactive")
     stage.wait(lambda: stage.ended(process), "the urgent answer")
 
 

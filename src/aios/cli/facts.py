@@ -8,7 +8,7 @@ import msgspec
 
 from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, HostChanged, ProcessChanged, Signalled
 
-FLEET = 12
+FLEET, SLOTS = 12, 4
 FREE_AT_ONCE_S = 0.5
 CLERKS = 6
 SHARED = 0.6
@@ -60,19 +60,19 @@ def a_common_prompt_is_read_once(events: Sequence[AnyEvent]) -> Fact:
 
 
 def the_urgent_goes_first(events: Sequence[AnyEvent]) -> Fact:
-    name = "an urgent agent's first token comes ahead of the batch calls that waited before it"
+    name = "under a full house of batch calls, an urgent agent's first token comes ahead of all that waited before it"
     urgent = next((call for call in generated(events) if agent(call) == "urgent" and call.first_ns and call.turn_ns), None)
     if urgent is None or urgent.first_ns is None:
         return Fact(name, False, "no urgent call was answered")
-    waited = [
-        call
-        for call in generated(events)
-        if call.cls == "batch" and call.asked_ns < urgent.asked_ns and (call.turn_ns or urgent.asked_ns + 1) > urgent.asked_ns
-    ]
+    asked_ns = urgent.asked_ns
+    before = [call for call in generated(events) if call.cls == "batch" and call.asked_ns < asked_ns < call.at_ns]
+    held = [call for call in before if call.turn_ns is not None and call.turn_ns < asked_ns]
+    waited = [call for call in before if call not in held]
     behind = [call for call in waited if call.first_ns is None or call.first_ns > urgent.first_ns]
-    seconds = (urgent.first_ns - urgent.asked_ns) / 1e9
-    ok = len(waited) >= 4 and len(behind) == len(waited)
-    return Fact(name, ok, f"first token after {seconds:.1f} s, ahead of {len(behind)} of {len(waited)} that waited")
+    seconds = (urgent.first_ns - asked_ns) / 1e9
+    ok = len(held) >= SLOTS and len(waited) >= SLOTS and len(behind) == len(waited)
+    detail = f"all {SLOTS} slots held" if len(held) >= SLOTS else f"{len(held)} of {SLOTS} slots held"
+    return Fact(name, ok, f"{detail}; first token after {seconds:.1f} s, ahead of {len(behind)} of {len(waited)} that waited")
 
 
 def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
@@ -84,8 +84,10 @@ def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
     after = [e for e in events if e.seq > ended.seq and (isinstance(e, Dispatched) or e in generated([e]))]
     if not after or not isinstance(after[0], Dispatched):
         return Fact(name, False, "nobody got its slot")
-    seconds = (after[0].at_ns - kill.at_ns) / 1e9
-    detail = f"`{after[0].name}` had the slot {seconds * 1000:.0f} ms after the kill by {kill.by}"
+    asked_ns = next((call.asked_ns for call in generated(events) if call.call == after[0].call), 0)
+    since_ns, what = max((kill.at_ns, f"the kill by {kill.by}"), (asked_ns, f"it asked, which was after the kill by {kill.by}"))
+    seconds = (after[0].at_ns - since_ns) / 1e9
+    detail = f"`{after[0].name}` had the slot {seconds * 1000:.0f} ms after {what}"
     return Fact(name, seconds < FREE_AT_ONCE_S, detail)
 
 
