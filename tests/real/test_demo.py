@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from aios.abi.event import AnyEvent, CallEnded, CoreChanged, EventPage, ProcessChanged
+from aios.abi.event import AnyEvent, CallEnded, CoreChanged, EventPage, Preempted, ProcessChanged
 from aios.cli.facts import Fact, agent, facts
 
 Events = list[AnyEvent]
@@ -29,9 +29,12 @@ class Shown(msgspec.Struct):
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    folder = tmp_path_factory.mktemp("demo")
+    return run_demo(tmp_path_factory.mktemp("demo"))
+
+
+def run_demo(folder: Path, *arguments: str) -> Shown:
     run = subprocess.run(
-        [sys.executable, "-m", "aios", "demo"],
+        [sys.executable, "-m", "aios", "demo", *arguments],
         cwd=folder,
         env={**os.environ, "CI": "true"},
         capture_output=True,
@@ -72,6 +75,23 @@ def urgent_came_last(events: Events) -> Events:
     return [replace(e, first_ns=late) if isinstance(e, CallEnded) and agent(e) == "urgent" else e for e in events]
 
 
+def nobody_stood_back(events: Events) -> Events:
+    return [e for e in events if not isinstance(e, Preempted)]
+
+
+def who_stood_back_never_went_on(events: Events) -> Events:
+    back = next(e.call for e in events if isinstance(e, Preempted) and e.change == "frozen")
+    return [replace(e, outcome="Cancelled") if isinstance(e, CallEnded) and e.call == back else e for e in events]
+
+
+def a_slot_was_free(events: Events) -> Events:
+    asked_ns = next(e.asked_ns for e in events if isinstance(e, CallEnded) and agent(e) == "urgent")
+    held = next(
+        e for e in events if isinstance(e, CallEnded) and e.cls == "batch" and (e.turn_ns or asked_ns) < asked_ns < e.at_ns
+    )
+    return [e for e in events if e is not held]
+
+
 def runaway_was_not_stopped(events: Events) -> Events:
     return [replace(e, outcome="ok") if isinstance(e, CallEnded) and agent(e) == "runaway" else e for e in events]
 
@@ -106,10 +126,27 @@ BREAKS = (
 )
 
 
+URGENT = BREAKS.index(urgent_came_last)
+"""The number of the fact about the urgent agent."""
+BREAKS_OF_THE_URGENT = (nobody_stood_back, who_stood_back_never_went_on, a_slot_was_free)
+CASES = [*enumerate(BREAKS), *((URGENT, breaks) for breaks in BREAKS_OF_THE_URGENT)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(320)
-@pytest.mark.parametrize("number", range(len(BREAKS)), ids=lambda number: BREAKS[number].__name__)
-def test_a_mechanism_that_failed_makes_exactly_its_fact_fail(shown: Shown, number: int) -> None:
-    breaks: Callable[[Events], Events] = BREAKS[number]
+@pytest.mark.parametrize(("number", "breaks"), CASES, ids=[breaks.__name__ for _, breaks in CASES])
+def test_a_mechanism_that_failed_makes_exactly_its_fact_fail(
+    shown: Shown, number: int, breaks: Callable[[Events], Events]
+) -> None:
     assert failing(shown.events) == []
     assert failing(breaks(shown.events)) == [facts(shown.events)[number].name]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+def test_without_the_scheduler_exactly_the_urgent_agents_fact_fails(tmp_path: Path) -> None:
+    """A whole demo by `fifo`, which knows nothing of classes."""
+    shown = run_demo(tmp_path, "--policy", "fifo")
+    assert shown.code == 1
+    assert failing(shown.events) == [facts(shown.events)[URGENT].name], shown.said
+    assert f"FAIL  {facts(shown.events)[URGENT].name}" in shown.said

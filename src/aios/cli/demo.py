@@ -35,7 +35,8 @@ from aios.userland import fleet, patient
 T = TypeVar("T")
 
 CEILING_S = 300.0
-BATCH_CROWD = 12
+WAITING, WAITING_STILL, SPARE = 6, 2, 2
+"""Batch calls that wait when the urgent one comes, and when the runaway is killed; and how many may end before all have come."""
 QUESTIONS = tuple(
     f"In a word: what {verb} here?" for verb in ("calls", "waits", "holds", "decides", "ends", "stays", "asks", "acts")
 )
@@ -185,9 +186,9 @@ def play(stage: Stage, kernel: Running) -> None:
     texts = own_texts()
     the_fleet(stage, texts)
     a_common_prompt(stage, "\n".join(texts)[:HANDBOOK_CHARACTERS])
-    crowd = a_full_house(stage, texts)
+    crowd = a_full_house(stage, texts, WAITING)
     an_urgent_one(stage)
-    a_runaway(stage)
+    crowd += a_runaway(stage, texts)
     a_killed_agent(stage)
     a_killed_model_host(stage)
     a_visitor(stage, kernel)
@@ -210,10 +211,15 @@ def a_common_prompt(stage: Stage, handbook: str) -> None:
         stage.wait(lambda process=process: stage.ended(process), f"the end of {process.name}")  # type: ignore[misc]  # bound now
 
 
-def a_full_house(stage: Stage, texts: Sequence[str]) -> list[ProcessInfo]:
-    """All slots are held by batch calls, and others wait for them."""
-    crowd = [stage.spawn(fleet.digest, texts[i % len(texts)]) for i in range(BATCH_CROWD)]
-    stage.wait(lambda: stage.call(ListCores()).waiting.get("batch", 0) >= BATCH_CROWD // 2, "a full house")
+def a_full_house(stage: Stage, texts: Sequence[str], waiting: int) -> list[ProcessInfo]:
+    """Batch calls have all slots, and at least so many wait for one; those that were missing for it."""
+
+    def wait() -> int:
+        return stage.call(ListCores()).waiting.get("batch", 0)
+
+    missing = waiting - wait()
+    crowd = [stage.spawn(fleet.digest, text) for text in texts[: missing + SLOTS + SPARE]] if missing > 0 else []
+    stage.wait(lambda: wait() >= waiting, "a full house")
     return crowd
 
 
@@ -223,12 +229,14 @@ def an_urgent_one(stage: Stage) -> None:
     stage.wait(lambda: stage.ended(process), "the urgent answer")
 
 
-def a_runaway(stage: Stage) -> None:
+def a_runaway(stage: Stage, texts: Sequence[str]) -> list[ProcessInfo]:
     process = stage.spawn(fleet.runaway)
     stage.wait(lambda: stage.acting(process), "the runaway's first slot")
+    crowd = a_full_house(stage, texts, WAITING_STILL)
     stage.say(f"{process.name} asks for ever: {stage.call(Explain(pid=process.pid)).reason}; the operator kills it")
     stage.call(SignalProcess(pid=process.pid, signal="kill"))
     stage.wait(lambda: stage.ended(process), "the runaway's end")
+    return crowd
 
 
 def a_killed_agent(stage: Stage) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, HostChanged, ProcessChanged, Signalled
+from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, HostChanged, Preempted, ProcessChanged, Signalled
 
 FLEET, SLOTS = 12, 4
 FREE_AT_ONCE_S = 0.5
@@ -60,19 +60,23 @@ def a_common_prompt_is_read_once(events: Sequence[AnyEvent]) -> Fact:
 
 
 def the_urgent_goes_first(events: Sequence[AnyEvent]) -> Fact:
-    name = "under a full house of batch calls, an urgent agent's first token comes ahead of all that waited before it"
+    name = "under a full house of batch calls, an urgent agent has its turn at once: they stand back for it, and go on"
     urgent = next((call for call in generated(events) if agent(call) == "urgent" and call.first_ns and call.turn_ns), None)
-    if urgent is None or urgent.first_ns is None:
+    if urgent is None or urgent.first_ns is None or urgent.turn_ns is None:
         return Fact(name, False, "no urgent call was answered")
-    asked_ns = urgent.asked_ns
-    before = [call for call in generated(events) if call.cls == "batch" and call.asked_ns < asked_ns < call.at_ns]
-    held = [call for call in before if call.turn_ns is not None and call.turn_ns < asked_ns]
+    before = [c for c in generated(events) if c.cls == "batch" and c.asked_ns < urgent.asked_ns < c.at_ns]
+    held = [call for call in before if call.turn_ns is not None and call.turn_ns < urgent.asked_ns]
     waited = [call for call in before if call not in held]
-    behind = [call for call in waited if call.first_ns is None or call.first_ns > urgent.first_ns]
-    seconds = (urgent.first_ns - asked_ns) / 1e9
-    ok = len(held) >= SLOTS and len(waited) >= SLOTS and len(behind) == len(waited)
-    detail = f"all {SLOTS} slots held" if len(held) >= SLOTS else f"{len(held)} of {SLOTS} slots held"
-    return Fact(name, ok, f"{detail}; first token after {seconds:.1f} s, ahead of {len(behind)} of {len(waited)} that waited")
+    passed = [call for call in waited if call.first_ns is None or call.first_ns > urgent.first_ns]
+    back = {e.call for e in events if isinstance(e, Preempted) and e.change == "frozen" and e.by == "interactive"}
+    went_on = [call for call in held if call.call in back and call.at_ns > urgent.turn_ns and call.outcome == "ok"]
+    full = len(held) >= SLOTS <= len(waited)
+    seconds = (urgent.first_ns - urgent.asked_ns) / 1e9
+    detail = (
+        f"first token after {seconds:.1f} s, ahead of {len(passed)} of {len(waited)} that waited; "
+        f"{len(went_on)} of {len(held)} that had a slot stood back, and went on"
+    )
+    return Fact(name, full and passed == waited and went_on == held, detail)
 
 
 def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
@@ -122,8 +126,8 @@ def the_model_host_is_replaced(events: Sequence[AnyEvent]) -> Fact:
 def the_answer_stays_the_same(events: Sequence[AnyEvent]) -> Fact:
     name = "an answer whose model host was killed in its midst is identical to its undisturbed twin's"
     downs = [e.at_ns for e in events if isinstance(e, CoreChanged) and e.change == "down"]
-    twins = [call for call in generated(events) if agent(call) == "twin" and call.outcome == "ok" and call.first_ns]
-    lost = [call for call in twins if any((call.first_ns or down) < down < call.at_ns for down in downs)]
+    twins = [call for call in generated(events) if agent(call) == "twin" and call.outcome == "ok" and call.turn_ns]
+    lost = [call for call in twins if any((call.turn_ns or down) < down < call.at_ns for down in downs)]
     calm = [call for call in twins if call not in lost]
     if not lost or not calm:
         return Fact(name, False, f"{len(lost)} disturbed and {len(calm)} undisturbed twins finished")
