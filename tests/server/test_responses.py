@@ -395,6 +395,7 @@ async def test_a_background_response_goes_on_when_its_client_leaves() -> None:
         async with s.post(PATH, {**ASKED, "background": True}) as answer:
             response = await answer.json()
             assert "lost when the kernel goes down" in answer.headers["warning"]
+            ticket = answer.headers["x-aios-ticket"]
         assert (response["status"], response["background"], response["output"]) == ("queued", True, [])
         await asyncio.sleep(1)
         async with s.get(f"{PATH}/{response['id']}") as answer:
@@ -402,6 +403,7 @@ async def test_a_background_response_goes_on_when_its_client_leaves() -> None:
         await asyncio.sleep(5)
         async with s.get(f"{PATH}/{response['id']}") as answer:
             response = await answer.json()
+            assert answer.headers["x-aios-ticket"] == ticket and ticket.endswith("/1")
     assert (response["status"], said(response)) == ("completed", "one two")
 
 

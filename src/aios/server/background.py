@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 from aios.abi.errors import AiosError, BadRequest, Cancelled, RateLimited, Refused
-from aios.abi.llm import Delta, Generate, Started
+from aios.abi.llm import Delta, Generate, Queued, Started
 from aios.abi.request import CallOptions, Event
 from aios.ports.kernel import Answer, Caller, Kernel
 from aios.server.kept import Turn, Turns
@@ -35,6 +35,8 @@ class BackgroundTask:
     def hear(self, event: Event) -> None:
         """Keep what the call tells."""
         said = b""
+        if isinstance(event, Queued | Started):
+            self._run.ticket = event.call
         if type(event) is Delta:
             said = self.response.piece(event)
         elif type(event) is Started:

@@ -93,11 +93,12 @@ class Log:
 
 
 class Run:
-    """One response under way in the background, and afterwards its events. `task` makes it."""
+    """One response under way in the background, and afterwards its events. `task` makes it; `ticket`: its call's id."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.log = Log()
         self._task = task
+        self.ticket = ""
 
     @property
     def over(self) -> bool:

@@ -123,6 +123,7 @@ class ResponsesDoor:
             turn.key, turn.begun_s = key, now_s  # before it begins, in which its client may go and come again
             answer = await self._background.begin(task)
         writer.settle = turn.heard
+        headers += _ticket(turn)
         if task.streams and turn.run is not None:
             await _follow(turn.run, -1, writer, headers)
         else:
@@ -140,11 +141,11 @@ class ResponsesDoor:
         if below:
             raise NotFound(f"there is no /v1/responses/ID/{below[:100]}")
         if query.get("stream", ["false"])[-1] != "true":
-            return await writer.whole(200, turn.answer, [JSON])
+            return await writer.whole(200, turn.answer, [JSON, *_ticket(turn)])
         if turn.run is None:
             raise Invalid("only what was made in the background can be streamed again: leave out `stream`", field="stream")
         after = number_of(query, "starting_after", -1, -1, turn.run.log.events - 1)
-        await _follow(turn.run, after, writer, [BACKGROUND])
+        await _follow(turn.run, after, writer, [BACKGROUND, *_ticket(turn)])
 
     async def _cancel(self, request: HttpRequest, writer: Writer) -> None:
         id, _, below = request.rest.partition("/")
@@ -223,6 +224,11 @@ async def _follow(run: Run, after: int, writer: Writer, headers: Headers) -> Non
         if await run.log.read(after, writer):
             return await writer.end()
     raise Conflict("its events are no longer kept: they are too many; ask for the response as a whole")
+
+
+def _ticket(turn: Turn) -> Headers:
+    """The call that makes a background response, by the name that `aios why` knows."""
+    return [(b"x-aios-ticket", turn.run.ticket.encode())] if turn.run is not None and turn.run.ticket else []
 
 
 def _keep(turns: Turns, turn: Turn | None, whole: bytes) -> None:
