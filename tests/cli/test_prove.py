@@ -1,9 +1,14 @@
 """`aios prove` as people type it: on a real kernel, over HTTP; and what makes a proof one."""
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +24,23 @@ SLOW = {"other_p95_vs_unloaded": 12.6, "hog_share_of_spare": 0.99}
 IDLE = {"other_p95_vs_unloaded": 1.0, "hog_share_of_spare": 0.4}
 
 
+def environment(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
+    return kept | {"AIOS_HOME": str(home / "home")}
+
+
 def aios(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
     return subprocess.run(
         [sys.executable, "-m", "aios", *arguments],
-        capture_output=True, text=True, timeout=110, cwd=home, env=environment | {"AIOS_HOME": str(home / "home")},
+        capture_output=True, text=True, timeout=110, cwd=home, env=environment(home),
     )  # fmt: skip
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary ones, with a path that is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +102,40 @@ def test_hog_is_proved_over_http_with_its_control(tmp_path: Path, policy: str, t
     else:
         assert beside > 4 * alone and not found["holds"] and "does not hold" in done.stdout
     assert not (tmp_path / "home").exists(), "its kernel has a home of its own"
+
+
+@contextmanager
+def under_way(temporary: Path) -> Iterator[subprocess.Popen[str]]:
+    """The proof, in a group of its own as a shell would have it, when its kernel has calls."""
+    argv = [sys.executable, "-m", "aios", "prove", "hog", "--ms", "200"]
+    surroundings = environment(temporary) | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings, start_new_session=True
+    ) as child:
+        try:
+            assert child.stderr is not None
+            while "callers of another tenant come" not in child.stderr.readline():
+                assert child.poll() is None
+            yield child
+        finally:
+            child.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_ctrl_c_ends_a_proof_and_leaves_nothing(temporary: Path) -> None:
+    with under_way(temporary) as child:
+        os.killpg(child.pid, signal.SIGINT)
+        said, words = child.communicate(timeout=60)
+    assert (child.returncode, said, words) == (130, "", "aios: interrupted\n")
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_a_proof_that_is_killed_takes_its_kernel_with_it(temporary: Path) -> None:
+    with under_way(temporary) as child:
+        (lock,) = temporary.glob("aios-own-*/home/run/kernel.lock")
+        child.kill()
+        with lock.open("r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # waits for as long as the kernel is there

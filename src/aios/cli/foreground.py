@@ -19,13 +19,14 @@ from aios.cli.show import say
 from aios.config import Config
 
 
-def serve(config: Config, show: Callable[[Running], None], ready: int | None) -> None:
+def serve(config: Config, show: Callable[[Running], None], ready: int | None, until: int | None) -> None:
     """Run the kernel to its end; `show` tells people where it answers, and closing descriptor `ready` tells a parent.
 
-    Raises `KeyboardInterrupt` after Ctrl-C, and what `boot.serve` raises.
+    At the end of descriptor `until` it goes down. Raises `KeyboardInterrupt` after Ctrl-C, and what `boot.serve` raises.
     """
-    if ready is not None:
-        os.set_inheritable(ready, False)  # a child of the kernel that held it would keep the parent waiting
+    for descriptor in (ready, until):
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)  # a child of the kernel that held it would keep the parent waiting
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with ExitStack() as stack:
 
@@ -38,15 +39,16 @@ def serve(config: Config, show: Callable[[Running], None], ready: int | None) ->
                 os.close(ready)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            signals = runner.run(until_signalled(config, answers))
+            signals = runner.run(until_signalled(config, answers, until))
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
 
 
-async def until_signalled(config: Config, answers: Callable[[boot.Address], None]) -> list[signal.Signals]:
+async def until_signalled(config: Config, answers: Callable[[boot.Address], None], until: int | None) -> list[signal.Signals]:
     """The kernel, which drains at the first SIGINT or SIGTERM; the second ends the process as it is.
 
-    The children of a kernel end with it, however it ends. Returns the signals that came.
+    The end of descriptor `until` is like a SIGTERM. The children of a kernel end with it, however it ends. Returns the signals
+    that came.
     """
     loop = asyncio.get_running_loop()
     kernel = loop.create_task(boot.serve(config, answers))
@@ -59,8 +61,14 @@ async def until_signalled(config: Config, answers: Callable[[boot.Address], None
         say("going down: once more ends it at once")
         kernel.cancel()
 
+    def over(descriptor: int) -> None:
+        loop.remove_reader(descriptor)
+        end(signal.SIGTERM)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
+    if until is not None:
+        loop.add_reader(until, over, until)
     try:
         await kernel
     except asyncio.CancelledError:

@@ -31,13 +31,24 @@ def kernel_of_its_own(settings: str) -> Iterator[Running]:
         home, file = Path(folder, "home"), Path(folder, "settings", "aios.toml")
         file.parent.mkdir()
         file.write_text(settings)
-        with environment(AIOS_HOME=str(home), AIOS_TOKEN=None):
+        with environment(AIOS_HOME=str(home), AIOS_TOKEN=None), lifeline() as until:
             with chdir(file.parent):  # in whose project it is started is nothing to it
-                kernel = started(read_config(file), ["up", "--config", str(file)])
+                kernel = started(read_config(file), ["up", "--config", str(file)], until)
             try:
                 yield kernel
             finally:
                 end_kernel(kernel)
+
+
+@contextmanager
+def lifeline() -> Iterator[int]:
+    """A descriptor that ends with the block, and with this process however that ends."""
+    theirs, ours = os.pipe()
+    try:
+        yield theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @contextmanager

@@ -31,7 +31,8 @@ LOG_BYTES = 4096
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="F", help="The configuration file.")
 @click.option("--no-local", is_flag=True, help="Without a model on this machine.")
 @click.option("--ready", type=int, hidden=True, help="The descriptor that is closed when the kernel answers.")
-def up(detach: bool, port: int | None, file: Path | None, no_local: bool, ready: int | None) -> None:
+@click.option("--until", type=int, hidden=True, help="The descriptor that ends when the kernel shall.")
+def up(detach: bool, port: int | None, file: Path | None, no_local: bool, ready: int | None, until: int | None) -> None:
     """Start the kernel.
 
     Prints where it answers. Ctrl-C ends it in order, a second one at once; in the background, `aios down` does.
@@ -46,7 +47,7 @@ def up(detach: bool, port: int | None, file: Path | None, no_local: bool, ready:
         show(started(config, sys.argv[1:]))
         return
     # Only here is the server needed, which takes longer to import than the other ways out of this command take in all.
-    lazily("aios.cli.foreground:serve")(config, show, ready)
+    lazily("aios.cli.foreground:serve")(config, show, ready, until)
 
 
 def show(found: Running) -> None:
@@ -55,20 +56,24 @@ def show(found: Running) -> None:
     click.echo(f"socket  {found.socket}")
 
 
-def started(config: Config, arguments: list[str]) -> Running:
-    """Start a kernel in a session of its own and return once it answers. Raises `Unavailable` with what it said instead."""
+def started(config: Config, arguments: list[str], until: int | None = None) -> Running:
+    """Start a kernel in a session of its own and return once it answers. Raises `Unavailable` with what it said instead.
+
+    `until`: a descriptor at whose end it goes down; without one nobody's end is its own.
+    """
     log = config.home / "logs" / "kernel.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
     theirs_left = [argument for argument in arguments if argument not in ("-d", "--detach")]
+    until_words = [] if until is None else ["--until", str(until)]
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as told, open(log, "ab", opener=private) as output:
         begin = output.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "aios", *theirs_left, "--ready", str(theirs)],
+            [sys.executable, "-m", "aios", *theirs_left, "--ready", str(theirs), *until_words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=[theirs],
+            pass_fds=[theirs] if until is None else [theirs, until],
             start_new_session=True,
         )
         os.close(theirs)

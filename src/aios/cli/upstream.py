@@ -8,6 +8,7 @@ port in a line, and ends when its input does, which it does however its parent e
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -111,7 +112,8 @@ def length_of(head: str) -> int:
 def upstream(slots: int, takes_ms: int) -> Iterator[int]:
     """The server in a child; its port on loopback. Raises `Failed` if it does not start."""
     argv = [sys.executable, "-m", "aios.cli.upstream", str(slots), str(takes_ms)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    # In a session of its own: who presses Ctrl-C means its parent.
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as child:
         assert child.stdout is not None
         try:
             line = child.stdout.readline()
@@ -130,7 +132,7 @@ async def main(slots: int, takes_s: float) -> None:
         lines = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         await lines.read()
-        sys.exit()
+        os._exit(0)
 
 
 if __name__ == "__main__":
