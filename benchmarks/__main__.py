@@ -7,16 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aios.cli.command import UNVERIFIED
 from benchmarks.rig.report import RESULTS
 from benchmarks.rig.traces import DATA
 
 NAMES = ("overhead", "convoy", "local", "scheduling")
 READING = ("scheduling",)
 """Those that read recorded work."""
+PROOFS = ("hog",)
+"""Of `aios prove`, whose results have the same form."""
 
 
 def main() -> None:
-    """Each benchmark in a process of its own, one after the other; what reads work that is not there is left out.
+    """Each benchmark and proof in a process of its own, one after the other; what reads work that is not there is left out.
 
     Exit 1 if one could not be measured.
     """
@@ -34,6 +37,10 @@ def main() -> None:
         data = ["--data", str(options.data)] if name in READING else []
         argv = [sys.executable, "-m", f"benchmarks.{name}", *quick, *data, "--json", str(RESULTS / f"{name}.json")]
         if subprocess.run(argv).returncode:
+            failed.append(name)
+    for name in PROOFS:
+        argv = [sys.executable, "-m", "aios", "prove", name, "--json", str(RESULTS / f"{name}.json")]
+        if subprocess.run(argv).returncode not in (0, UNVERIFIED):
             failed.append(name)
     sys.exit(f"not measured: {', '.join(failed)}" if failed else 0)
 

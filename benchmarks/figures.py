@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from aios.cli import hog
 from benchmarks import convoy, local, overhead, scheduling
 from benchmarks.rig.report import RESULTS, Bar, Result, shown
 
@@ -23,12 +24,14 @@ BARS: Mapping[str, Mapping[str, Bar]] = {
     "convoy": convoy.BARS,
     "local": local.BARS,
     "scheduling": scheduling.BARS,
+    "hog": hog.BARS,
 }
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "overhead": overhead.MEANINGS,
     "convoy": convoy.MEANINGS,
     "local": local.MEANINGS,
     "scheduling": scheduling.MEANINGS,
+    "hog": {name: hog.MEANINGS[name] for name in hog.BARS},
 }
 
 

@@ -40,11 +40,11 @@ COMING = 12.0
 SEED = 6
 BARS = {"other_p95_vs_unloaded": Bar("at most", 2.0), "hog_share_of_spare": Bar("at least", 0.95)}
 MEANINGS = {
-    "other_p95_vs_unloaded": "the one's P95 beside the hundred ÷ alone",
+    "other_p95_vs_unloaded": "P95 of one tenant's caller beside a hundred of another's ÷ alone",
     "hog_share_of_spare": "the hundred's share of what the one leaves",
-    "unloaded_p95_s": "the one's P95 alone, s",
-    "other_p95_s": "the one's P95 beside the hundred, s",
-    "hog_per_s": "the hundred's calls per second, together",
+    "unloaded_p95_s": "P95 of the one alone, s",
+    "other_p95_s": "P95 of the one beside the hundred, s",
+    "hog_per_s": "calls per second of the hundred together",
 }
 SETTINGS = """\
 embedder = false
