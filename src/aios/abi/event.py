@@ -41,7 +41,12 @@ class Signalled(Happened, frozen=True, gc=False, tag="signal"):
 
 
 class Dispatched(Happened, frozen=True, gc=False, tag="dispatch"):
-    """A call got its turn: on which core, by which rule, and how many calls of each class were left waiting."""
+    """A call got its turn: on which core, by which rule, and how many calls of each class were left waiting.
+
+    `loads`: where several cores could do it, those of them that had a slot, with the part of their slots that was taken;
+    `unable`: the others of them, which were full or down. `near`: it went to the core that has read its beginning, instead of
+    the one with the least load.
+    """
 
     call: str
     pid: str
@@ -51,6 +56,9 @@ class Dispatched(Happened, frozen=True, gc=False, tag="dispatch"):
     reason: str
     attempt: int = 1
     waiting: dict[str, int] = {}
+    loads: dict[str, float] = {}
+    unable: tuple[str, ...] = ()
+    near: bool = False
 
 
 class Preempted(Happened, frozen=True, gc=False, tag="preempt"):

@@ -143,7 +143,9 @@ class Ahead(msgspec.Struct, frozen=True):
 class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """A call that has not ended: what it is, since when, why it does not go on (None: it acts), and which tool it runs.
 
-    `frozen`: it had begun, and stands back until its turn comes again.
+    `frozen`: it had begun, and stands back until its turn comes again. `ahead_count`: so many are served before it, of which the
+    first are `ahead`; `rule`: by which its turn will come, in the words of the event `dispatch`. Both are as things stand, if
+    nothing else comes, and so is the wait's estimate. `lenders`: who waits for it, and pays if it is served in their turn.
     """
 
     call: str
@@ -155,6 +157,8 @@ class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     ahead_count: int = 0
     about: str = ""
     frozen: bool = False
+    rule: str = ""
+    lenders: tuple[str, ...] = ()
 
 
 class Explanation(Reply, frozen=True, omit_defaults=True):

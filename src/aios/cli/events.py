@@ -95,7 +95,8 @@ def about(event: AnyEvent) -> str:
             return f"{event.signal} for {event.name} by {event.by}"
         case Dispatched():
             left = ", ".join(f"{count} {cls}" for cls, count in event.waiting.items() if count)
-            return f"{event.name} ({event.cls}) on {event.core} by {event.reason}{f', left waiting: {left}' if left else ''}"
+            where = f"{event.core}, which has read its beginning," if event.near else event.core
+            return f"{event.name} ({event.cls}) on {where} by {event.reason}{f', left waiting: {left}' if left else ''}"
         case Preempted():
             why = f"by {event.reason}" if event.change == "resumed" else f"for {event.by or 'the next in turn'}"
             return f"{event.name} ({event.cls}) on {event.core} {event.change} after {event.tokens} tokens, {why}"

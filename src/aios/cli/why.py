@@ -45,4 +45,8 @@ def about_call(call: CallInfo) -> list[str]:
         some = ", ".join(f"{ahead.name} ({ahead.cls})" for ahead in call.ahead)
         rest = call.ahead_count - len(call.ahead)
         lines.append(f"    ahead of it {call.ahead_count}: {some}{f', and {rest} more' if rest > 0 else ''}")
+    if call.rule:
+        lines.append(f"    its turn comes by {call.rule}, if nothing else comes")
+    if call.lenders:
+        lines.append(f"    for it waits {', '.join(call.lenders)}, and pays if it is served in their turn")
     return lines

@@ -234,10 +234,15 @@ class CallPath:
             program.ended()
 
     def _tell_turn(self, call: Call, turn: Turn) -> None:
-        process = call.process
+        process, given = call.process, turn.dispatch
+        choice: dict[str, Any] = {}
+        if len(call.feasible) > 1:
+            loads = {name: round(load, 3) for name, load in given.loads.items() if name in call.feasible}
+            near = call.core == call.near and loads[call.core] > min(loads.values())
+            choice = {"loads": loads, "unable": tuple(sorted(call.feasible - loads.keys())), "near": near}
         self._events.add(
             Dispatched, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, cls=call.cls, core=call.core,
-            reason=turn.dispatch.reason, attempt=call.attempt, waiting=turn.waiting,
+            reason=given.reason, attempt=call.attempt, waiting=turn.waiting, **choice,
         )  # fmt: skip
 
     async def _turn(self, call: Call, lane: Lane) -> Turn:

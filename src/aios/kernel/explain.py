@@ -38,14 +38,19 @@ def _explain_call(
 
     wait = told(call.wait)
     ahead: tuple[Ahead, ...] = ()
-    count = 0
+    lenders: tuple[str, ...] = ()
+    count, rule = 0, ""
     if isinstance(call.ticket, Ticket):
         assert call.row.lane is not None
-        wait, before, holders = lanes[call.row.lane].explain(call.ticket)
+        ticket = call.ticket
+        wait, before, holders, rule = lanes[call.row.lane].explain(ticket)
         wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
         count = len(before)
         ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])
-    return CallInfo(call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about, call.frozen is not None)
+        lenders = tuple(waiter.name if known(waiter.pid) else ANOTHER for waiter in ticket.waiters)
+    return CallInfo(
+        call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about, call.frozen is not None, rule, lenders
+    )
 
 
 def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:

@@ -248,11 +248,14 @@ class Elas(Policy):
     # --- what would be ------------------------------------------------------------------------------------------------
 
     def order(self, now: float) -> Iterable[Ticket]:
+        return (picked.ticket for picked in self.foresee(now))
+
+    def foresee(self, now: float) -> Iterable[Dispatch]:
         """As it would be if each call cost what is expected of it, by what a copy picks when all servers are idle."""
         copy = self._copy()
         anywhere = dict.fromkeys(sorted({name for ticket in self._waiting for name in ticket.feasible}), 0.0)
         while (picked := copy.pick(anywhere, now)) is not None:
-            yield picked.ticket
+            yield picked
 
     def _copy(self) -> Elas:
         copy = Elas()

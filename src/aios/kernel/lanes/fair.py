@@ -28,6 +28,9 @@ def cost_of(input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
     return input_tokens - cached_tokens + 0.1 * cached_tokens + 2 * output_tokens
 
 
+LEAST_SERVED = "least served"
+
+
 class Fair(Policy):
     """Each share of the work gets as much as every other one that wants it, times its weight.
 
@@ -80,7 +83,7 @@ class Fair(Policy):
         self.remove(ticket)
         if ticket not in self._charged:  # else it goes on
             self._charge(ticket)
-        return dispatch(ticket, idle, f"least served, {served:.0f}")
+        return dispatch(ticket, idle, LEAST_SERVED)
 
     def started(self, ticket: Ticket) -> None:
         if ticket not in self._charged:  # it was not picked: a server was free
@@ -105,6 +108,9 @@ class Fair(Policy):
             self._start_afresh()
 
     def order(self, now: float) -> Iterable[Ticket]:
+        return (picked.ticket for picked in self.foresee(now))
+
+    def foresee(self, now: float) -> Iterable[Dispatch]:
         """As it would be if each call cost what is expected of it."""
         heads = []
         for share, queue in self._waiting.items():
@@ -113,7 +119,7 @@ class Fair(Policy):
         heapq.heapify(heads)
         while heads:
             served, place, ticket, tickets = heapq.heappop(heads)
-            yield ticket
+            yield Dispatch(ticket, "", LEAST_SERVED)
             following = next(tickets, None)
             if following is not None:
                 served += self._estimate(ticket.share) / self._weight(ticket.share)

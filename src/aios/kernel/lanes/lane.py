@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -170,11 +169,25 @@ class Ticket:
 
 
 class Dispatch(msgspec.Struct, frozen=True):
-    """A decision: this ticket on this server, and why."""
+    """A decision: this ticket on this server, and why. `loads`: of the servers that had a turn to give, 0 to 1, by name."""
 
     ticket: Ticket
     server: str
     reason: str
+    loads: dict[str, float] = {}
+
+
+class Outlook(NamedTuple):
+    """Why a ticket waits, and what comes before its turn.
+
+    `ahead`: the tickets that will be served before it; `holders`: those that have what it waits for; `rule`: by which it will be
+    picked. All as it is if nothing else comes.
+    """
+
+    wait: Wait
+    ahead: list[Ticket]
+    holders: list[Ticket]
+    rule: str
 
 
 class Withdrawn(Exception):
@@ -226,6 +239,10 @@ class Policy(Protocol):
     def order(self, now: float) -> Iterable[Ticket]:
         """The waiting tickets as they would be dispatched if nothing else came and no time passed."""
         ...
+
+    def foresee(self, now: float) -> Iterable[Dispatch]:
+        """The same with the reasons that the decisions would have; they name no server."""
+        return (Dispatch(ticket, "", "") for ticket in self.order(now))
 
 
 class Turn:
@@ -408,15 +425,19 @@ class Lane:
         code: Code = "S" if any(server.up for server in servers) else "C"
         return Wait(code=code, on=" or ".join(server.name for server in servers), since_ns=ticket.asked_ns)
 
-    def explain(self, ticket: Ticket) -> tuple[Wait, list[Ticket], list[Ticket]]:
-        """The same with an estimate, the tickets that will be served before it, and those that hold what it waits for."""
-        order = self.policy.order(self._clock.monotonic())
-        ahead = list(itertools.takewhile(lambda other: other is not ticket, order))
-        ahead = [other for other in ahead if other.feasible & ticket.feasible]
+    def explain(self, ticket: Ticket) -> Outlook:
+        """What is known now of a queued ticket's turn. The estimate is of how long it takes if nothing else comes."""
+        ahead, rule = [], ""
+        for picked in self.policy.foresee(self._clock.monotonic()):
+            if picked.ticket is ticket:
+                rule = picked.reason
+                break
+            if picked.ticket.feasible & ticket.feasible:
+                ahead.append(picked.ticket)
         holders = [holder for name in sorted(ticket.feasible) for holder in self._servers[name].holders]
         wait = self.why(ticket)
         eta = self.eta_s(len(ahead)) if wait.code == "S" else None
-        return msgspec.structs.replace(wait, eta_s=eta), ahead, holders
+        return Outlook(msgspec.structs.replace(wait, eta_s=eta), ahead, holders, rule)
 
     def try_turn(self, ticket: Ticket) -> Turn | None:
         """A turn at once, if a server is idle: the way that costs no future.
@@ -429,7 +450,7 @@ class Lane:
         if name is None:
             return None
         reason = "free" if self._servers[name].has_room() else "urgent"
-        dispatch = Dispatch(ticket, name, reason)
+        dispatch = Dispatch(ticket, name, reason, idle)
         self._start(dispatch)
         return Turn(self, dispatch, {})
 

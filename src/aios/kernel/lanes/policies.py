@@ -17,6 +17,8 @@ from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 from aios.kernel.lanes.round_robin import RoundRobin
 
+ARRIVAL = "arrival"
+
 
 class Fifo(Policy):
     """Who came first is served first."""
@@ -37,10 +39,13 @@ class Fifo(Policy):
         if ticket is None:
             return None
         self.remove(ticket)
-        return dispatch(ticket, idle, "arrival")
+        return dispatch(ticket, idle, ARRIVAL)
 
     def order(self, now: float) -> Iterable[Ticket]:
         return iter(self._waiting)
+
+    def foresee(self, now: float) -> Iterable[Dispatch]:
+        return (Dispatch(ticket, "", ARRIVAL) for ticket in self._waiting)
 
 
 class Priority(Policy):
@@ -96,18 +101,21 @@ class Priority(Policy):
         return dispatch(oldest, due, AGED) if oldest is not None else None
 
     def order(self, now: float) -> Iterable[Ticket]:
+        return (picked.ticket for picked in self.foresee(now))
+
+    def foresee(self, now: float) -> Iterable[Dispatch]:
         """As of one server; with several, ageing may exchange neighbours."""
         since = max(self._since_aged.values(), default=0)
         late, by_class = self._overdue(now), itertools.chain.from_iterable(self._waiting[cls] for cls in CLASSES)
         served: set[Ticket] = set()
         while True:
             ticket = next((t for t in late if t not in served), None) if since >= AGEING_EVERY - 1 else None
-            since = 0 if ticket is not None else since + 1
+            reason, since = (AGED, 0) if ticket is not None else ("", since + 1)
             ticket = ticket or next((t for t in by_class if t not in served), None)
             if ticket is None:
                 return
             served.add(ticket)
-            yield ticket
+            yield Dispatch(ticket, "", reason or f"class {ticket.cls}")
 
     def _overdue(self, now: float) -> Iterator[Ticket]:
         """The overdue of all classes, the oldest first."""

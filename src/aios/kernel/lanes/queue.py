@@ -63,4 +63,4 @@ def dispatch(ticket: Ticket, idle: dict[str, float], reason: str) -> Dispatch:
     """The decision for a ticket: on the idle server with the least load."""
     server = least_loaded(idle, ticket)
     assert server is not None, "none of the idle servers can do it"
-    return Dispatch(ticket, server, reason)
+    return Dispatch(ticket, server, reason, idle)

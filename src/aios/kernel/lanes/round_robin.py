@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator
 from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 
+ITS_TURN = "its turn"
+
 
 class RoundRobin(Policy):
     """Who had a turn goes behind all the others that wait: between two of its turns each of them has one.
@@ -35,7 +37,7 @@ class RoundRobin(Policy):
             if ticket is not None:
                 self.remove(ticket)
                 self.started(ticket)
-                return dispatch(ticket, idle, "its turn")
+                return dispatch(ticket, idle, ITS_TURN)
         return None
 
     def started(self, ticket: Ticket) -> None:
@@ -44,6 +46,9 @@ class RoundRobin(Policy):
 
     def yields(self, ticket: Ticket, server: str) -> bool:
         return any(pid != ticket.pid and queue.first((server,)) is not None for pid, queue in self._waiting.items())
+
+    def foresee(self, now: float) -> Iterable[Dispatch]:
+        return (Dispatch(ticket, "", ITS_TURN) for ticket in self.order(now))
 
     def order(self, now: float) -> Iterable[Ticket]:
         rounds: list[Iterator[Ticket]] = [iter(queue) for queue in self._waiting.values()]
