@@ -79,7 +79,6 @@ class Fair(Policy):
             heapq.heappush(self._line, place)
         if ticket is None:
             return None
-        served = self._served[ticket.share]
         self.remove(ticket)
         if ticket not in self._charged:  # else it goes on
             self._charge(ticket)
