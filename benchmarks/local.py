@@ -179,8 +179,8 @@ async def beside_the_server(home: Path, scale: Scale, costs: Costs, found: Findi
 async def urgent(home: Path, scale: Scale, found: Findings) -> None:
     """What the interactive call waits and takes beside the agents, by what a kernel does for it."""
     beside = Beside()
-    for seed in range(scale.rounds):
-        await round_of(home, beside, list(WAYS)[: scale.ways], seed)
+    for turn in range(scale.rounds):
+        await round_of(home, beside, list(WAYS)[: scale.ways], (turn + 0.5) / scale.rounds)
     preempted, full, plain = (beside.ran[way] for way in (PREEMPTION, FIFO_FULL, PLAIN))
     first_s, done_s = median(ran.first_s for ran in preempted), median(ran.done_s for ran in preempted)
     alone_s = tuple(map(median, zip(*beside.alone, strict=True)))

@@ -50,19 +50,19 @@ class Beside:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-async def round_of(home: Path, beside: Beside, ways: Sequence[str], seed: int) -> None:
-    """Each of these ways once, in a random order, each on a new core."""
-    for way in random.Random(seed).sample(ways, len(ways)):
-        beside.ran[way].append(await through(home, WAYS[way], beside))
+async def round_of(home: Path, beside: Beside, ways: Sequence[str], moment: float) -> None:
+    """Each of these ways once, in a random order, each on a new core. `moment`: see `workload.run`."""
+    for way in random.Random(moment).sample(ways, len(ways)):
+        beside.ran[way].append(await through(home, WAYS[way], beside, moment))
     beside.alone.append(await alone(home, beside))
 
 
-async def through(home: Path, way: Way, beside: Beside) -> Ran:
+async def through(home: Path, way: Way, beside: Beside, moment: float) -> Ran:
     """The workload through a kernel of this kind."""
     core = LocalCore(_config(home, way))
     async with kernel_for_tests([core], lane=LaneConfig(policy=way.policy)) as k:
         ask = _asking(await k.session("agents", cls="batch"), await k.session("person", cls="interactive"), beside.texts)
-        ran = await workload.run(ask, _pid(core))
+        ran = await workload.run(ask, _pid(core), moment)
         if core.statistics().restarts:
             raise Failed("the model's host was replaced in the midst of a run")
     return ran

@@ -63,13 +63,19 @@ class Ran:
     agents: list[Asked]
 
 
-async def run(ask: Ask, pid: int) -> Ran:
-    """The workload, on the system that `ask` speaks to and whose model is in process `pid`. Raises `Failed` if it fell short."""
+async def run(ask: Ask, pid: int, moment: float = 0.5) -> Ran:
+    """The workload, on the system that `ask` speaks to and whose model is in process `pid`. Raises `Failed` if it fell short.
+
+    `moment`: where in a pass of the model the interactive call comes, 0 to 1; people do not come when a pass has just ended.
+    """
     pieces = dict.fromkeys(PROMPTS, 0)
-    arrived = asyncio.Event()
+    arrived, clock = asyncio.Event(), asyncio.get_running_loop().time
+    passes = [clock()] * 2
 
     def count(prompt: str, number: int) -> None:
         pieces[prompt] += number
+        if prompt == PROMPTS[0]:
+            passes[:] = passes[1], clock()
         if min(pieces.values()) >= ARRIVES_AFTER:
             arrived.set()
 
@@ -82,6 +88,7 @@ async def run(ask: Ask, pid: int) -> Ran:
     begun = cpu_s(pid)
     agents = [asyncio.ensure_future(agent(number, prompt)) for number, prompt in enumerate(PROMPTS)]
     await arrived.wait()
+    await asyncio.sleep(moment * (passes[1] - passes[0]))
     came = cpu_s(pid)
     first: list[float] = []
     reply = await ask(QUESTION, REPLY_TOKENS, len(PROMPTS), lambda: first.append(cpu_s(pid)))

@@ -106,6 +106,11 @@ REQUIREMENTS = (
     Requirement("slow reader", "A reader that does not read holds no slot.", f"{PATH}: a slow reader fills 1 MB and then waits"),
     Requirement("crash", "An agent whose host dies begins again as the same process.", f"{SPINE}: same pid and arguments"),
     Requirement("kill", "A killed agent's slot is free at once.", f"{SPINE}: its slot is free at once"),
+    Requirement(
+        "preemption",
+        "On a core that can freeze calls an urgent call has its turn at once, and who stood back loses nothing.",
+        "chapter 20, preemption: at a token boundary, across classes; resumes exactly",
+    ),
     Requirement("suspend", "A suspended agent makes no call until it is resumed.", "chapter 30: signals suspend, resume"),
     Requirement("after", "A process begins after others, with the results of those that ended well.", "chapter 80: `after=`"),
     Requirement("restart", "An agent is started again at most three times.", f"{SPINE}: at most 3 times"),

@@ -20,7 +20,7 @@ from aios.abi.errors import (
     QueueFull,
     Unavailable,
 )
-from aios.abi.event import Dispatched, ReadEvents
+from aios.abi.event import Dispatched, Preempted, ReadEvents
 from aios.abi.llm import Completion, Delta, Generate, Queued, Started, ToolSpec
 from aios.abi.process import Exit, Explain, Logs, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import CLASSES, CallOptions, Class
@@ -61,6 +61,27 @@ async def test_a_stream_that_waits_says_so(transport: str) -> None:
         assert (type(queued), type(started), type(last)) == (Queued, Started, Completion)
         assert started.wait_s == pytest.approx(1) and queued.call == started.call
         await first
+
+
+@proves("preemption")
+async def test_an_urgent_call_has_its_turn_at_once_and_who_stands_back_loses_nothing(transport: str) -> None:
+    story, reply = Script(text=" ".join(map(str, range(30))), token_s=0.1), Script(text="at noon", token_s=0.1)
+    core = ScriptedCore(
+        lambda call: reply if call.request.prompt == "when?" else story, slots=1, features=frozenset({"completion", "suspend"})
+    )
+    async with world(transport, [core]) as w:
+        gate, person = await w.process(ALL), await w.process(cls="interactive")
+        first = begin(gate, ask("a story"), cls="batch")
+        await asyncio.sleep(1.05)
+        asked = time()
+        urgent = begin(person, ask("when?"))
+        await asyncio.sleep(0.01)
+        explained = await gate.call(Explain(pid=(await gate.call(Self())).pid))
+        assert [call.frozen for call in explained.calls] == [True] and "frozen" in explained.reason
+        assert (await urgent).text == "at noon" and time() < asked + 0.2
+        assert (await first).text == story.text and time() == pytest.approx(3.0, abs=0.11)
+        page = await w.k.operator.call(ReadEvents(kinds=("preempt",)))
+        assert [event.change for event in page.events if isinstance(event, Preempted)] == ["frozen", "resumed"]
 
 
 @proves("stream closed")

@@ -8,7 +8,7 @@ import pytest
 from scenes import error_of, events, held, nothing_is_held, open_calls, turns, until
 
 from aios.abi.errors import CoreFailed, DeadlineExceeded, Unavailable
-from aios.abi.event import Preempted
+from aios.abi.event import CallEnded, Preempted
 from aios.abi.lane import UseLane
 from aios.abi.llm import Delta, Generate, Score
 from aios.abi.process import Explain, Renice, Self, SignalProcess
@@ -335,6 +335,32 @@ async def test_under_round_robin_who_is_alone_goes_on() -> None:
         client = await k.session()
         await asyncio.gather(saying(client, "a", 40), saying(client, "b", 40))
         assert not await changes(k), "both are of one process"
+
+
+async def test_under_elas_a_long_program_stands_back_for_a_short_one_of_the_same_client() -> None:
+    """By 1.5 levels at least, at the end of a quantum; where they are nearer, who began goes on."""
+    async with kernel_for_tests([preemptible(slots=1)], lane=LaneConfig(policy="elas")) as k:
+        client = await k.session()
+        for remaining_s, stands_back in ((100.0, True), (9.0, False)):
+            long = saying(client, "long", 40, "standard", remaining_s=remaining_s)
+            await asyncio.sleep(0.35)
+            short = saying(client, "short", 5, "standard", remaining_s=1.0)
+            assert [text for text, _ in await asyncio.gather(long, short)] == [text_of("long", 40), text_of("short", 5)]
+            assert ((await short)[1] < (await long)[1]) is stands_back
+        assert (await core_of(k)).preemptions == 1
+
+
+async def test_time_in_which_a_call_stood_back_is_no_service() -> None:
+    async with kernel_for_tests([preemptible(slots=1)]) as k:
+        client = await k.session(cls="interactive")
+        batch = saying(client, "a", 20)
+        await asyncio.sleep(0.55)
+        await say(client, "now", 10, "interactive")
+        await batch
+        ended = [event for event in await events(k, "call") if isinstance(event, CallEnded) and event.core]
+        assert [event.frozen_s for event in ended] == [0, pytest.approx(1.0)]
+        kinds = k.kernel.processes._tenants["local"].history._kinds.values()
+        assert sorted(total for kind in kinds for total in kind._sorted) == [pytest.approx(1.0), pytest.approx(2.0)]
 
 
 # --- changes of class and of policy -----------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
 
     `outcome`: "ok", or the error's code. `cached_tokens`: those of the input that the core need not read, since it had read them
     for another call. `answer`: a hash of what a model answered, equal for equal answers. `trace`: what its caller's tracing calls
-    it. `about`: which tool it ran.
+    it. `about`: which tool it ran. `frozen_s`: how long it stood back, after it had got its turn.
     """
 
     call: str
@@ -104,6 +104,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     answer: str = ""
     trace: Trace | None = None
     about: str = ""
+    frozen_s: float = 0.0
 
 
 class CoreChanged(Happened, frozen=True, gc=False, tag="core"):

@@ -121,11 +121,12 @@ def about_call(event: CallEnded) -> str:
     """A call: whose, how it ended, how long it waited and took, where, and how many tokens."""
     waited = f", waited {duration((event.turn_ns - event.asked_ns) / 1e9)}" if event.turn_ns else ""
     took = duration((event.at_ns - (event.turn_ns or event.asked_ns)) / 1e9)
+    stood_back = f", stood back {duration(event.frozen_s)}" if event.frozen_s else ""
     where = f", {event.core}" if event.core else ""
     tokens = f", {event.input_tokens:,} + {event.output_tokens:,} tokens" if event.input_tokens or event.output_tokens else ""
     again = f", {event.attempts} attempts" if event.attempts > 1 else ""
     row = f"{event.row} {event.about}" if event.about else event.row
-    return f"{event.name} ({event.cls}) {row} {event.outcome}{waited}, took {took}{where}{tokens}{again}"
+    return f"{event.name} ({event.cls}) {row} {event.outcome}{waited}, took {took}{stood_back}{where}{tokens}{again}"
 
 
 def _detail(text: str) -> str:

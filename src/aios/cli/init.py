@@ -27,6 +27,7 @@ CONFIG = """\
 # [local]                # the model on this machine; `local = false`, before the first table, for none
 # path = "/models/some-model.gguf"   # comes before what `aios models use` chose
 # slots = 8
+# reserve = 1            # slots more, for interactive calls, to which others stand back
 
 # [aliases]
 # fast = "smollm2-135m-instruct"

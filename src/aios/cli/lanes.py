@@ -8,18 +8,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aios.abi.event import AnyEvent, CallEnded, Dispatched
+from aios.abi.event import AnyEvent, CallEnded, Dispatched, Preempted
 from aios.cli.show import COLOURS, one_line
 
 SLOTS = 4
 
 
 class LiveLanes:
-    """Follows dispatches and ends of calls."""
+    """Follows dispatches and ends of calls, and who stands back."""
 
     def __init__(self, headless: bool) -> None:
         self._running: dict[str, Dispatched] = {}
         self._waiting: dict[str, int] = {}
+        self._frozen: set[str] = set()
         self._live = None if headless else Live(console=Console(), refresh_per_second=8, transient=True)
 
     def start(self) -> None:
@@ -42,8 +43,11 @@ class LiveLanes:
         if isinstance(event, Dispatched):
             self._running[event.call] = event
             self._waiting = event.waiting
+        elif isinstance(event, Preempted):
+            self._frozen ^= {event.call}
         elif isinstance(event, CallEnded):
             self._running.pop(event.call, None)
+            self._frozen.discard(event.call)
         if self._live is not None:
             self._live.update(self._picture())
 
@@ -53,7 +57,10 @@ class LiveLanes:
         for slot in range(max(SLOTS, len(turns))):
             if slot < len(turns):
                 turn = turns[slot]
-                table.add_row("●", one_line(turn.name), Text(turn.cls, style=COLOURS.get(turn.cls, "")), turn.reason)
+                frozen = turn.call in self._frozen
+                table.add_row(
+                    "❄" if frozen else "●", one_line(turn.name), Text(turn.cls, style=COLOURS.get(turn.cls, "")), turn.reason
+                )
             else:
                 table.add_row("·", "free", "", "")
         waiting = ", ".join(f"{count} {cls}" for cls, count in sorted(self._waiting.items())) or "nobody"

@@ -105,7 +105,8 @@ def rows(found: tuple[Model, ...], cores: Mapping[str, CoreState | EmbedderState
         for name in model.cores:
             core = cores.get(name)
             state = ("up" if core.up else "down") if core else "?"
-            busy = f"{core.running}/{core.slots}" if core else ""
+            frozen = f" + {core.frozen} frozen" if isinstance(core, CoreState) and core.frozen else ""
+            busy = f"{core.running}/{core.slots}{frozen}" if core else ""
             exact = "yes" if isinstance(core, CoreState) and core.exact else ""
             can = ", ".join(model.features)
             lines.append((model.name, ", ".join(model.aliases), f"{model.window:,}", name, state, busy, exact, can))

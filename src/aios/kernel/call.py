@@ -207,7 +207,7 @@ class CallPath:
         assert syscall.plan is not None
         path_s = call.process.path_s
         turn = call.turn = await self._turn(call, lane)
-        began, ended_well = self._clock.monotonic(), False
+        began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
         try:
             call.core = turn.dispatch.server
             call.turn_ns = self._clock.now_ns()
@@ -219,10 +219,13 @@ class CallPath:
             return value
         finally:
             turn.release()
+            ended = self._clock.monotonic()
+            if call.frozen is not None:
+                call.frozen_s += ended
             call.frozen = call.ticket = call.requeue = None
             cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
             turn.settle(cost, at_least=not ended_well)
-            self._ran(call.process, turn.dispatch.ticket.program, path_s, self._clock.monotonic() - began)
+            self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
 
     @staticmethod
     def _ran(process: Process, program: Program, path_s: float, for_s: float) -> None:
@@ -315,6 +318,7 @@ class CallPath:
             outcome=outcome, asked_ns=call.asked_ns, turn_ns=call.turn_ns, first_ns=call.first_ns, core=call.core,
             attempts=call.attempt, input_tokens=call.input_tokens, cached_tokens=call.cached_tokens,
             output_tokens=call.output_tokens, answer=call.answer, trace=call.options.trace, about=call.about,
+            frozen_s=round(call.frozen_s, 6),
         )  # fmt: skip
 
     def _close(self, call: Call) -> None:

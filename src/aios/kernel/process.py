@@ -60,9 +60,9 @@ class Call:
 
     __slots__ = (
         "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
-        "feasible", "first_ns", "frozen", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens", "path",
-        "plan", "process", "request", "requeue", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket", "turn",
-        "turn_ns", "unknown", "wait_number", "waits", "withdraw",
+        "feasible", "first_ns", "frozen", "frozen_s", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens",
+        "path", "plan", "process", "request", "requeue", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket",
+        "turn", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,8 @@ class Call:
         self.waits: Callable[[], Wait | None] | None = None
         self.withdraw: Callable[[], None] | None = None
         self.frozen: Callable[[], Wait | None] | None = None
+        self.frozen_s = 0.0
+        """How long it stood back; while it does, less the time at which it began to."""
         self.requeue: Callable[[], None] | None = None
         self.holder: Callable[[], Process | None] | None = None
         self.wait_number = 0

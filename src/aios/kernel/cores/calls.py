@@ -144,7 +144,7 @@ class CoreCalls:
         """Its turn may be given to others from now on, if its core can do that."""
         core = self._pool.preemptible(call.core)
         if core is not None and isinstance(call.turn, Turn):
-            call.turn.may_freeze(StandingBack(call, plan.id, core, self._pool.lane, self._events))
+            call.turn.may_freeze(StandingBack(call, plan.id, core, self._pool.lane, self._clock, self._events))
 
     def _note(self, call: Call, usage: Usage, answer: str) -> None:
         """What a call came to, where it is counted."""

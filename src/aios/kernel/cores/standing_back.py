@@ -9,17 +9,19 @@ from aios.abi.request import Class
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Lane, Turn
 from aios.kernel.process import Call
+from aios.ports.clock import Clock
 from aios.ports.core import PreemptibleCore
 
 
 class StandingBack:
     """One call on a core that can freeze it. Its caller sees nothing of it but the time that it takes; its deadline goes on."""
 
-    def __init__(self, call: Call, id: str, core: PreemptibleCore, lane: Lane, events: EventLog) -> None:
+    def __init__(self, call: Call, id: str, core: PreemptibleCore, lane: Lane, clock: Clock, events: EventLog) -> None:
         self._call = call
         self._id = id
         self._core = core
         self._lane = lane
+        self._clock = clock
         self._events = events
 
     def freeze(self, by: Class | None) -> None:
@@ -30,11 +32,13 @@ class StandingBack:
         self._core.freeze(self._id)
         call.ticket = ticket
         call.frozen = lambda: self._lane.why(ticket)
+        call.frozen_s -= self._clock.monotonic()
         self._tell("frozen", by=by)
 
     def thaw(self, reason: str) -> None:
         """See `Suspension`."""
         self._call.ticket = self._call.frozen = None
+        self._call.frozen_s += self._clock.monotonic()
         self._tell("resumed", reason=reason)
         self._core.thaw(self._id)
 

@@ -49,6 +49,8 @@ MOST_NEEDED_S = 1e9
 RISK_FACTOR, RISK_MARGIN_S = 6.0, 5.0
 """A deadline is at risk when so many times what the program needs, and a margin, do not fit before it."""
 AT_RISK = -1.0
+LEVELS_APART = 1.5
+"""By how many levels a waiting call must be lower than a running one to have its turn, where calls can stand back."""
 MOST_WAITERS = 8
 """Of those who wait for one call, so many may pay for it."""
 
@@ -141,6 +143,15 @@ class Elas(Policy):
         served = self._bands["interactive"].served
         busy = (band for band in map(self._bands.__getitem__, CLASS_WEIGHTS) if band.waiting or band.running)
         return all(served <= band.served + CLASS_LEAD for band in busy)
+
+    def yields(self, ticket: Ticket, server: str) -> bool:
+        """To a call of the same account that is of a much lower level than it has come to be."""
+        charged = self._charged.get(ticket)
+        if charged is None:
+            return False
+        ranks = (place.rank() for able, place in charged.account.places.items() if server in able)
+        lowest = min((rank[0] for rank in ranks if rank is not None), default=math.inf)
+        return lowest + LEVELS_APART <= level_of(ticket, ticket.asked)[0]
 
     def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         while self._risks and self._risks[0][0] < now:
