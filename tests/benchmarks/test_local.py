@@ -36,7 +36,7 @@ async def test_the_interactive_call_comes_in_the_midst_of_the_others() -> None:
     came: list[str] = []
     ran = await workload.run(stand_in(came), os.getpid())
     first = came.index(workload.QUESTION)
-    assert {came[:first].count(prompt) for prompt in workload.PROMPTS} <= {10, 11, 12}
+    assert {came[:first].count(prompt) for prompt in workload.PROMPTS} <= {10, 11, 12, 13, 14}
     assert len(ran.agents) == 8 and 0 < ran.first_s <= ran.done_s <= ran.cpu_s
 
 
