@@ -92,7 +92,11 @@ class Pool:
                 raise NoCore(f"no core has what `{asked}` stands for: {', '.join(self._aliases[asked])}", field="model")
             return standing
         known = ", ".join(f"`{name}`" for name in (*models, *self._alias_names()))
-        raise NotFound(f"there is no model `{asked[:80]}`, but {known}{nearest(asked, models)}", field="model")
+        raise NotFound(
+            f"there is no model `{asked[:80]}`, but {known}{nearest(asked, models)}: name one of these, or"
+            " let your name stand for one in `[aliases]`",
+            field="model",
+        )
 
     def _alias_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((DEFAULT, *self._aliases)))
