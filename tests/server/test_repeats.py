@@ -332,6 +332,20 @@ async def test_the_retry_of_a_refused_call_is_a_call_of_its_own() -> None:
         assert retry.status == 200 and p.started == 3
 
 
+async def test_what_was_kept_goes_also_where_sums_of_times_are_not_exact() -> None:
+    """A timer that finds its answer kept for a hair less than a minute would come at once, again and again."""
+    odd_s = next(n / 100 for n in range(1, 100_000) if n / 100 + repeats.KEEP_S - repeats.KEEP_S < n / 100)
+    async with place(Script(text="x")) as p:
+        loop = asyncio.get_running_loop()
+        while loop.time() < odd_s:
+            await asyncio.sleep(odd_s - loop.time())
+        _, work = p.come()
+        await work
+        expired = asyncio.get_running_loop().create_future()
+        loop.call_at(odd_s + 2 * repeats.KEEP_S, expired.set_result, None)
+        await expired
+
+
 BACKGROUND = ("/v1/responses", {"model": "default", "input": "hello", "background": True})
 
 

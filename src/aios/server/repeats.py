@@ -34,6 +34,8 @@ LINGER_S = 5.0
 """How long a call goes on whose client went away before it had heard anything."""
 KEEP_S = 60.0
 """How long an answer is kept that may not have arrived."""
+MOMENT_S = 0.001
+"""What is due within it goes too: sums of times are not exact, and a timer for this very moment would come for ever."""
 MOST_KEPT, MOST_KEPT_BYTES = 1024, 16 << 20
 """Answers of one token that are kept at a time; the oldest go first."""
 MOST_EQUAL = 32
@@ -321,7 +323,7 @@ class Repeats:
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
-        before_s = loop.time() - KEEP_S
+        before_s = loop.time() - KEEP_S + MOMENT_S
         for mine in list(self._kept.values()):
             for held in list(mine.calls):
                 if held.kept_s > before_s:
