@@ -239,7 +239,7 @@ def test_what_means_nothing_here_is_taken_in_silence_and_what_nobody_knows_is_na
 @pytest.mark.real
 async def test_unknown_fields_are_ignored_and_told_back() -> None:
     async with served() as s:
-        odd = {**CHAT, "top_k": 5, "wei\r\nrd: ü": 1, "aios": {"class": "batch", "waits_for": "x"}}
+        odd = {**CHAT, "top_k": 5, "wei\r\nrd: ü": 1, "aios": {"class": "batch", "wishes": "x"}}
         for stream in (True, False):
             async with s.post("/v1/chat/completions", {**odd, "stream": stream}) as answer:
                 assert answer.status == 200
