@@ -139,3 +139,14 @@ def test_a_proof_that_is_killed_takes_its_kernel_with_it(temporary: Path) -> Non
         child.kill()
         with lock.open("r+b") as held:
             fcntl.flock(held, fcntl.LOCK_EX)  # waits for as long as the kernel is there
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_a_proof_whose_kernel_dies_says_so_and_proves_nothing(temporary: Path) -> None:
+    with under_way(temporary) as child:
+        (record,) = temporary.glob("aios-own-*/home/run/kernel.json")
+        os.kill(json.loads(record.read_bytes())["os_pid"], signal.SIGKILL)
+        said, words = child.communicate(timeout=60)
+    assert child.returncode == 1 and said == "" and "broke off" in words
+    assert "Traceback" not in words and "a bug of ours" not in words, words

@@ -109,7 +109,7 @@ class Stage:
                 beside, off = await self._beside(policy)
                 for caller in crowd:
                     caller.cancel()
-        except* Failed as failed:
+        except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return alone, beside, off
 
