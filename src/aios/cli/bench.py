@@ -66,7 +66,8 @@ MEANINGS = {
     "prompt_tokens_per_s": "tokens that it reads per second",
     "tokens_per_s": "tokens that it says per second, to one caller",
     "tokens_per_s_together": "the same to all slots together",
-    "urgent_ttft_s": "first token of an interactive call while batch calls have all slots, s",
+    "short_ttft_s": f"the first token of an interactive call, of a prompt of {SHORT} words, alone, s",
+    "urgent_ttft_s": "the same while batch calls have all slots, s",
 }
 
 
@@ -158,12 +159,14 @@ class Model:
             self._phases.begin(f"the local model, {slots} calls at once")
             together = await self._together(slots, tokens)
             self._phases.begin("an interactive call while batch calls have all slots")
+            short = await self._interactive()
             urgent = await self._urgent(2 * slots, tokens)
         return {
             "ttft_s": statistics.median(map(first_s, alone)),
             "prompt_tokens_per_s": statistics.median((call.input_tokens - call.cached_tokens) / first_s(call) for call in alone),
             "tokens_per_s": tokens_per_s,
             "tokens_per_s_together": said_per_s_by(together),
+            "short_ttft_s": first_s(short),
             "urgent_ttft_s": first_s(urgent),
         }
 
@@ -183,12 +186,15 @@ class Model:
             begun = 0
             while begun < self._core.slots:
                 begun += sum(isinstance(event, Dispatched) and event.cls == "batch" for event in await self._events(WAIT_S))
-            await self._generate("interactive", SHORT, LEAST)
-            (ended,) = await self._ended("interactive")
+            return await self._interactive()
         finally:
             for call in batch:
                 call.cancel()
             await asyncio.wait(batch)
+
+    async def _interactive(self) -> CallEnded:
+        await self._generate("interactive", SHORT, LEAST)
+        (ended,) = await self._ended("interactive")
         return ended
 
     async def _generate(self, cls: Class, words: int, tokens: int) -> None:
