@@ -177,13 +177,14 @@ class Elas(Policy):
 
     def _band(self, idle: Mapping[str, float]) -> Band | None:
         """The class that is next, of those that have a call which an idle server can do."""
-        waiting = [band for band, root in self._bands.items() if any(not able.isdisjoint(idle) for able in root.places)]
-        sharing = [band for band in waiting if band in CLASS_WEIGHTS]
+        waiting = [band for band, root in self._bands.items() if root.places and root.can_use(idle)]
+        sharing = [(band, self._bands[band].served) for band in waiting if band in CLASS_WEIGHTS]
         if not sharing or (waiting[0] == "system" and self._system_spare > 0):
             return waiting[0] if waiting else None
-        least = min(self._bands[band].served for band in sharing)
-        self._top.floor = max(self._top.floor, least)
-        return next(band for band in sharing if self._bands[band].served <= least + CLASS_LEAD)
+        least = min([served for _, served in sharing])
+        if least > self._top.floor:
+            self._top.floor = least
+        return next(band for band, served in sharing if served <= least + CLASS_LEAD)
 
     def _lines(self, band: Band, idle: Mapping[str, float]) -> list[Line]:
         """The lines of the account that is next in a class, for the sets of servers of which one is idle."""
@@ -192,8 +193,9 @@ class Elas(Policy):
             places = [place for able, place in account.places.items() if not able.isdisjoint(idle)]
             if isinstance(places[0], Line):
                 return places  # type: ignore[return-value]  # an account has only lines, or none
-            entry = min(first for place in places if (first := place.first()) is not None)
-            account.floor = max(account.floor, entry[0])
+            entry = min([first for place in places if (first := place.first()) is not None])
+            if entry[0] > account.floor:
+                account.floor = entry[0]
             account = entry[3].account
 
     def _first(self, lines: list[Line], band: Band, idle: dict[str, float]) -> Dispatch:
@@ -207,7 +209,9 @@ class Elas(Policy):
         """The oldest call, if it is overdue, on a server whose turn for one has come."""
         since_aged = lines[0].account.since_aged
         due = {name: load for name, load in idle.items() if since_aged.get(name, 0) >= AGEING_EVERY - 1}
-        able = [line for line in lines if not line.servers.isdisjoint(due)] if due else []
+        if not due:
+            return None
+        able = [line for line in lines if not line.servers.isdisjoint(due)]
         if not able:
             return None
         oldest = min((line.oldest_call() for line in able), key=Waiting.since).ticket
@@ -292,6 +296,8 @@ class Elas(Policy):
 
 def level_of(ticket: Ticket, now: float) -> tuple[float, float]:
     """The level of a call, and its deadline if that is at risk: of what it is part of, or of who waits for it, the better."""
+    if ticket.deadline is None and not ticket.waiters:  # as most are
+        return level_for(needed_s(ticket)), 0.0
     level, earliest = math.inf, math.inf
     for who in principals(ticket):
         level = min(level, level_for(needed_s(who)))
@@ -313,6 +319,8 @@ def needed_s(who: Ticket | Waiter) -> float:
 
 def risks(ticket: Ticket) -> Iterable[tuple[float, float]]:
     """The moments at which deadlines come to be at risk, after the call's arrival; and those deadlines."""
+    if ticket.deadline is None and not ticket.waiters:
+        return ()
     deadlines = {(risk_at(who.deadline, needed_s(who)), who.deadline) for who in principals(ticket) if who.deadline is not None}
     return (risk for risk in deadlines if risk[0] >= ticket.asked)
 

@@ -61,6 +61,8 @@ class Queue:
 
 def dispatch(ticket: Ticket, idle: dict[str, float], reason: str) -> Dispatch:
     """The decision for a ticket: on the idle server with the least load."""
+    if len(idle) == 1:
+        return Dispatch(ticket, next(iter(idle)), reason)
     server = least_loaded(idle, ticket)
     assert server is not None, "none of the idle servers can do it"
     return Dispatch(ticket, server, reason, idle)
