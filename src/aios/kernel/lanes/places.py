@@ -60,7 +60,7 @@ class Account:
 
     def can_use(self, idle: Mapping[str, float]) -> bool:
         """Whether something of it waits that an idle server can do."""
-        for able in self.places:  # noqa: SIM110  # half as long as a generator, at each decision
+        for able in self.places:  # half as long as a generator, at each decision
             if not able.isdisjoint(idle):
                 return True
         return False
