@@ -17,6 +17,7 @@ lead by more than one call, the longest path first across programs, to move a he
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -177,20 +178,24 @@ class Elas(Policy):
 
     def _band(self, idle: Mapping[str, float]) -> Band | None:
         """The class that is next, of those that have a call which an idle server can do."""
-        waiting = [band for band, root in self._bands.items() if root.places and root.can_use(idle)]
-        sharing = [(band, self._bands[band].served) for band in waiting if band in CLASS_WEIGHTS]
-        if not sharing or (waiting[0] == "system" and self._system_spare > 0):
-            return waiting[0] if waiting else None
-        least = min([served for _, served in sharing])
+        system, idling = self._bands["system"], self._bands["idle"]
+        if self._system_spare > 0 and system.can_use(idle):
+            return "system"
+        sharing = [(band, self._bands[band]) for band in CLASS_WEIGHTS if self._bands[band].can_use(idle)]
+        if not sharing:
+            return "system" if system.can_use(idle) else "idle" if idling.can_use(idle) else None
+        least = min([root.served for _, root in sharing])
         if least > self._top.floor:
             self._top.floor = least
-        return next(band for band, served in sharing if served <= least + CLASS_LEAD)
+        return next(band for band, root in sharing if root.served <= least + CLASS_LEAD)
 
     def _lines(self, band: Band, idle: Mapping[str, float]) -> list[Line]:
         """The lines of the account that is next in a class, for the sets of servers of which one is idle."""
         account = self._bands[band]
         while True:
-            places = [place for able, place in account.places.items() if not able.isdisjoint(idle)]
+            places = [*account.places.values()]
+            if len(places) > 1:
+                places = [place for place in places if not place.servers.isdisjoint(idle)]
             if isinstance(places[0], Line):
                 return places  # type: ignore[return-value]  # an account has only lines, or none
             entry = min([first for place in places if (first := place.first()) is not None])
@@ -200,23 +205,21 @@ class Elas(Policy):
 
     def _first(self, lines: list[Line], band: Band, idle: dict[str, float]) -> Dispatch:
         """The call with the least rank."""
-        first = min(lines, key=Line.rank).first_call()  # type: ignore[arg-type]  # none of them is empty
+        line = lines[0] if len(lines) == 1 else min(lines, key=Line.rank)  # type: ignore[arg-type]  # none of them is empty
+        first = line.first_call()
         assert first.rank is not None
-        level = "deadline at risk" if first.rank[0] == AT_RISK else f"level {first.rank[0]:g}"
-        return dispatch(first.ticket, idle, f"class {band}, {level}")
+        return dispatch(first.ticket, idle, reason_of(band, first.rank[0]))
 
     def _overdue(self, lines: list[Line], band: Band, idle: dict[str, float], now: float) -> Dispatch | None:
         """The oldest call, if it is overdue, on a server whose turn for one has come."""
+        patient: Class = "interactive" if band == "system" else band
+        late = [line for line in lines if overdue(line.oldest_call().ticket, patient, now)]
+        if not late:
+            return None
         since_aged = lines[0].account.since_aged
         due = {name: load for name, load in idle.items() if since_aged.get(name, 0) >= AGEING_EVERY - 1}
-        if not due:
-            return None
-        able = [line for line in lines if not line.servers.isdisjoint(due)]
-        if not able:
-            return None
-        oldest = min((line.oldest_call() for line in able), key=Waiting.since).ticket
-        patient: Class = "interactive" if band == "system" else band
-        return dispatch(oldest, due, AGED) if overdue(oldest, patient, now) else None
+        able = [line.oldest_call() for line in late if not line.servers.isdisjoint(due)]
+        return dispatch(min(able, key=Waiting.since).ticket, due, AGED) if able else None
 
     def _put_first(self, deadline: float, waiting: Waiting) -> None:
         """A waiting call's deadline has come to be at risk."""
@@ -246,19 +249,19 @@ class Elas(Policy):
             cost = max(cost, estimate)
         elif cost:
             self._means.add(ticket.program.kind, cost)
-        account.run(-1)
+        account.run_no_more()
         self._spend(band, account, cost - estimate)
 
     def _charge(self, ticket: Ticket, band: Band, account: Account, number: int) -> None:
         estimate = self._means.expected(ticket.program.kind)
         self._charged[ticket] = Charge(band, account, estimate, number)
-        account.run(1)
+        account.run()
         self._spend(band, account, estimate)
 
     def _spend(self, band: Band, account: Account, cost: float) -> None:
         account.charge(cost)
         spare = self._system_spare + (-cost if band == "system" else cost * SYSTEM_SHARE / (1 - SYSTEM_SHARE))
-        self._system_spare = min(SYSTEM_BURST, spare)
+        self._system_spare = spare if spare < SYSTEM_BURST else SYSTEM_BURST
 
     # --- what would be ------------------------------------------------------------------------------------------------
 
@@ -292,6 +295,12 @@ class Elas(Policy):
         copy._risks = list(risks)
         heapq.heapify(copy._risks)
         return copy
+
+
+@functools.cache
+def reason_of(band: Band, level: float) -> str:
+    """Why a call is served, in words. There are few levels."""
+    return f"class {band}, " + ("deadline at risk" if level == AT_RISK else f"level {level:g}")
 
 
 def level_of(ticket: Ticket, now: float) -> tuple[float, float]:

@@ -26,9 +26,9 @@ _numbers = itertools.count()
 class Account:
     """What an account was served in one class, in weighted tokens over its weight, beside its siblings.
 
-    `floor`: the virtual time among its children: where the least served of them stood when it was served last. Who begins to
-    have work stands no lower, or `slack` below it at most: idling earns nothing. `since_aged`: turns of a server since one of
-    them was for an overdue call.
+    `waiting`, `running`: its calls, or the accounts below it that have such. `floor`: the virtual time among its children: where
+    the least served of them stood when it was served last. Who begins to have work stands no lower, or `slack` below it at most:
+    idling earns nothing. `since_aged`: turns of a server since one of them was for an overdue call.
     """
 
     __slots__ = (
@@ -68,40 +68,55 @@ class Account:
     def lift(self) -> None:
         """It is about to have something to do: where nothing of it waits, it stands no lower than its parent's floor."""
         account, parent = self, self.parent
-        while parent is not None:
-            if not account.waiting and account.served < parent.floor - parent.slack:
+        while parent is not None and not account.waiting:
+            if account.served < parent.floor - parent.slack:
                 account.served = parent.floor - parent.slack
             account, parent = parent, parent.parent
 
-    def wait(self, calls: int) -> None:
-        """So many calls more wait, or fewer."""
+    def wait(self) -> None:
+        """One of its calls more waits. Those above it count the accounts of which something waits."""
         account: Account | None = self
         while account is not None:
-            account.waiting += calls
-            account = account.parent
+            account.waiting += 1
+            account = account.parent if account.waiting == 1 else None
 
-    def run(self, calls: int) -> None:
-        """So many calls more run, or fewer."""
+    def wait_no_more(self) -> None:
+        """One of its calls fewer waits."""
         account: Account | None = self
         while account is not None:
-            account.running += calls
-            account = account.parent
+            account.waiting -= 1
+            account = None if account.waiting else account.parent
+
+    def run(self) -> None:
+        """One of its calls more runs. Those above it count the accounts of which something runs."""
+        account: Account | None = self
+        while account is not None:
+            account.running += 1
+            account = account.parent if account.running == 1 else None
+
+    def run_no_more(self) -> None:
+        """One of its calls fewer runs."""
+        account: Account | None = self
+        while account is not None:
+            account.running -= 1
+            account = None if account.running else account.parent
 
     def charge(self, cost: float) -> None:
         """It was served so much, or less than was thought; where it and those above it stand follows."""
-        account = self
-        while account.parent is not None:
+        account, parent = self, self.parent
+        while parent is not None:
             account.served += cost / account.weight
-            account = account.parent
-        self.moved()
-
-    def moved(self) -> None:
-        """What it was served has changed, or what is first of it."""
-        account = self
-        while account.parent is not None:
             for place in account.places.values():
                 place.stand()
-            account = account.parent
+            account, parent = parent, parent.parent
+
+    def moved(self) -> None:
+        """What is first of it has changed."""
+        account, parent = self, self.parent
+        while parent is not None:
+            for place in account.places.values():
+                place.stand()
+            account, parent = parent, parent.parent
 
     def raise_floors(self) -> None:
         """It is served without having waited: where nothing else waits, virtual time is where it stands."""
@@ -202,12 +217,16 @@ class Place:
     def stand(self) -> None:
         """Take the place anew that the account has among its siblings."""
         parent = self.parent
-        rank = self.rank()
-        if parent is None or rank is None:
+        if parent is None:
             return
-        account = self.account
+        rank = self.rank()
+        if rank is None:
+            return
+        account, heap, before = self.account, parent.heap, self.entry
         entry = self.entry = (account.served, rank, account.number, self)
-        heap = parent.heap
+        if heap and heap[0] is before:
+            heapq.heapreplace(heap, entry)
+            return
         heapq.heappush(heap, entry)
         if len(heap) > STALE + 2 * parent.below:
             heap[:] = [entry for entry in heap if entry[3].entry is entry]
@@ -240,7 +259,7 @@ class Line(Place):
         assert rank is not None
         waiting.lines.append(self)
         self.below += 1
-        self.account.wait(1)
+        self.account.wait()
         heapq.heappush(self.ranked, (rank, waiting))
         heapq.heappush(self.oldest, (waiting.ticket.asked, rank[2], waiting))
 
@@ -271,7 +290,7 @@ class Line(Place):
 
     def gone(self) -> None:
         super().gone()
-        self.account.wait(-1)
+        self.account.wait_no_more()
         if len(self.ranked) > STALE + 2 * self.below:
             self.ranked = [(rank, waiting) for rank, waiting in self.ranked if waiting.rank is rank]
             heapq.heapify(self.ranked)
