@@ -21,7 +21,7 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from aios.abi.request import Class
@@ -79,6 +79,7 @@ class Elas(Policy):
         self._arrivals = itertools.count()
         self._risks: list[tuple[float, int, float, Waiting]] = []
         self._charged: dict[Ticket, Charge] = {}
+        self._moved: dict[Account, None] = {}
         self._means = Means()
         self._system_spare = SYSTEM_BURST
 
@@ -103,28 +104,27 @@ class Elas(Policy):
                 home.lift()
                 line = home.line(ticket.feasible)
                 line.add(waiting)
-                if line.rank() is waiting.rank:
-                    home.moved()
+                self._moved[home] = None
 
     def remove(self, ticket: Ticket) -> None:
         self._leave(self._waiting.pop(ticket))
 
-    def _leave(self, waiting: Waiting, payer: Account | None = None) -> None:
-        """Take a ticket out of its lines. What is next after it is not told to those above the payer, which is charged next."""
+    def _leave(self, waiting: Waiting) -> None:
+        """Take a ticket out of its lines."""
         waiting.rank = None
         for line in waiting.lines:
             line.gone()
-            if line.account is not payer:
-                line.account.moved()
+            self._moved[line.account] = None
         if len(self._risks) > STALE + 2 * MOST_WAITERS * len(self._waiting):
             self._risks = [risk for risk in self._risks if risk[3].rank is not None]
             heapq.heapify(self._risks)
 
-    def _homes(self, ticket: Ticket) -> Iterator[Account]:
+    def _homes(self, ticket: Ticket) -> list[Account]:
         """The accounts that may pay: the ticket's own, and those of who waits for it."""
-        yield self._account("system" if ticket.system else ticket.cls, ticket.accounts or ((ticket.share, 1.0),))
-        for waiter in ticket.waiters[:MOST_WAITERS]:
-            yield self._account(waiter.cls, waiter.accounts)
+        homes = [self._account("system" if ticket.system else ticket.cls, ticket.accounts or ((ticket.share, 1.0),))]
+        if ticket.waiters:
+            homes += [self._account(waiter.cls, waiter.accounts) for waiter in ticket.waiters[:MOST_WAITERS]]
+        return homes
 
     def _account(self, band: Band, accounts: Accounts) -> Account:
         account = self._bands[band]
@@ -157,6 +157,9 @@ class Elas(Policy):
     def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         while self._risks and self._risks[0][0] < now:
             self._put_first(*heapq.heappop(self._risks)[2:])
+        for account in self._moved:  # only now, and once, whatever came about since the last decision
+            account.moved()
+        self._moved.clear()
         band = self._band(idle)
         if kept and band not in URGENT:
             idle = {name: load for name, load in idle.items() if name not in kept}
@@ -170,7 +173,7 @@ class Elas(Policy):
         rank = self._waiting[chosen.ticket].rank
         since_aged[chosen.server] = 0 if chosen.reason == AGED else since_aged.get(chosen.server, 0) + 1
         goes_on = chosen.ticket in self._charged
-        self._leave(self._waiting.pop(chosen.ticket), None if goes_on else payer)
+        self._leave(self._waiting.pop(chosen.ticket))
         if not goes_on:
             assert rank is not None
             self._charge(chosen.ticket, band, payer, rank[2])
@@ -228,14 +231,14 @@ class Elas(Policy):
             waiting.rank = (AT_RISK, deadline, rank[2])
             for line in waiting.lines:
                 line.add_rank(waiting)
-                line.account.moved()
+                self._moved[line.account] = None
 
     # --- what it costs ------------------------------------------------------------------------------------------------
 
     def started(self, ticket: Ticket) -> None:
         if ticket in self._charged:
             return
-        account = next(self._homes(ticket))  # it was not picked: a server was free
+        account = self._homes(ticket)[0]  # it was not picked: a server was free
         account.lift()
         account.raise_floors()
         self._charge(ticket, "system" if ticket.system else ticket.cls, account, next(self._arrivals))
@@ -260,6 +263,7 @@ class Elas(Policy):
 
     def _spend(self, band: Band, account: Account, cost: float) -> None:
         account.charge(cost)
+        self._moved[account] = None
         spare = self._system_spare + (-cost if band == "system" else cost * SYSTEM_SHARE / (1 - SYSTEM_SHARE))
         self._system_spare = spare if spare < SYSTEM_BURST else SYSTEM_BURST
 
@@ -286,9 +290,7 @@ class Elas(Policy):
             again = copy._waiting[ticket] = Waiting(ticket, waiting.rank)
             for line in waiting.lines:
                 copied[line.account].line(line.servers).add(again)
-        for account in copied.values():
-            if not account.children:
-                account.moved()
+        copy._moved = dict.fromkeys(account for account in copied.values() if not account.children)
         risks = (
             (at, number, deadline, copy._waiting[waiting.ticket]) for at, number, deadline, waiting in self._risks if waiting.rank
         )

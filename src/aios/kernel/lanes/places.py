@@ -102,18 +102,16 @@ class Account:
             account = None if account.running else account.parent
 
     def charge(self, cost: float) -> None:
-        """It was served so much, or less than was thought; where it and those above it stand follows."""
+        """It was served so much, or less than was thought: it has `moved`, and those above it."""
         account, parent = self, self.parent
         while parent is not None:
             account.served += cost / account.weight
-            for place in account.places.values():
-                place.stand()
             account, parent = parent, parent.parent
 
     def moved(self) -> None:
-        """What is first of it has changed."""
+        """What it was served has changed, or what is first of it: it and those above it stand elsewhere among their siblings."""
         account, parent = self, self.parent
-        while parent is not None:
+        while parent is not None and parent.parent is not None:  # classes do not stand: a decision looks at each
             for place in account.places.values():
                 place.stand()
             account, parent = parent, parent.parent
