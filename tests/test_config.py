@@ -30,7 +30,7 @@ def write(text: str, path: str = "aios.toml") -> Path:
 
 def test_without_a_file_everything_is_a_default_and_the_embedded_model_answers() -> None:
     config = read_config()
-    assert config.file is None and config.lanes.cores.policy == "priority" and config.local is not None
+    assert config.file is None and config.lanes.cores.policy == "elas" and config.local is not None
     assert chosen_core(config)[0] == "embedded model"
 
 

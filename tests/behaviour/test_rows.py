@@ -228,7 +228,7 @@ async def test_lanes(transport: str) -> None:
         await asyncio.sleep(0.1)
         cores, index = (await gate.call(ListLanes())).lanes
         assert (cores.name, cores.policy, cores.width, cores.running, cores.waiting) == (
-            "cores", "priority", 1, 1, {"batch": 1, "interactive": 1}
+            "cores", "elas", 1, 1, {"batch": 1, "interactive": 1}
         )  # fmt: skip
         assert (index.name, index.width) == ("index", 0)
         assert await gate.call(UseLane(lane="cores", policy="fifo")) == Done()

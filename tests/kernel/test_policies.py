@@ -11,6 +11,7 @@ from aios.abi.lane import ListLanes, UseLane
 from aios.abi.llm import Delta, Embed, Generate
 from aios.abi.process import Spawn
 from aios.kernel.lanes.lane import LaneConfig
+from aios.kernel.lanes.policies import POLICIES
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, ScriptedEmbedder, time
 from aios.testing.kernel import kernel_for_tests, manifest_of
@@ -105,13 +106,13 @@ async def test_under_round_robin_each_process_has_its_turn() -> None:
     assert order == ["a", *["a", "b", "c"] * 3, *["a"] * 5]
 
 
-@pytest.mark.parametrize("policy", ["fifo", "round-robin", "priority", "fair"])
+@pytest.mark.parametrize("policy", POLICIES)
 async def test_a_policy_changes_under_way_and_nobody_is_lost(policy: str) -> None:
     core = ScriptedCore(costs, slots=2)
     async with kernel_for_tests([core], lane=LaneConfig(policy=policy)) as k:
         gates = [await k.session(f"client{number}") for number in range(3)]
         calls = [asyncio.ensure_future(ask(gate, "x", 3, 20)) for gate in gates]
-        for other in ("fair", "round-robin", "fifo", "priority", policy):
+        for other in (*POLICIES, policy):
             await asyncio.sleep(0.55)
             await k.operator.call(UseLane(lane="cores", policy=other))
             (cores, _) = (await k.operator.call(ListLanes())).lanes
@@ -119,10 +120,10 @@ async def test_a_policy_changes_under_way_and_nobody_is_lost(policy: str) -> Non
         await asyncio.gather(*calls)
         assert len(core.calls) == 60 and time() == pytest.approx(60 * 0.3 / 2)
         said = [e for e in (await k.operator.call(ReadEvents())).events if isinstance(e, KernelChanged) and e.change == "policy"]
-        assert [e.detail.split(",")[0] for e in said][:2] == ["cores: fair", "cores: round-robin"]
+        assert [e.detail.split(",")[0] for e in said][:2] == [f"cores: {name}" for name in POLICIES][:2]
 
 
 async def test_the_lane_of_what_embeds_has_a_policy_of_its_own() -> None:
     async with kernel_for_tests(embedders=[ScriptedEmbedder()], index=LaneConfig(policy="fair")) as k:
-        assert [lane.policy for lane in (await k.operator.call(ListLanes())).lanes] == ["priority", "fair"]
+        assert [lane.policy for lane in (await k.operator.call(ListLanes())).lanes] == ["elas", "fair"]
         assert (await (await k.session()).call(Embed(texts=("x",)))).vectors

@@ -138,7 +138,7 @@ async def test_each_decision_is_an_event_with_its_reason() -> None:
                 await turns()
         decisions = [event for event in await events(k, "dispatch") if isinstance(event, Dispatched)]
         assert [(d.cls, d.reason) for d in decisions] == [
-            ("standard", "free"), ("interactive", "class interactive"), ("batch", "class batch")
+            ("standard", "free"), ("interactive", "class interactive, level 0"), ("batch", "class batch, level 0")
         ]  # fmt: skip
         assert decisions[1].waiting == {"batch": 1}
 
@@ -365,7 +365,7 @@ async def test_a_call_whose_core_dies_in_mid_sentence_is_told() -> None:
 # --- explain ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["fifo", "priority"])
+@pytest.mark.parametrize("policy", ["fifo", "priority", "elas"])
 @pytest.mark.parametrize("age_s", [0, 130])
 async def test_what_is_explained_is_what_is_decided_later(policy: str, age_s: int) -> None:
     """Also when calls are overdue: who is named as served before is served before, in that order."""

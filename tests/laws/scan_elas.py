@@ -105,7 +105,7 @@ class ScanElas(Policy):
         able = [one for one in self.queue if not one.ticket.feasible.isdisjoint(idle)]
         if not able:
             return None
-        home: Path = (self.band({each[0] for one in able for each in one.homes}),)
+        home: Path = (self.band({each[0] for one in able for each in one.homes}, self.overdue(able, now)),)
         while below := sorted(
             {each[: len(home) + 1] for one in able for each in one.homes if under(each, home) and each != home}
         ):
@@ -119,7 +119,12 @@ class ScanElas(Policy):
         self.charge(found.ticket, home)
         return found
 
-    def band(self, waiting: set[str]) -> str:
+    def overdue(self, able: list[Queued], now: float) -> set[str]:
+        """The classes of which a call has waited for longer than it should."""
+        calls = [one.ticket for one in able if not one.ticket.system]
+        return {ticket.cls for ticket in calls if now - ticket.asked > PATIENCE_S[ticket.cls]}
+
+    def band(self, waiting: set[str], overdue: set[str]) -> str:
         sharing = [band for band in CLASS_WEIGHTS if band in waiting]
         if "system" in waiting and (self.spare > 0 or not sharing):
             return "system"
@@ -127,7 +132,10 @@ class ScanElas(Policy):
             return "idle"
         least = min(self.served[band,] for band in sharing)
         self.floors[()] = max(self.floors[()], least)
-        return next(band for band in sharing if self.served[band,] <= least + CLASS_LEAD)
+        first = next(band for band in sharing if self.served[band,] <= least + CLASS_LEAD)
+        less_urgent = sharing[sharing.index(first) + 1 :]
+        lead = 0.0 if overdue.intersection(less_urgent) else CLASS_LEAD
+        return next(band for band in sharing if self.served[band,] <= least + lead)
 
     def rank(self, able: list[Queued], path: Path) -> Rank:
         """That of the call that would be served below a path: for each set of servers by itself, and the least of those."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scan_elas import ScanElas
 
 from aios.abi.request import CLASSES, Class
-from aios.kernel.lanes.ageing import AGEING_EVERY
+from aios.kernel.lanes.ageing import AGEING_EVERY, PATIENCE_S
 from aios.kernel.lanes.elas import CLASS_LEAD, CLASS_WEIGHTS, SYSTEM_BURST, SYSTEM_SHARE, Band, Elas
 from aios.kernel.lanes.lane import Accounts, Dispatch, Policy, Ticket, Waiter
 from aios.kernel.lanes.means import UNKNOWN_COST
@@ -316,7 +316,7 @@ def test_a_class_gets_its_share_and_what_the_kernel_needs_no_more_than_its_own(c
 class Strict(Elas):
     """The most urgent class is always first."""
 
-    def _band(self, idle: Mapping[str, float]) -> Band | None:
+    def _band(self, idle: Mapping[str, float], now: float) -> Band | None:
         waiting = [band for band, root in self._bands.items() if root.places]
         return waiting[0] if waiting else None
 
@@ -356,7 +356,7 @@ def test_what_is_idle_waits_for_all_others(trace: list[tuple[object, ...]]) -> N
 class Unequal(Elas):
     """To be idle is a class like the others."""
 
-    def _band(self, idle: Mapping[str, float]) -> Band | None:
+    def _band(self, idle: Mapping[str, float], now: float) -> Band | None:
         waiting = [band for band, root in self._bands.items() if root.places]
         return min(waiting, key=lambda band: self._bands[band].served) if waiting else None
 
@@ -405,6 +405,44 @@ class Ageless(Elas):
 def test_the_law_of_bounded_waits_finds_a_policy_that_forgets_the_old() -> None:
     with pytest.raises(AssertionError, match="never served"):
         check_bounded(Ageless(), [ONE], ["a"])
+
+
+def check_not_starved(policy: Policy, above: Class, below: Class, cost: float, every_s: float) -> None:
+    """However slow the core is, and however much comes of a more urgent class: what is overdue has its turn."""
+    low = made(0, (below, ACCOUNTS[0], None, None), ONE, 0.0, [])
+    policy.add(low)
+    now = 0.0
+    while now <= PATIENCE_S[below] + 8 * every_s:
+        policy.add(made(1, (above, ACCOUNTS[1], None, None), ONE, now, []))
+        policy.add(made(1, (above, ACCOUNTS[1], None, None), ONE, now, []))
+        found = policy.pick(IDLE, now)
+        assert found is not None
+        if found.ticket is low:
+            return
+        policy.settled(found.ticket, cost)
+        now += every_s
+    raise AssertionError("it starves")
+
+
+@given(
+    classes=st.sampled_from([("interactive", "standard"), ("interactive", "batch"), ("standard", "batch")]),
+    cost=st.floats(1, 5000), every_s=st.floats(0.5, 50),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_no_class_starves_below_another_also_on_a_slow_core(classes: tuple[Class, Class], cost: float, every_s: float) -> None:
+    check_not_starved(Elas(), *classes, cost, every_s)
+
+
+class Leading(Elas):
+    """A class may be ahead of another by so much, however long that takes."""
+
+    def _is_overdue(self, *_: object) -> bool:
+        return False
+
+
+def test_the_law_of_starving_finds_a_lead_without_end() -> None:
+    with pytest.raises(AssertionError, match="starves"):
+        check_not_starved(Leading(), "interactive", "batch", 100.0, 1.0)
 
 
 # --- who waits for whom -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ CONFIG = """\
 # port = 8642            # the doors, on this machine only
 
 # [lanes.cores]
-# policy = "priority"    # who is next before the models: "priority" or "fifo"
+# policy = "elas"        # who is next before the models: "elas", "fair", "priority", "round-robin" or "fifo"
 # queue = 2048           # calls that may wait, per tenant and class
 
 # [local]                # the model on this machine; `local = false`, before the first table, for none

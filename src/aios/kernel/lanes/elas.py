@@ -1,7 +1,8 @@
 """The policy `elas`, eligible least attained service: classes share, in them tenants, and of a tenant who needs least goes first.
 
 1. Class: interactive, standard and batch are charged what their calls cost over 16, 3 and 1. The most urgent is served that is
-   not further than `CLASS_LEAD` ahead of the one that is furthest behind. `system` (what a waiting call needs of the kernel) goes
+   not further than `CLASS_LEAD` ahead of the one that is furthest behind, and not ahead at all while a call of a less urgent one
+   is overdue: on a slow core the lead alone would take hours. `system` (what a waiting call needs of the kernel) goes
    first for up to 5 % of all, `idle` when nothing else waits.
 2. Account: of siblings the least served over its weight, down the path: tenants are equal, and in a tenant its users.
 3. Program: the lowest level, which is logarithmic in what it still needs, and in a level who came first. One whose deadline is
@@ -28,7 +29,7 @@ from aios.abi.request import Class
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
 from aios.kernel.lanes.lane import Accounts, Dispatch, Policy, Ticket, Waiter
 from aios.kernel.lanes.means import Means
-from aios.kernel.lanes.places import STALE, Account, Line, Waiting
+from aios.kernel.lanes.places import STALE, Account, Ages, Line, Waiting
 from aios.kernel.lanes.queue import dispatch
 
 Band = Literal["system"] | Class
@@ -79,6 +80,7 @@ class Elas(Policy):
         self._arrivals = itertools.count()
         self._risks: list[tuple[float, int, float, Waiting]] = []
         self._charged: dict[Ticket, Charge] = {}
+        self._ages: dict[Band, Ages] = {band: Ages() for band in CLASS_WEIGHTS}
         self._moved: dict[Account, None] = {}
         self._means = Means()
         self._system_spare = SYSTEM_BURST
@@ -105,6 +107,12 @@ class Elas(Policy):
                 line = home.line(ticket.feasible)
                 line.add(waiting)
                 self._moved[home] = None
+        self._age(waiting)
+
+    def _age(self, waiting: Waiting) -> None:
+        ticket = waiting.ticket
+        if not ticket.system and ticket.cls in self._ages:
+            self._ages[ticket.cls].add(waiting, len(self._waiting))
 
     def remove(self, ticket: Ticket) -> None:
         self._leave(self._waiting.pop(ticket))
@@ -160,10 +168,10 @@ class Elas(Policy):
         for account in self._moved:  # only now, and once, whatever came about since the last decision
             account.moved()
         self._moved.clear()
-        band = self._band(idle)
+        band = self._band(idle, now)
         if kept and band not in URGENT:
             idle = {name: load for name, load in idle.items() if name not in kept}
-            band = self._band(idle)
+            band = self._band(idle, now)
         if band is None:
             return None
         lines = self._lines(band, idle)
@@ -179,7 +187,7 @@ class Elas(Policy):
             self._charge(chosen.ticket, band, payer, rank[2])
         return chosen
 
-    def _band(self, idle: Mapping[str, float]) -> Band | None:
+    def _band(self, idle: Mapping[str, float], now: float) -> Band | None:
         """The class that is next, of those that have a call which an idle server can do."""
         system, idling = self._bands["system"], self._bands["idle"]
         if self._system_spare > 0 and system.can_use(idle):
@@ -190,7 +198,14 @@ class Elas(Policy):
         least = min([root.served for _, root in sharing])
         if least > self._top.floor:
             self._top.floor = least
-        return next(band for band, root in sharing if root.served <= least + CLASS_LEAD)
+        first = next(place for place, (_, root) in enumerate(sharing) if root.served <= least + CLASS_LEAD)
+        if sharing[first][1].served > least and self._is_overdue([band for band, _ in sharing[first + 1 :]], idle, now):
+            return next(band for band, root in sharing if root.served == least)
+        return sharing[first][0]
+
+    def _is_overdue(self, bands: Iterable[Band], idle: Mapping[str, float], now: float) -> bool:
+        """Whether a call of these classes, that an idle server can do, has waited for longer than it should."""
+        return any(overdue(oldest, patient(band), now) for band in bands for oldest in self._ages[band].oldest(idle))
 
     def _lines(self, band: Band, idle: Mapping[str, float]) -> list[Line]:
         """The lines of the account that is next in a class, for the sets of servers of which one is idle."""
@@ -215,8 +230,7 @@ class Elas(Policy):
 
     def _overdue(self, lines: list[Line], band: Band, idle: dict[str, float], now: float) -> Dispatch | None:
         """The oldest call, if it is overdue, on a server whose turn for one has come."""
-        patient: Class = "interactive" if band == "system" else band
-        late = [line for line in lines if overdue(line.oldest_call().ticket, patient, now)]
+        late = [line for line in lines if overdue(line.oldest_call().ticket, patient(band), now)]
         if not late:
             return None
         since_aged = lines[0].account.since_aged
@@ -290,6 +304,7 @@ class Elas(Policy):
             again = copy._waiting[ticket] = Waiting(ticket, waiting.rank)
             for line in waiting.lines:
                 copied[line.account].line(line.servers).add(again)
+            copy._age(again)
         copy._moved = dict.fromkeys(account for account in copied.values() if not account.children)
         risks = (
             (at, number, deadline, copy._waiting[waiting.ticket]) for at, number, deadline, waiting in self._risks if waiting.rank
@@ -297,6 +312,11 @@ class Elas(Policy):
         copy._risks = list(risks)
         heapq.heapify(copy._risks)
         return copy
+
+
+def patient(band: Band) -> Class:
+    """The class whose patience the calls have that are served as of this one."""
+    return "interactive" if band == "system" else band
 
 
 @functools.cache

@@ -37,11 +37,11 @@ CLOSED_S = 20.0
 
 @dataclasses.dataclass(frozen=True)
 class LaneConfig:
-    """`policy`: by name (`fifo`, `round-robin`, `priority`, `fair`). `queue`: calls that may wait, per tenant and class; more are
-    refused. `weights`: for `fair`, how much an agent with its children gets beside others, 1 where nothing is said.
+    """`policy`: by name (`elas`, `fair`, `priority`, `round-robin`, `fifo`). `queue`: calls that may wait, per tenant and class;
+    more are refused. `weights`: for `fair`, how much an agent with its children gets beside others, 1 where nothing is said.
     """
 
-    policy: str = "priority"
+    policy: str = "elas"
     queue: int = 2048
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
 

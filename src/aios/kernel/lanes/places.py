@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from aios.kernel.lanes.lane import Ticket
 
@@ -179,6 +179,38 @@ class Waiting:
         """How long it has waited: less is longer. It must be waiting."""
         assert self.rank is not None
         return self.ticket.asked, self.rank[2]
+
+
+class Ages:
+    """The calls of a class by their age, apart for each set of servers that can do them."""
+
+    def __init__(self) -> None:
+        self._by_servers: dict[frozenset[str], list[tuple[float, int, Waiting]]] = {}
+        self._count = 0
+
+    def add(self, waiting: Waiting, alive: int) -> None:
+        """`alive`: how many calls wait now, at most; those that have left are forgotten in time."""
+        ticket = waiting.ticket
+        heapq.heappush(self._by_servers.setdefault(ticket.feasible, []), (*waiting.since(), waiting))
+        self._count += 1
+        if self._count > STALE + 2 * alive:
+            self._forget()
+
+    def oldest(self, idle: Mapping[str, float]) -> Iterator[Ticket]:
+        """The oldest call for each set of servers of which one is idle."""
+        for servers, calls in self._by_servers.items():
+            while calls and calls[0][2].rank is None:
+                heapq.heappop(calls)
+                self._count -= 1
+            if calls and not servers.isdisjoint(idle):
+                yield calls[0][2].ticket
+
+    def _forget(self) -> None:
+        left = {servers: [one for one in calls if one[2].rank is not None] for servers, calls in self._by_servers.items()}
+        self._by_servers = {servers: calls for servers, calls in left.items() if calls}
+        for calls in self._by_servers.values():
+            heapq.heapify(calls)
+        self._count = sum(map(len, self._by_servers.values()))
 
 
 class Place:
