@@ -541,16 +541,22 @@ def test_no_claim_breaks_it(declared: float) -> None:
 def test_tenants_that_come_and_go_leave_nothing_behind() -> None:
     policy = Elas()
     policy.started(long := made(0, ("standard", ACCOUNTS[0], None, None), ONE, 0.0, []))
+    policy.add(elsewhere := made(1, ("standard", ACCOUNTS[1], None, None), frozenset("b"), 0.0, []))
     for number in range(5000):
         accounts: Accounts = ((f"tenant {number}", 1.0), ("user", 1.0))
         one = made(number, ("standard", accounts, None, 1e9), ONE, 0.0, [])
         one.program.kind = f"kind {number}"
+        if number % 3 == 0:  # a server was free
+            policy.started(one)
+            policy.settled(one, float(number))
+            continue
         policy.add(one)
-        if number % 3:
+        if number % 3 == 1:
             policy.remove(one)
         else:
             assert policy.pick(IDLE, 0.0) is not None
             policy.settled(one, float(number))
-    assert len(policy._bands["standard"].children) < 200 and len(policy._risks) < 200 and not policy._waiting
-    assert list(policy._charged) == [long] and not policy._bands["standard"].places
+    assert len(policy._bands["standard"].children) < 200 and len(policy._risks) < 200 and list(policy._waiting) == [elsewhere]
+    assert list(policy._charged) == [long] and len(policy._bands["standard"].places) == 1 and len(policy._moved) < 200
+    policy.remove(elsewhere)
     assert policy._bands["standard"].waiting == 0 and policy._bands["standard"].running == 1

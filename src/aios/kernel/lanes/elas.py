@@ -106,7 +106,7 @@ class Elas(Policy):
                 home.lift()
                 line = home.line(ticket.feasible)
                 line.add(waiting)
-                self._moved[home] = None
+                self._mark(home)
         self._age(waiting)
 
     def _age(self, waiting: Waiting) -> None:
@@ -122,10 +122,22 @@ class Elas(Policy):
         waiting.rank = None
         for line in waiting.lines:
             line.gone()
-            self._moved[line.account] = None
+            self._mark(line.account)
         if len(self._risks) > STALE + 2 * MOST_WAITERS * len(self._waiting):
             self._risks = [risk for risk in self._risks if risk[3].rank is not None]
             heapq.heapify(self._risks)
+
+    def _mark(self, account: Account) -> None:
+        """It has moved, as those above it have."""
+        self._moved[account] = None
+        if len(self._moved) > STALE + 2 * len(self._waiting):  # many come and go, and nothing can be decided
+            self._stand_anew()
+
+    def _stand_anew(self) -> None:
+        """Once per decision, whatever came about since the last one."""
+        for account in self._moved:
+            account.moved()
+        self._moved.clear()
 
     def _homes(self, ticket: Ticket) -> list[Account]:
         """The accounts that may pay: the ticket's own, and those of who waits for it."""
@@ -165,9 +177,7 @@ class Elas(Policy):
     def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         while self._risks and self._risks[0][0] < now:
             self._put_first(*heapq.heappop(self._risks)[2:])
-        for account in self._moved:  # only now, and once, whatever came about since the last decision
-            account.moved()
-        self._moved.clear()
+        self._stand_anew()
         band = self._band(idle, now)
         if kept and band not in URGENT:
             idle = {name: load for name, load in idle.items() if name not in kept}
@@ -245,7 +255,7 @@ class Elas(Policy):
             waiting.rank = (AT_RISK, deadline, rank[2])
             for line in waiting.lines:
                 line.add_rank(waiting)
-                self._moved[line.account] = None
+                self._mark(line.account)
 
     # --- what it costs ------------------------------------------------------------------------------------------------
 
@@ -277,7 +287,8 @@ class Elas(Policy):
 
     def _spend(self, band: Band, account: Account, cost: float) -> None:
         account.charge(cost)
-        self._moved[account] = None
+        if self._bands[band].waiting:
+            self._mark(account)
         spare = self._system_spare + (-cost if band == "system" else cost * SYSTEM_SHARE / (1 - SYSTEM_SHARE))
         self._system_spare = spare if spare < SYSTEM_BURST else SYSTEM_BURST
 
