@@ -185,7 +185,7 @@ async def test_events_tell_when_a_call_stood_back_and_when_it_went_on() -> None:
         await batch
         frozen, resumed = [event for event in await events(k, "preempt") if isinstance(event, Preempted)]
         assert (frozen.change, frozen.by, frozen.tokens, frozen.core) == ("frozen", "interactive", 5, "scripted")
-        assert (resumed.change, resumed.reason, resumed.call) == ("resumed", "class batch", frozen.call)
+        assert (resumed.change, resumed.reason, resumed.call) == ("resumed", "class batch, level 0", frozen.call)
         assert resumed.at_ns - frozen.at_ns == 10**9
 
 

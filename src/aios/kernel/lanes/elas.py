@@ -80,7 +80,7 @@ class Elas(Policy):
         self._arrivals = itertools.count()
         self._risks: list[tuple[float, int, float, Waiting]] = []
         self._charged: dict[Ticket, Charge] = {}
-        self._ages: dict[Band, Ages] = {band: Ages() for band in CLASS_WEIGHTS}
+        self._ages: dict[Band, Ages] = {band: Ages() for band in BANDS}
         self._moved: dict[Account, None] = {}
         self._means = Means()
         self._system_spare = SYSTEM_BURST
@@ -107,11 +107,7 @@ class Elas(Policy):
                 line = home.line(ticket.feasible)
                 line.add(waiting)
                 self._mark(home)
-        self._age(waiting)
-
-    def _age(self, waiting: Waiting) -> None:
-        ticket = waiting.ticket
-        if not ticket.system and ticket.cls in self._ages:
+        if not ticket.system:
             self._ages[ticket.cls].add(waiting, len(self._waiting))
 
     def remove(self, ticket: Ticket) -> None:
@@ -202,16 +198,17 @@ class Elas(Policy):
         system, idling = self._bands["system"], self._bands["idle"]
         if self._system_spare > 0 and system.can_use(idle):
             return "system"
-        sharing = [(band, self._bands[band]) for band in CLASS_WEIGHTS if self._bands[band].can_use(idle)]
+        sharing = [(band, root.served) for band in CLASS_WEIGHTS if (root := self._bands[band]).places and root.can_use(idle)]
         if not sharing:
             return "system" if system.can_use(idle) else "idle" if idling.can_use(idle) else None
-        least = min([root.served for _, root in sharing])
+        least = min([served for _, served in sharing])
         if least > self._top.floor:
             self._top.floor = least
-        first = next(place for place, (_, root) in enumerate(sharing) if root.served <= least + CLASS_LEAD)
-        if sharing[first][1].served > least and self._is_overdue([band for band, _ in sharing[first + 1 :]], idle, now):
-            return next(band for band, root in sharing if root.served == least)
-        return sharing[first][0]
+        while sharing[0][1] > least + CLASS_LEAD:
+            del sharing[0]
+        if sharing[0][1] > least and self._is_overdue([band for band, _ in sharing[1:]], idle, now):
+            return next(band for band, served in sharing if served == least)
+        return sharing[0][0]
 
     def _is_overdue(self, bands: Iterable[Band], idle: Mapping[str, float], now: float) -> bool:
         """Whether a call of these classes, that an idle server can do, has waited for longer than it should."""
@@ -315,7 +312,8 @@ class Elas(Policy):
             again = copy._waiting[ticket] = Waiting(ticket, waiting.rank)
             for line in waiting.lines:
                 copied[line.account].line(line.servers).add(again)
-            copy._age(again)
+            if not ticket.system:
+                copy._ages[ticket.cls].add(again, len(self._waiting))
         copy._moved = dict.fromkeys(account for account in copied.values() if not account.children)
         risks = (
             (at, number, deadline, copy._waiting[waiting.ticket]) for at, number, deadline, waiting in self._risks if waiting.rank

@@ -190,8 +190,10 @@ class Ages:
 
     def add(self, waiting: Waiting, alive: int) -> None:
         """`alive`: how many calls wait now, at most; those that have left are forgotten in time."""
-        ticket = waiting.ticket
-        heapq.heappush(self._by_servers.setdefault(ticket.feasible, []), (*waiting.since(), waiting))
+        calls = self._by_servers.get(waiting.ticket.feasible)
+        if calls is None:
+            calls = self._by_servers[waiting.ticket.feasible] = []
+        heapq.heappush(calls, (*waiting.since(), waiting))
         self._count += 1
         if self._count > STALE + 2 * alive:
             self._forget()
