@@ -62,7 +62,7 @@ class Queue:
 def dispatch(ticket: Ticket, idle: dict[str, float], reason: str) -> Dispatch:
     """The decision for a ticket: on the idle server with the least load."""
     if len(idle) == 1:
-        return Dispatch(ticket, next(iter(idle)), reason)
+        return Dispatch(ticket, next(iter(idle)), reason, idle)
     server = least_loaded(idle, ticket)
     assert server is not None, "none of the idle servers can do it"
     return Dispatch(ticket, server, reason, idle)
