@@ -218,13 +218,13 @@ class CallPath:
             ended_well = True
             return value
         finally:
+            cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
+            turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
             turn.release()
             ended = self._clock.monotonic()
             if call.frozen is not None:
                 call.frozen_s += ended
             call.frozen = call.ticket = call.requeue = None
-            cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
-            turn.settle(cost, at_least=not ended_well)
             self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
 
     @staticmethod
@@ -265,8 +265,8 @@ class CallPath:
             if process.held is None and turn is not None:
                 return turn
             if turn is not None:
-                turn.release()
                 turn.settle(0.0)
+                turn.release()
             await self._resumed(call)
             asked, again = self._clock.monotonic(), True
 

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 
 from aios.abi.request import Class
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
-from aios.kernel.lanes.lane import Accounts, Dispatch, Policy, Ticket, Waiter
+from aios.kernel.lanes.lane import Accounts, Dispatch, Load, Policy, Ticket, Waiter
 from aios.kernel.lanes.means import Means
 from aios.kernel.lanes.places import STALE, Account, Ages, Line, Waiting
 from aios.kernel.lanes.queue import dispatch
@@ -288,6 +288,41 @@ class Elas(Policy):
             self._mark(account)
         spare = self._system_spare + (-cost if band == "system" else cost * SYSTEM_SHARE / (1 - SYSTEM_SHARE))
         self._system_spare = spare if spare < SYSTEM_BURST else SYSTEM_BURST
+
+    # --- what stands before it ----------------------------------------------------------------------------------------
+
+    def load(self, ticket: Ticket) -> Load | None:
+        """In the account in which it would be next first: its own, or that of one who waits for it."""
+        if ticket.system or ticket.cls == "idle":
+            return None  # nobody knows when nothing else waits
+        level, _ = level_of(ticket, ticket.asked)
+        loads = [Load(self._before(home, level, ticket.deadline), self._part(home)) for home in self._homes(ticket)]
+        return min(loads, key=lambda load: (load.ahead + 1) / load.share)
+
+    def _before(self, account: Account, level: float, deadline: float | None) -> float:
+        """Calls of average cost that wait in an account and go before one of that level and deadline.
+
+        Those do that are of no worse level, and whose deadline is no later: else it goes before them when it comes to be at risk.
+        """
+        cost = 0.0
+        for line in account.places.values():
+            assert isinstance(line, Line)
+            for rank, waiting in line.ranked:
+                theirs = waiting.ticket.deadline
+                first = deadline is None or (theirs is not None and theirs <= deadline)
+                if waiting.rank is rank and rank[0] <= level and first:
+                    cost += self._means.expected(waiting.ticket.program.kind)
+        return cost / max(self._means.expected(""), 1.0)
+
+    def _part(self, account: Account) -> float:
+        """What an account gets of the lane while those wait that wait now."""
+        part, idle = 1.0, self._bands["idle"]
+        while account.parent is not None:
+            siblings = account.parent.children.values()
+            others = sum(other.weight for other in siblings if other.waiting and other is not account and other is not idle)
+            part *= account.weight / (account.weight + others)
+            account = account.parent
+        return part
 
     # --- what would be ------------------------------------------------------------------------------------------------
 

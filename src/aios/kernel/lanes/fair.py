@@ -12,7 +12,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
+from aios.kernel.lanes.lane import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 
 UNKNOWN_COST = 1000.0
@@ -105,6 +105,14 @@ class Fair(Policy):
         self._line_up(share)
         if not self._charged and not self._waiting:
             self._start_afresh()
+
+    def load(self, ticket: Ticket) -> Load:
+        """Its share's calls, at what those cost, in the part of the lane that its share gets beside the others."""
+        share, mine = ticket.share, self._weight(ticket.share)
+        own = self._waiting.get(share)
+        others = sum(self._weight(other) for other in self._waiting if other != share)
+        cost = self._estimate(share) / self._mean if self._mean > 0 else 1.0
+        return Load(cost * len(own) if own is not None else 0.0, mine / (mine + others))
 
     def order(self, now: float) -> Iterable[Ticket]:
         return (picked.ticket for picked in self.foresee(now))

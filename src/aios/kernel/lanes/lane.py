@@ -190,6 +190,13 @@ class Outlook(NamedTuple):
     rule: str
 
 
+class Load(NamedTuple):
+    """What a ticket that comes would wait behind: so many calls of average cost, in a part (0 to 1) of what the lane does."""
+
+    ahead: float
+    share: float
+
+
 class Withdrawn(Exception):
     """A ticket was taken out of its queue, to come in again later."""
 
@@ -229,6 +236,10 @@ class Policy(Protocol):
     def yields(self, ticket: Ticket, server: str) -> bool:
         """Whether a ticket whose quantum on a server is over has to stand back for one that waits."""
         return False
+
+    def load(self, ticket: Ticket) -> Load | None:
+        """What stands before a ticket that is about to come, and will when its deadline is near; None if that is not known."""
+        return None
 
     def started(self, ticket: Ticket) -> None:
         """It has its turn: it was picked, or never waited because a server was free."""
@@ -340,7 +351,8 @@ class Lane:
         return (ahead + 1) / rate if rate > 0 else None
 
     def enter(self, ticket: Ticket, again: bool = False) -> None:
-        """Queue a ticket; `wait` for it next. Raises `QueueFull`, or `Unavailable` if all that can do it are down.
+        """Queue a ticket; `wait` for it next. Raises `QueueFull`, also where its turn will come after its deadline, or
+        `Unavailable` if all that can do it are down.
 
         `again`: it was let in before and had to leave; it is not turned away because others have come meanwhile.
         """
@@ -350,10 +362,29 @@ class Lane:
             raise QueueFull(
                 f"{self._queue} {ticket.cls} calls of this tenant wait already; try again in {retry:.0f} s", retry_after_s=retry
             )
+        if ticket.deadline is not None and not again:
+            self._refuse_if_late(ticket, ticket.deadline)
         ticket.queued = True
         ticket.given = asyncio.get_running_loop().create_future()
         self.policy.add(ticket)
         self._count_waiting(ticket, 1)
+
+    def _refuse_if_late(self, ticket: Ticket, deadline: float) -> None:
+        """Refuse a call at once that would wait for nothing. Where the rate is not known yet, or who will be next, nobody is."""
+        predicted_s = self.predicted_s(ticket)
+        left_s = deadline - self._clock.monotonic()
+        if predicted_s is None or predicted_s <= left_s or (self._preempts() and self.policy.urgent(ticket)):
+            return
+        retry = min(60.0, max(1.0, predicted_s - left_s))
+        when = f"its turn would come in about {predicted_s:.0f} s, its deadline comes in {left_s:.3g} s"
+        raise QueueFull(f"{when}: try again in {retry:.0f} s, or give it more time", retry_after_s=retry)
+
+    def predicted_s(self, ticket: Ticket) -> float | None:
+        """Seconds until the turn of a ticket that would come now, at the rate measured lately; None where that is not known."""
+        load = self.policy.load(ticket)
+        if load is None or not self._rate.known:
+            return None
+        return (load.ahead + 1) / (load.share * self._rate.per_s)
 
     async def wait(self, ticket: Ticket) -> Turn:
         """Wait for the turn of a queued ticket. Giving up (a cancel) gives it back. Raises `Unavailable`, `Withdrawn`."""
@@ -612,23 +643,34 @@ class Lane:
         return True
 
 
+FEWEST_TIMES = 8
+"""So many times between ends of calls are measured before a rate counts as known."""
+
+
 class Rate:
     """Events per second while there was work to do, lately: an exponential mean over the times between them."""
 
-    __slots__ = ("_last", "_mean_s")
+    __slots__ = ("_count", "_last", "_mean_s")
 
     def __init__(self) -> None:
+        self._count = 0
         self._last = 0.0
         self._mean_s = 0.0
 
     def tick(self, now: float) -> None:
         if self._last:
+            self._count += 1
             self._mean_s += ((now - self._last) - self._mean_s) * (0.05 if self._mean_s else 1.0)
         self._last = now
 
     def pause(self) -> None:
         """Nothing waits: the time until the next event tells nothing."""
         self._last = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether it was measured often enough to refuse anything for it."""
+        return self._count >= FEWEST_TIMES and self._mean_s > 0
 
     @property
     def per_s(self) -> float:

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from aios.abi.errors import Invalid
-from aios.abi.request import CLASSES, Class
+from aios.abi.request import CLASSES, Class, is_above
 from aios.abi.wire import nearest
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
 from aios.kernel.lanes.elas import Elas
 from aios.kernel.lanes.fair import Fair
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
+from aios.kernel.lanes.lane import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 from aios.kernel.lanes.round_robin import RoundRobin
 
@@ -40,6 +40,9 @@ class Fifo(Policy):
             return None
         self.remove(ticket)
         return dispatch(ticket, idle, ARRIVAL)
+
+    def load(self, ticket: Ticket) -> Load:
+        return Load(len(self._waiting), 1.0)
 
     def order(self, now: float) -> Iterable[Ticket]:
         return iter(self._waiting)
@@ -99,6 +102,9 @@ class Priority(Policy):
             if first is not None and overdue(first, first.cls, now) and (oldest is None or first.asked < oldest.asked):
                 oldest = first
         return dispatch(oldest, due, AGED) if oldest is not None else None
+
+    def load(self, ticket: Ticket) -> Load:
+        return Load(sum(len(self._waiting[cls]) for cls in CLASSES if not is_above(ticket.cls, cls)), 1.0)
 
     def order(self, now: float) -> Iterable[Ticket]:
         return (picked.ticket for picked in self.foresee(now))

@@ -51,6 +51,9 @@ class Queue:
                     first, first_place = ticket, place
         return first
 
+    def __len__(self) -> int:
+        return sum(map(len, self._kinds.values()))
+
     def __bool__(self) -> bool:
         return bool(self._kinds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Collection, Iterable, Iterator
 
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
+from aios.kernel.lanes.lane import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 
 ITS_TURN = "its turn"
@@ -46,6 +46,11 @@ class RoundRobin(Policy):
 
     def yields(self, ticket: Ticket, server: str) -> bool:
         return any(pid != ticket.pid and queue.first((server,)) is not None for pid, queue in self._waiting.items())
+
+    def load(self, ticket: Ticket) -> Load:
+        own = self._waiting.get(ticket.pid)
+        processes = len(self._waiting) + (own is None)
+        return Load(len(own) if own is not None else 0.0, 1 / processes)
 
     def foresee(self, now: float) -> Iterable[Dispatch]:
         return (Dispatch(ticket, "", ITS_TURN) for ticket in self.order(now))
