@@ -17,7 +17,7 @@ import msgspec
 
 import aios
 from aios.abi.errors import Failed
-from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, ProcessChanged, ReadEvents
+from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, Preempted, ProcessChanged, ReadEvents
 from aios.abi.manifest import Manifest
 from aios.abi.process import Explain, ProcessInfo, SignalProcess, Spawn
 from aios.abi.request import Request
@@ -176,6 +176,11 @@ def story(event: AnyEvent) -> str:
         return f"{event.name} {'done' if event.outcome == 'result' else event.outcome}  {event.detail}".rstrip()
     if isinstance(event, ProcessChanged) and event.restart and event.state == "running":
         return f"{event.name} started again from the beginning (restart {event.restart})"
+    if isinstance(event, Preempted) and event.change == "frozen":
+        said = f", after {event.tokens} tokens" if event.tokens else ""
+        return f"{event.name} stands back for {event.by} calls{said}"
+    if isinstance(event, Preempted):
+        return f"{event.name} goes on"
     if isinstance(event, CoreChanged):
         return f"core {event.core} {event.change}  {event.detail}".rstrip()
     return ""
