@@ -43,9 +43,8 @@ def _explain_call(
     if isinstance(call.ticket, Ticket):
         assert call.row.lane is not None
         ticket = call.ticket
-        wait, before, holders, rule = lanes[call.row.lane].explain(ticket)
+        wait, count, before, holders, rule = lanes[call.row.lane].explain(ticket)
         wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
-        count = len(before)
         ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])
         lenders = tuple(waiter.name if known(waiter.pid) else ANOTHER for waiter in ticket.waiters)
     return CallInfo(

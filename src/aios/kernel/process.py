@@ -62,7 +62,7 @@ class Call:
         "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
         "feasible", "first_ns", "frozen", "frozen_s", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens",
         "path", "plan", "process", "request", "requeue", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket",
-        "turn", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
+        "turn", "turn_at", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,7 @@ class Call:
         self.plan: Any = None
         self.attempt = 1
         self.turn_ns: int | None = None
+        self.turn_at: float | None = None
         self.first_ns: int | None = None
         self.core = ""
         self.started = False
@@ -118,7 +119,7 @@ class Call:
     @property
     def wait_s(self) -> float:
         """Seconds from being asked to its turn; 0 for what needs no turn."""
-        return 0.0 if self.turn_ns is None else (self.turn_ns - self.asked_ns) / 1e9
+        return 0.0 if self.turn_at is None else self.turn_at - self.asked
 
     @property
     def ending(self) -> bool:

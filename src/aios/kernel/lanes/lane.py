@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import NamedTuple, Protocol
@@ -26,6 +27,10 @@ from aios.abi.waits import Code, Wait
 from aios.kernel.programs import Program
 from aios.ports.clock import Clock
 
+MOST_FORESEEN = 2000
+"""Above so many waiting calls nobody works out in which order they will be served."""
+FORESEEN_ANEW, FORESEEN_FOR_S = 100, 0.0002
+"""Up to so many it is worked out for everyone who asks; of more it is kept for so many seconds for each of the others."""
 DOWN_PATIENCE_S = 15.0
 """How long a call waits for a server that is down, before it is told so."""
 
@@ -180,11 +185,13 @@ class Dispatch(msgspec.Struct, frozen=True):
 class Outlook(NamedTuple):
     """Why a ticket waits, and what comes before its turn.
 
-    `ahead`: the tickets that will be served before it; `holders`: those that have what it waits for; `rule`: by which it will be
-    picked. All as it is if nothing else comes.
+    `ahead`: the tickets that will be served before it, so many; `holders`: those that have what it waits for; `rule`: by
+    which it will be picked. All as it is if nothing else comes. Where so many wait that nobody looks through them, their number
+    is an estimate, and there is no rule.
     """
 
     wait: Wait
+    ahead_count: int
     ahead: list[Ticket]
     holders: list[Ticket]
     rule: str
@@ -300,6 +307,8 @@ class Lane:
         self._by_class: Counter[str] = Counter()
         self._count = 0
         self._rate = Rate()
+        self._foresight: list[Dispatch] = []
+        self._foreseen_at = -math.inf
         self._preemptible = False
 
     def add_server(self, server: Server) -> None:
@@ -458,17 +467,30 @@ class Lane:
 
     def explain(self, ticket: Ticket) -> Outlook:
         """What is known now of a queued ticket's turn. The estimate is of how long it takes if nothing else comes."""
-        ahead, rule = [], ""
-        for picked in self.policy.foresee(self._clock.monotonic()):
+        ahead: list[Ticket] = []
+        rule = ""
+        for picked in self._foreseen():
             if picked.ticket is ticket:
-                rule = picked.reason
+                rule, count = picked.reason, len(ahead)
                 break
             if picked.ticket.feasible & ticket.feasible:
                 ahead.append(picked.ticket)
+        else:
+            load = self.policy.load(ticket)
+            ahead, count = [], self._count - 1 if load is None else min(self._count - 1, round(load.ahead / load.share))
         holders = [holder for name in sorted(ticket.feasible) for holder in self._servers[name].holders]
         wait = self.why(ticket)
-        eta = self.eta_s(len(ahead)) if wait.code == "S" else None
-        return Outlook(msgspec.structs.replace(wait, eta_s=eta), ahead, holders, rule)
+        eta = self.eta_s(count) if wait.code == "S" else None
+        return Outlook(msgspec.structs.replace(wait, eta_s=eta), count, ahead, holders, rule)
+
+    def _foreseen(self) -> list[Dispatch]:
+        """The decisions to come. Of many who wait they are kept for a moment: whoever asks why again and again stops nobody."""
+        now = self._clock.monotonic()
+        if self._count > MOST_FORESEEN:
+            return []
+        if not 0 <= now - self._foreseen_at <= (self._count - FORESEEN_ANEW) * FORESEEN_FOR_S:
+            self._foresight, self._foreseen_at = list(self.policy.foresee(now)), now
+        return self._foresight
 
     def try_turn(self, ticket: Ticket) -> Turn | None:
         """A turn at once, if a server is idle: the way that costs no future.
@@ -645,6 +667,8 @@ class Lane:
 
 FEWEST_TIMES = 8
 """So many times between ends of calls are measured before a rate counts as known."""
+MOST_MEANS = 20
+"""A time that is longer than so many mean ones counts as that."""
 
 
 class Rate:
@@ -660,7 +684,10 @@ class Rate:
     def tick(self, now: float) -> None:
         if self._last:
             self._count += 1
-            self._mean_s += ((now - self._last) - self._mean_s) * (0.05 if self._mean_s else 1.0)
+            since_s = max(0.0, now - self._last)
+            if self._count > FEWEST_TIMES:
+                since_s = min(since_s, MOST_MEANS * self._mean_s)  # the machine slept, or the clock leapt
+            self._mean_s += (since_s - self._mean_s) * (0.05 if self._mean_s else 1.0)
         self._last = now
 
     def pause(self) -> None:
