@@ -15,7 +15,10 @@ from aios.abi.event import Preempted, ReadEvents
 from aios.abi.llm import Completion, Delta, Generate
 from aios.abi.request import CallOptions, Class
 from aios.abi.system import CoreState, ListCores
+from aios.drivers.core.local import models
 from aios.drivers.core.local.driver import LocalCore, LocalCoreConfig
+from aios.drivers.core.local.engine import BrokenOff, Engine, Feed
+from aios.drivers.core.local.llama import Llama
 from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.gate import Gate
 from aios.testing.kernel import RunningKernel, kernel_for_tests
@@ -153,3 +156,35 @@ async def test_a_host_that_is_killed_while_calls_are_frozen_loses_changes_and_re
         assert [await one.task for one in stories] == [ALONE[story] for story in STORIES]
         assert core.health().restarts >= 2
         assert ((await state_of(k)).frozen, (await state_of(k)).running, core.statistics().in_flight) == (0, 0, 0)
+
+
+class Interrupted(Exception):
+    """What goes wrong in the midst of a pass."""
+
+
+def test_a_pass_that_is_broken_off_leaves_no_trace(home: Path) -> None:
+    """Beside another sequence, in the midst of a prompt and at its end, at any step of the model."""
+    engine = Engine(Llama(), models.find(models.EMBEDDED), slots=3, window=256, threads=1, batch=64)
+    tokens = engine.encode(STORIES[0] * 3)[:40]
+
+    def rows(slot: int, breaks: list[int]) -> list[bytes]:
+        found = []
+        for start, end in ((0, 24), (24, 39), (39, 40)):
+            feeds = [Feed(slot, start, tokens[start:end], True), Feed(2, start, tokens[start:end], True)]
+            for asked in breaks:
+                left = iter(range(asked))
+                with pytest.raises(BrokenOff):
+                    engine.run(feeds, lambda left=left: next(left, None) is None)  # type: ignore[misc]
+            found.append(engine.run(feeds)[0].tobytes())
+        engine.forget(2)
+        return found
+
+    undisturbed = rows(0, [])
+    assert rows(1, [0, 5, 1]) == undisturbed
+
+    def fails() -> bool:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        engine.run([Feed(0, 40, tokens[:20], True)], fails)
+    engine.close()

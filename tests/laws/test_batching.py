@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aios.drivers.core.local.batching import Batcher
-from aios.drivers.core.local.engine import Engine, Feed
+from aios.drivers.core.local.engine import BrokenOff, Engine, Feed
 from aios.drivers.core.local.protocol import Open, Piece, Prompt
 from aios.drivers.core.local.slots import Slots, equal
 
@@ -75,11 +75,15 @@ class ModelEngine:
         self.cells[slot] = np.frombuffer(bytes(data), np.int64).tolist()
         self.sizes[slot] = len(self.cells[slot])
 
-    def run(self, feeds: list[Feed]) -> list[NDArray[np.float32]]:
+    def run(self, feeds: list[Feed], enough: Callable[[], bool] | None = None) -> list[NDArray[np.float32]]:
         for source, target in self._late:
             self.cells[target] = list(self.cells[source])
         self._late.clear()
         rows = []
+        if enough is not None and enough():
+            for feed in feeds:  # something of it was done
+                self.cells[feed.slot] = [*self.cells[feed.slot][: feed.position], *[0] * len(feed.tokens)]
+            raise BrokenOff
         for feed in feeds:
             assert feed.position == self.sizes[feed.slot], "no hole, and nothing twice"
             self.fed += len(feed.tokens)
@@ -111,6 +115,8 @@ class Desk:
     last: dict[int, Piece] = field(default_factory=dict)
     aborted: set[int] = field(default_factory=set)
     frozen: set[int] = field(default_factory=set)
+    freezing: set[int] = field(default_factory=set)
+    """Those that the host hears of in the midst of passes that they are to be frozen; it is not done yet."""
 
     def open(self, beginning: int, ending: int, tenant: int, most: int, before: int) -> None:
         """A call; `before`: tokens that an earlier host made, none of which has been read."""
@@ -125,7 +131,7 @@ class Desk:
 
     def step(self) -> None:
         if self.batcher.has_work():
-            for piece in self.batcher.step().pieces:
+            for piece in self.batcher.step(lambda: self.freezing).pieces:
                 assert piece.call not in self.last and piece.call not in self.aborted | self.frozen
                 self.said[piece.call] += piece.ids
                 if piece.finish:
@@ -141,9 +147,13 @@ class Desk:
         self.batcher.freeze(self.one(number))
         self.frozen.add(self.one(number))
 
+    def will_freeze(self, number: int) -> None:
+        self.freezing |= {1, 2, 3, 4} if number == 0 else {self.one(number)}
+
     def thaw(self, number: int) -> None:
         self.batcher.thaw(self.one(number))
         self.frozen.discard(self.one(number))
+        self.freezing.discard(self.one(number))
 
     def read(self, number: int) -> None:
         self.batcher.acknowledge(self.one(number), len(self.said.get(self.one(number), ())))
@@ -168,7 +178,7 @@ numbers = st.integers(0, 7)
 opens = st.tuples(
     st.just(Desk.open), st.integers(0, 3), st.integers(0, 2), st.integers(0, 1), st.integers(1, 12), st.sampled_from([0, 0, 6])
 )
-touches = st.tuples(st.sampled_from([Desk.abort, Desk.freeze, Desk.thaw, Desk.read]), numbers)
+touches = st.tuples(st.sampled_from([Desk.abort, Desk.freeze, Desk.will_freeze, Desk.thaw, Desk.read]), numbers)
 rounds = st.tuples(st.lists(st.one_of(opens, touches), max_size=4), st.integers(1, 8))
 A_SOURCE_IS_LOADED_BEFORE_IT_IS_COPIED = [
     ([(Desk.open, 1, 0, 0, 1, 0)], 8), ([(Desk.open, 0, 0, 0, 1, 0), (Desk.open, 3, 2, 0, 1, 0)], 8),

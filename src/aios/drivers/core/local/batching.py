@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections import deque
+from collections.abc import Callable, Container
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,12 +19,20 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from aios.drivers.core.local.constraints import BadConstraint, Constraints
-from aios.drivers.core.local.engine import Engine, Feed
+from aios.drivers.core.local.engine import BrokenOff, Engine, Feed
 from aios.drivers.core.local.protocol import Likelihood, Open, Piece, Prompt, Refused, Step, TooLong, Weigh, Weighed
 from aios.drivers.core.local.sampler import choose_among, likeliest, logprobs, uniform
 from aios.drivers.core.local.sequences import Generation, Scoring, Sequence
 from aios.drivers.core.local.slots import LEAST, Slots
 from aios.drivers.core.text import Tail
+
+WORTH_BREAKING = 4
+"""Tokens of a pass; those of fewer are over soon."""
+
+
+def _all_in(sequences: list[Sequence], calls: Callable[[], Container[int]]) -> bool:
+    found = calls()
+    return all(sequence.call in found for sequence in sequences)
 
 
 class Batcher:
@@ -38,6 +48,7 @@ class Batcher:
         self._running: deque[Sequence] = deque()
         self._parked: set[Sequence] = set()
         self._calls: dict[int, Sequence] = {}
+        self._broken_off = False
 
     def open(self, opening: Open) -> TooLong | Refused | None:
         """Take a call, or say that it does not fit, or that its constraint is none."""
@@ -123,13 +134,25 @@ class Batcher:
             return True
         return any(sequence.may_run(self._backlog) for sequence in self._running)
 
-    def step(self) -> Step:
-        """One pass over the model, and what it brought."""
+    def step(self, frozen: Callable[[], Container[int]] | None = None) -> Step:
+        """One pass over the model, and what it brought.
+
+        `frozen`: the calls that are to be frozen after it. If they are all that it works for, it is broken off, but not two
+        passes in a row: so they come to their ends also if they are frozen again and again.
+        """
         started = time.monotonic()
         self._admit()
         self._catch_up()
         fed, feeds = self._plan()
-        rows = self._engine.run(feeds) if feeds else []
+        long = frozen is not None and not self._broken_off and sum(len(feed.tokens) for feed in feeds) >= WORTH_BREAKING
+        try:
+            rows = self._engine.run(feeds, partial(_all_in, fed, frozen) if frozen and long else None) if feeds else []
+            self._broken_off = False
+        except BrokenOff:
+            self._broken_off = True
+            for sequence, feed in zip(fed, feeds, strict=True):
+                sequence.read = feed.position
+            rows, fed = [], []
         self._slots.passed()
         ready = [sequence for sequence in fed if sequence.read == len(sequence.tokens)]
         pieces, refused, weighed = [], [], []

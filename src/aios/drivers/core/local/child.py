@@ -190,6 +190,12 @@ def serve(wire: Wire) -> None:
     wire.say(ready)
     inbox = Inbox()
     inbox.add(early)
+
+    def frozen_meanwhile() -> set[int]:
+        """Asked in the midst of passes."""
+        inbox.add(wire.hear(wait=False))
+        return inbox.freezing()
+
     while True:
         while command := inbox.next(busy=batcher.has_work()):
             began = time.monotonic()
@@ -197,7 +203,7 @@ def serve(wire: Wire) -> None:
                 wire.say(*answers)
             inbox.took(time.monotonic() - began)
         if batcher.has_work():
-            step = batcher.step()
+            step = batcher.step(frozen_meanwhile)
             inbox.passed(step.seconds)
             wire.say(step)
         inbox.add(wire.hear(wait=not (batcher.has_work() or inbox)))

@@ -7,13 +7,14 @@ sequence, attention as the engine chooses. Others are faster and break on batchi
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aios.drivers.core.local.llama import Q8_0, Batch, ChatMessage, EngineUnavailable, Llama
+from aios.drivers.core.local.llama import Q8_0, AbortCallback, Batch, ChatMessage, EngineUnavailable, Llama
 from aios.drivers.core.local.protocol import Prompt, Turn
 
 Q8_0_BYTES = 34 / 32
@@ -35,6 +36,16 @@ class Profile:
 
 
 EXACT = Profile()
+
+
+BROKEN_OFF = 2
+"""What the engine says of a pass that it was told to break off."""
+ASKED_EVERY = 64
+"""Of the steps of which a pass is made: about a millisecond."""
+
+
+class BrokenOff(Exception):
+    """A pass was not brought to its end, and nothing of it counts."""
 
 
 class EngineFault(Exception):
@@ -73,6 +84,11 @@ class Engine:
         self.window: int = min(window, llama.n_ctx_seq(self._context))
         self._pieces: dict[int, bytes] = {}
         self._arrays = _BatchArrays(batch)
+        self._steps = 0
+        self._enough: Callable[[], bool] | None = None
+        self._failure: Exception | None = None
+        self._asks = AbortCallback(self._ask)  # kept: the library holds only the address
+        llama.set_abort_callback(self._context, self._asks, None)
         self._template: bytes | None = llama.model_chat_template(self._model, None)
         self.chat = self._template is not None and self._render((Turn("user", "a"),)) is not None
 
@@ -124,16 +140,36 @@ class Engine:
         """The tokens of a text that stands within others."""
         return self._encode(text, special=False, start=False)
 
-    def run(self, feeds: list[Feed]) -> list[NDArray[np.float32]]:
+    def run(self, feeds: list[Feed], enough: Callable[[], bool] | None = None) -> list[NDArray[np.float32]]:
         """One pass; the logits of the feeds that want them, in their order, valid until the next pass.
 
-        Raises `EngineFault`.
+        `enough` is asked each millisecond or so, and breaks it off with true or by raising. Raises `BrokenOff`, `EngineFault`.
         """
         last = self._arrays.fill(feeds)
+        self._enough = enough
         code = self._llama.decode(self._context, self._arrays.batch)
+        self._enough = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if code == BROKEN_OFF:
+            for feed in feeds:
+                self.trim(feed.slot, feed.position)
+            raise BrokenOff
         if code:
             raise EngineFault(f"the engine ended a pass with {code}: {self._llama.complaint()}")
         return [self._row(at) for at, feed in zip(last, feeds, strict=True) if feed.wants]
+
+    def _ask(self, _data: object) -> bool:
+        """The engine asks before each step whether it is to break off."""
+        self._steps += 1
+        if self._enough is None or self._steps % ASKED_EVERY:
+            return False
+        try:
+            return self._enough()
+        except Exception as failure:  # noqa: BLE001  # it would be lost in the library: `run` raises it
+            self._failure = failure
+            return True
 
     def forget(self, slot: int) -> None:
         """Empty a sequence."""

@@ -46,6 +46,10 @@ class Inbox:
                 case _:
                     self._quick.append(command)
 
+    def freezing(self) -> set[int]:
+        """The calls that are to be frozen before the next pass."""
+        return {command.call for command in self._quick if isinstance(command, Freeze)}
+
     def next(self, *, busy: bool) -> Command | None:
         """The next command to do before the next pass; None if there is none. `busy`: there is work for a pass."""
         if self._quick:

@@ -129,6 +129,7 @@ RETURNS_THROUGH_FIRST_ARGUMENT = platform.machine() == "x86_64" and sys.platform
 """Whether a big struct is returned through an address that comes as the first argument, so that we can pass one ourselves. On
 ARM it comes in a register that ctypes does not reach: there the comparison of defaults and the golden logits stand alone."""
 
+AbortCallback = ctypes.CFUNCTYPE(c_bool, c_void_p)
 LogCallback = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
 LOG_WARN, LOG_ERROR, LOG_CONTINUES = 3, 4, 5
 
@@ -282,6 +283,7 @@ class Llama:
         declare("tokenize", c_int32, vocab, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool)
         declare("token_to_piece", c_int32, vocab, c_int32, c_char_p, c_int32, c_int32, c_bool)
         declare("decode", c_int32, context, Batch)
+        declare("set_abort_callback", None, context, AbortCallback, c_void_p)
         declare("get_logits_ith", c_void_p, context, c_int32)
 
     def _declare_one(self, name: str, result: Any, *arguments: Any) -> None:
