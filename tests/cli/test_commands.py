@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aios.abi.errors import ERRORS, AiosError
+from aios.abi.process import Ahead, CallInfo
 from aios.abi.system import TokenInfo, TokenList
 from aios.cli.call import body_of
 from aios.cli.checks import Check
@@ -17,7 +18,8 @@ from aios.cli.command import Ended
 from aios.cli.doctor import line_of
 from aios.cli.group import SENTENCES, aios
 from aios.cli.reference import pages
-from aios.cli.token import chosen
+from aios.cli.token import cells, chosen
+from aios.cli.why import about_call
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -181,3 +183,19 @@ def test_the_version_brings_in_nothing_that_it_does_not_need() -> None:
     brought = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.stderr.splitlines() if "|" in line}
     assert "click" in brought, "the control: this is how it shows"
     assert not brought & {"aiohttp", "asyncio", "httptools", "msgspec", "numpy", "rich", "uvicorn", "uvloop"}
+
+
+def test_a_token_in_the_list_names_its_account_and_its_weight() -> None:
+    info = TokenInfo("a11", "pen", 0, ("use /llm/*",), tenant="acme", user="ann", weight=2.5)
+    assert cells(info)[:5] == ("a11", "acme/ann", "pen", "standard", "2.5")
+    assert cells(TokenInfo("a11", "pen", 0, ()))[:5] == ("a11", "local", "pen", "standard", "")
+
+
+def test_why_names_the_rule_of_a_call_and_who_waits_for_it() -> None:
+    call = CallInfo(
+        "1/1", "llm.generate", 0, ahead_count=2, ahead=(Ahead("a-1", "batch"),), rule="level 2", lenders=("b-1", "b-2")
+    )
+    assert about_call(call)[1:] == [
+        "    ahead of it 2: a-1 (batch), and 1 more", "    its turn comes by level 2, if nothing else comes",
+        "    for it waits b-1, b-2, and pays if it is served in their turn",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import click
 import pytest
+from msgspec.structs import replace
 
 from aios.abi.errors import Conflict, NotFound
 from aios.abi.process import ProcessInfo
@@ -66,3 +67,17 @@ def test_every_term_of_a_selector_must_hold(query: str, names: list[str]) -> Non
 def test_what_is_no_term_is_wrong_usage(query: str) -> None:
     with pytest.raises(click.UsageError, match="field:value"):
         matching(FLEET, query)
+
+
+def test_a_name_that_two_tenants_have_is_said_with_the_tenant() -> None:
+    fleet = [
+        process("hello-1", "1"),
+        replace(process("hello-1", "2"), tenant="acme"),
+        replace(process("only-1", "3"), tenant="acme"),
+    ]
+    assert (
+        named(fleet, "acme/hello-1").pid == "2" and named(fleet, "local/hello-1").pid == "1" and named(fleet, "only-1").pid == "3"
+    )
+    with pytest.raises(Conflict, match=r"`local/hello-1`, `acme/hello-1`"):
+        named(fleet, "hello-1")
+    assert [p.pid for p in matching(fleet, "tenant:acme")] == ["2", "3"]

@@ -73,7 +73,7 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
     first = calls[0]
     assert first.wait is not None
     if first.wait.code == "S":
-        eta = f", about {first.wait.eta_s:.1f} s" if first.wait.eta_s is not None else ""
+        eta = f", about {first.wait.eta_s:.1f} s if nothing else comes" if first.wait.eta_s is not None else ""
         if first.frozen:
             return f"`{first.row}` is frozen on {first.wait.on}, whose slot {first.wait.holder or 'nobody'} has now{eta}"
         ahead = f"behind {first.ahead_count} calls; held by {first.wait.holder}"

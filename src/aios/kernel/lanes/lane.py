@@ -466,7 +466,10 @@ class Lane:
         return Wait(code=code, on=" or ".join(server.name for server in servers), since_ns=ticket.asked_ns)
 
     def explain(self, ticket: Ticket) -> Outlook:
-        """What is known now of a queued ticket's turn. The estimate is of how long it takes if nothing else comes."""
+        """What is known now of a queued ticket's turn. The estimate is of how long it takes if nothing else comes.
+
+        Where others keep coming it is too short for those that they overtake (docs/adr/0013).
+        """
         ahead: list[Ticket] = []
         rule = ""
         for picked in self._foreseen():
