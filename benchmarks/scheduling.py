@@ -21,12 +21,13 @@ from aios.kernel.lanes.lane import Policy
 from aios.kernel.lanes.policies import policy_of
 from benchmarks.rig.child import Failed
 from benchmarks.rig.decisions import decision_us
+from benchmarks.rig.explained import ExplainedCore
 from benchmarks.rig.mixes import Mix, Program, azure
 from benchmarks.rig.report import Bar, Findings, result, text
 from benchmarks.rig.rivals import BatchBarrier, Plas, Vtc, shortest_remaining
 from benchmarks.rig.simulator import Declare, LaneCore, Progress, Seen, Simulation, silent
 from benchmarks.rig.traces import DATA
-from benchmarks.rig.turnaround import Turnaround, averaged, turnaround
+from benchmarks.rig.turnaround import Turnaround, averaged, mean, turnaround
 
 BARS = {
     "elas_mean_s": Bar("at most", 50.3),
@@ -35,6 +36,9 @@ BARS = {
     "elas_jain": Bar("at least", 0.85),
     "reference_off": Bar("at most", 0.02),
     "elas_mean_vs_best_static": Bar("at most", 1.03),
+    "explain_reason_right": Bar("at least", 1),
+    "control_explain_reason_right": Bar("at most", 0.9),
+    "explain_eta_within_2x": Bar("at least", 0.80),
     "decision_us_1k": Bar("at most", 20),
     "decision_us_10k_2000_tenants": Bar("at most", 45),
 }
@@ -51,10 +55,16 @@ MEANINGS = {
     "fifo_interactive_p90_s": "the same under `fifo`, s",
     "elas_jain": "how evenly tenants with work waiting are served under `elas`, 1 is even",
     "fifo_jain": "the same under `fifo`",
+    "explain_reason_right": "waiting calls that got their turn for the reason that was told before, part of all",
+    "control_explain_reason_right": "the same where the reason of another waiting call was told: must fail",
+    "explain_eta_within_2x": "the same for how long it takes, told as if nothing else came, wrong by a factor of 2 at most",
+    "explain_eta_within_2x_fifo": "the same under `fifo`, where nothing that comes goes before",
     "decision_us_1k": "CPU of a decision with 1,000 calls waiting, µs",
     "decision_us_10k_2000_tenants": "the same with 10,000 calls of 2,000 tenants, µs",
 }
 SEEDS, QUICK_SEEDS = (1, 2, 3), (1,)
+ASKED = 1400.0
+"""How often is asked why a call waits; not always one does."""
 HINT_SIGMA = 1.0
 """Of the logarithm of what a program declares ÷ what it will need."""
 REFERENCE = {
@@ -123,9 +133,28 @@ def measure(data: Path, mix: Mix, seeds: Sequence[int]) -> Findings:
     if mix == Mix() and tuple(seeds) == SEEDS:
         found.figures["reference_off"] = reference_off(found.figures)
     found.figures["elas_mean_vs_best_static"] = found.figures["elas_mean_s"] / min(found.figures[name] for name in BESIDE)
+    progress(0, 1, "why calls wait")
+    explained(data, mix, seeds[0], found)
+    progress(0, 1, "what a decision costs")
     found.figures["decision_us_1k"] = max(decision_us(1000, tenants) for tenants in (1, 20))
     found.figures["decision_us_10k_2000_tenants"] = decision_us(10_000, 2000)
+    progress(1, 1, "")
     return found
+
+
+def explained(data: Path, mix: Mix, seed: int, found: Findings) -> None:
+    """What lanes say of waiting calls, and what comes of it. The control: the same said of another call."""
+    offered = azure(data, mix, seed)
+    for policy, mark in (("elas", ""), ("fifo", "_fifo")):
+        simulation = Simulation(offered)
+        core = ExplainedCore(policy_of(policy, {}), mix.slots)
+        simulation.run(core, core.ask(simulation, mix.duration_s / ASKED, seed))
+        came = core.came
+        found.figures[f"explain_asked{mark}"] = len(came)
+        found.figures[f"explain_eta_within_2x{mark}"] = mean([one.eta_right for one in came])
+        if policy == "elas":
+            found.figures["explain_reason_right"] = mean([one.right for one in came])
+            found.figures["control_explain_reason_right"] = mean([one.control_right for one in came])
 
 
 def reference_off(figures: Mapping[str, float]) -> float:
@@ -146,7 +175,6 @@ def compared(data: Path, mix: Mix, seeds: Sequence[int]) -> dict[str, Turnaround
         for number, case in enumerate(CASES):
             progress(place * len(CASES) + number, len(seeds) * len(CASES), f"seed {seed}, {case.name}")
             came[case.name].append(turnaround(case.run(offered, mix.slots)))
-    progress(1, 1, "")
     return {name: averaged(runs) for name, runs in came.items()}
 
 

@@ -12,11 +12,12 @@ from aios.kernel.lanes.lane import Ticket
 from aios.kernel.lanes.policies import Fifo
 from benchmarks.rig.child import Failed
 from benchmarks.rig.mixes import Mix, Program, azure
+from benchmarks.rig.report import Findings
 from benchmarks.rig.rivals import BatchBarrier
 from benchmarks.rig.simulator import LaneCore, Simulation
 from benchmarks.rig.traces import CHAT, CODE
 from benchmarks.rig.turnaround import Turnaround, jain, turnaround
-from benchmarks.scheduling import CASES, hint, kernels, measure, options, reference_off
+from benchmarks.scheduling import CASES, explained, hint, kernels, measure, options, reference_off
 
 SMALL = Mix(slots=8, duration_s=400.0, tenants=5)
 CASE = {case.name: case for case in CASES}
@@ -157,3 +158,11 @@ def test_a_figure_that_is_not_the_reference_is_seen() -> None:
 def test_equal_shares_are_even_and_one_taker_is_not() -> None:
     assert jain([2.0, 2.0, 2.0]) == 1.0
     assert jain([6.0, 0.0, 0.0]) == pytest.approx(1 / 3)
+
+
+def test_what_is_said_of_a_waiting_call_comes_true_and_of_another_call_would_not(data: Path) -> None:
+    found = Findings()
+    explained(data, SMALL, 1, found)
+    assert found.figures["explain_asked"] > 300
+    assert found.figures["explain_reason_right"] == 1.0 > found.figures["control_explain_reason_right"]
+    assert found.figures["explain_eta_within_2x_fifo"] > found.figures["explain_eta_within_2x"]
