@@ -13,7 +13,7 @@ from aios.kernel.programs import History, Program
 from benchmarks.rig.simulator import ANY, CORE
 
 RUNNING = 64
-DECISIONS, ROUNDS = 4000, 7
+DECISIONS, ROUNDS = 500, 60
 KINDS = 6
 MEAN_S = 60.0
 COSTS = (500.0, 1500.0, 2500.0)
