@@ -350,6 +350,35 @@ async def test_under_elas_a_long_program_stands_back_for_a_short_one_of_the_same
         assert (await core_of(k)).preemptions == 1
 
 
+@PREEMPTIVE
+@pytest.mark.parametrize(("lower", "upper"), [("batch", "standard"), ("idle", "batch")])
+async def test_after_a_quantum_a_call_stands_back_for_one_of_a_class_above(policy: str, lower: Class, upper: Class) -> None:
+    async with kernel_for_tests([preemptible(slots=1)], lane=LaneConfig(policy=policy)) as k:
+        client = await k.session(cls="interactive")
+        first = saying(client, "first", 40, lower)
+        await asyncio.sleep(0.35)
+        second = saying(client, "second", 40, upper)
+        assert [await first, await second] == [
+            (text_of("first", 40), pytest.approx(8.0, abs=0.21)), (text_of("second", 40), pytest.approx(5.6, abs=0.21))
+        ]  # fmt: skip
+        assert await changes(k) == [("frozen", lower), ("resumed", lower)]
+
+
+@PREEMPTIVE
+async def test_an_overdue_call_does_not_stand_back_after_a_quantum(policy: str) -> None:
+    """It has waited for ten minutes, and has its turn at last."""
+    async with kernel_for_tests([preemptible(slots=1)], lane=LaneConfig(policy=policy)) as k:
+        client = await k.session(cls="interactive")
+        begun = saying(client, "long", 6100, "standard")
+        await asyncio.sleep(0.05)
+        late = saying(client, "late", 40)
+        await begun
+        await asyncio.sleep(0.35)
+        other = saying(client, "other", 40, "standard")
+        assert [(await late)[1], (await other)[1]] == [pytest.approx(614), pytest.approx(618)]
+        assert not await changes(k)
+
+
 async def test_time_in_which_a_call_stood_back_is_no_service() -> None:
     async with kernel_for_tests([preemptible(slots=1)]) as k:
         client = await k.session(cls="interactive")

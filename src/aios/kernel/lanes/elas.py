@@ -161,11 +161,16 @@ class Elas(Policy):
         busy = (band for band in map(self._bands.__getitem__, CLASS_WEIGHTS) if band.waiting or band.running)
         return all(served <= band.served + CLASS_LEAD for band in busy)
 
-    def yields(self, ticket: Ticket, server: str) -> bool:
-        """To a call of the same account that is of a much lower level than it has come to be."""
+    def yields(self, ticket: Ticket, server: str, now: float) -> bool:
+        """To a call of a class above, and to one of its own account that is of a much lower level; not when it was overdue."""
         charged = self._charged.get(ticket)
-        if charged is None:
+        if charged is None or overdue(ticket, ticket.cls, now):
             return False
+        own = self._bands[charged.band]
+        for band, root in itertools.takewhile(lambda each: each[0] != charged.band, self._bands.items()):
+            ahead = band in CLASS_WEIGHTS and charged.band in CLASS_WEIGHTS and root.served > own.served + CLASS_LEAD
+            if not ahead and root.can_use({server: 0.0}):
+                return True
         ranks = (place.rank() for able, place in charged.account.places.items() if server in able)
         lowest = min((rank[0] for rank in ranks if rank is not None), default=math.inf)
         return lowest + LEVELS_APART <= level_of(ticket, ticket.asked)[0]

@@ -240,7 +240,7 @@ class Policy(Protocol):
         """Whether others have to stand back for it now."""
         return False
 
-    def yields(self, ticket: Ticket, server: str) -> bool:
+    def yields(self, ticket: Ticket, server: str, now: float) -> bool:
         """Whether a ticket whose quantum on a server is over has to stand back for one that waits."""
         return False
 
@@ -543,7 +543,9 @@ class Lane:
     def quantum_over(self, dispatch: Dispatch) -> None:
         """See `Turn.quantum_over`."""
         ticket, server = dispatch.ticket, self._servers[dispatch.server]
-        if ticket in server.holders and ticket.suspension is not None and self.policy.yields(ticket, server.name):
+        if ticket not in server.holders or ticket.suspension is None or not self._count:
+            return
+        if self.policy.yields(ticket, server.name, self._clock.monotonic()):
             self._freeze(ticket, server, None)
             self._dispatch_all((server.name,))
 

@@ -74,6 +74,11 @@ class Priority(Policy):
     def urgent(self, ticket: Ticket) -> bool:
         return ticket.cls == "interactive"
 
+    def yields(self, ticket: Ticket, server: str, now: float) -> bool:
+        """To a call of a higher class; not when it was overdue itself."""
+        above = CLASSES[: CLASSES.index(ticket.cls)]
+        return not overdue(ticket, ticket.cls, now) and any(self._waiting[cls].first((server,)) is not None for cls in above)
+
     def pick(self, idle: dict[str, float], now: float, kept: Collection[str] = ()) -> Dispatch | None:
         for_all = {name: load for name, load in idle.items() if name not in kept} if kept else idle
         chosen = self._aged(for_all, now) or self._highest(idle, for_all)

@@ -44,7 +44,7 @@ class RoundRobin(Policy):
         if ticket.pid in self._waiting:
             self._waiting.move_to_end(ticket.pid)
 
-    def yields(self, ticket: Ticket, server: str) -> bool:
+    def yields(self, ticket: Ticket, server: str, now: float) -> bool:
         return any(pid != ticket.pid and queue.first((server,)) is not None for pid, queue in self._waiting.items())
 
     def load(self, ticket: Ticket) -> Load:
