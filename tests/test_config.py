@@ -56,7 +56,7 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
         ("local = true", "`local` is a table or `false`"),
         ("embedder = true", "`embedder` is a table or `false`"),
         ("[embedder]\nthreads = 0", "`embedder.threads` must be 1 to 1024"),
-        ("[lanes.cores]\nweights = {hog = 0}", "`lanes.cores.weights.hog` must be above 0 and at most 1000"),
+        ("[lanes.cores]\nweights = {hog = 0}", "`lanes.cores.weights.hog` must be 0.001 to 1000"),
         ('[lanes.index]\npolicy = "pair"', "did you mean `fair`?"),
         ("[[core]]\nnmae = 'x'", "unknown key `core[0].nmae`; did you mean `name`?"),
         ("[aliases]\nfast = 1", "`aliases[...]`: Expected `str`, got `int`"),

@@ -116,7 +116,7 @@ def test_down_without_a_kernel_has_nothing_to_do(home: Path) -> None:
         (("resume",), "say which"),
         (("events", "-f", "--json"), "--jsonl"),
         (("token", "add", "--agent", "x", "--grant", "everything"), "is no grant"),
-        (("token", "add", "--agent", "x", "--weight", "nan"), "above 0"),
+        (("token", "add", "--agent", "x", "--weight", "nan"), "0.001 to 1000"),
         (("token", "add", "--agent", "x", "--tenant", "a/b"), "`tenant` must be"),
     ],
 )

@@ -130,3 +130,16 @@ async def asks(gate: LocalGate) -> str:
         return error.code
     finally:
         await asyncio.wait([first])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_calls_that_wait_for_another_core_are_no_reason_to_refuse(policy: str) -> None:
+    cores = [slow(name="old", models=("old",)), slow(name="new", models=("new",))]
+    async with kernel_for_tests(cores, lane=LaneConfig(policy=policy)) as k:
+        client = client_of(k, "acme")
+        of_old = [begin(client, ask(model="old")) for _ in range(20 + FEWEST_TIMES)]
+        await until(lambda: sum(call.done() for call in of_old) > FEWEST_TIMES)
+        holds = begin(client, ask(model="new"))
+        await turns()
+        assert type(await client.call(ask(model="new"), CallOptions(deadline_s=6))) is Completion
+        await asyncio.wait([holds, *of_old])

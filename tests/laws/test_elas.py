@@ -479,8 +479,8 @@ def test_a_helper_is_never_slower_because_somebody_waits_for_it(
 class Moved(Elas):
     """A helper stands only in the queue of the last who waits for it."""
 
-    def _homes(self, ticket: Ticket) -> list[Account]:
-        return super()._homes(ticket)[-1:]
+    def _homes(self, ticket: Ticket) -> Iterator[Account]:
+        return iter([*super()._homes(ticket)][-1:])
 
 
 URGENT: Who = ("interactive", ACCOUNTS[0], 0.0, None)
@@ -560,3 +560,30 @@ def test_tenants_that_come_and_go_leave_nothing_behind() -> None:
     assert list(policy._charged) == [long] and len(policy._bands["standard"].places) == 1 and len(policy._moved) < 200
     policy.remove(elsewhere)
     assert policy._bands["standard"].waiting == 0 and policy._bands["standard"].running == 1
+
+
+def waited_for(number: int, accounts: Accounts, by: Accounts) -> Ticket:
+    return made(number, ("standard", accounts, None, None), ONE, 0.0, [("standard", by, None, None)])
+
+
+def test_accounts_with_work_are_not_forgotten_while_those_of_who_waits_are_looked_for() -> None:
+    policy = Elas()
+    for number in range(2000):
+        one = waited_for(number, ((f"tenant {number}", 1.0), ("user", 1.0)), ((f"lender {number}", 1.0), ("user", 1.0)))
+        policy.add(one)
+        for line in policy._waiting[one].lines:
+            tenant = line.account.parent
+            assert tenant is not None and policy._bands["standard"].children[tenant.name] is tenant
+        assert policy.pick(IDLE, 0.0) is not None
+        policy.settled(one, 500.0)
+
+
+def test_the_idle_are_looked_for_only_when_as_many_came_as_have_work() -> None:
+    """Else each that comes would cost a look at all."""
+    root = Account("class", 1.0, None)
+    for number in range(1000):
+        root.child(number, 1.0)
+        if number % 10 == 0:
+            root.children[number].wait()
+        assert 0 <= root.busy <= root.waiting
+    assert root.busy > 30 and len(root.children) < 300

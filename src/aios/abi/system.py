@@ -6,12 +6,12 @@ import re
 
 import msgspec
 
-from aios.abi.bounds import above_zero
+from aios.abi.bounds import within
 from aios.abi.request import Class, Done, Reply, Request
 
 LOCAL = "local"
 """The tenant of the operator, and of everything for which nobody named another."""
-MAX_WEIGHT = 1000.0
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
 _account = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 
 
@@ -48,7 +48,7 @@ class AddToken(Request[NewToken], frozen=True, kw_only=True):
 
     `tenant`: who it belongs to (None: the caller's own). Tenants know nothing of each other and get equal parts of what is
     scarce; so do the users of a tenant, and of a user the agents. `weight`: how many such parts the account gets that the token
-    names last (its user, or else its tenant), above 0 and at most 1,000. Of several tokens of an account the newest that says
+    names last (its user, or else its tenant), 0.001 to 1,000. Of several tokens of an account the newest that says
     one counts, and 1 where none does. Who is no operator makes tokens of its own tenant and user, with weights for users alone.
     """
 
@@ -64,8 +64,7 @@ class AddToken(Request[NewToken], frozen=True, kw_only=True):
             check_account("tenant", self.tenant)
         if self.user:
             check_account("user", self.user)
-        if self.weight is not None:
-            above_zero("weight", self.weight, MAX_WEIGHT)
+        within("weight", self.weight, LEAST_WEIGHT, MOST_WEIGHT)
 
 
 class TokenList(Reply, frozen=True):

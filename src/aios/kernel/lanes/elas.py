@@ -22,7 +22,7 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from aios.abi.request import Class
@@ -135,12 +135,14 @@ class Elas(Policy):
             account.moved()
         self._moved.clear()
 
-    def _homes(self, ticket: Ticket) -> list[Account]:
-        """The accounts that may pay: the ticket's own, and those of who waits for it."""
-        homes = [self._account("system" if ticket.system else ticket.cls, ticket.accounts or ((ticket.share, 1.0),))]
-        if ticket.waiters:
-            homes += [self._account(waiter.cls, waiter.accounts) for waiter in ticket.waiters[:MOST_WAITERS]]
-        return homes
+    def _homes(self, ticket: Ticket) -> Iterator[Account]:
+        """The accounts that may pay: the ticket's own, and those of who waits for it. To look for one may forget idle ones."""
+        yield self._own(ticket)
+        for waiter in ticket.waiters[:MOST_WAITERS]:
+            yield self._account(waiter.cls, waiter.accounts)
+
+    def _own(self, ticket: Ticket) -> Account:
+        return self._account("system" if ticket.system else ticket.cls, ticket.accounts or ((ticket.share, 1.0),))
 
     def _account(self, band: Band, accounts: Accounts) -> Account:
         account = self._bands[band]
@@ -264,7 +266,7 @@ class Elas(Policy):
     def started(self, ticket: Ticket) -> None:
         if ticket in self._charged:
             return
-        account = self._homes(ticket)[0]  # it was not picked: a server was free
+        account = self._own(ticket)  # it was not picked: a server was free
         account.lift()
         account.raise_floors()
         self._charge(ticket, "system" if ticket.system else ticket.cls, account, next(self._arrivals))
@@ -301,17 +303,19 @@ class Elas(Policy):
         if ticket.system or ticket.cls == "idle":
             return None  # nobody knows when nothing else waits
         level, _ = level_of(ticket, ticket.asked)
-        loads = [Load(self._before(home, level, ticket.deadline), self._part(home)) for home in self._homes(ticket)]
+        loads = [Load(self._before(home, ticket, level), self._part(home)) for home in self._homes(ticket)]
         return min(loads, key=lambda load: (load.ahead + 1) / load.share)
 
-    def _before(self, account: Account, level: float, deadline: float | None) -> float:
-        """Calls of average cost that wait in an account and go before one of that level and deadline.
+    def _before(self, account: Account, ticket: Ticket, level: float) -> float:
+        """Calls of average cost that wait in an account and go before a ticket of that level, on a server that can do it.
 
         Those do that are of no worse level, and whose deadline is no later: else it goes before them when it comes to be at risk.
         """
-        cost = 0.0
+        cost, deadline = 0.0, ticket.deadline
         for line in account.places.values():
             assert isinstance(line, Line)
+            if line.servers.isdisjoint(ticket.feasible):
+                continue
             for rank, waiting in line.ranked:
                 theirs = waiting.ticket.deadline
                 first = deadline is None or (theirs is not None and theirs <= deadline)

@@ -112,7 +112,7 @@ class Fair(Policy):
         own = self._waiting.get(share)
         others = sum(self._weight(other) for other in self._waiting if other != share)
         cost = self._estimate(share) / self._mean if self._mean > 0 else 1.0
-        return Load(cost * len(own) if own is not None else 0.0, mine / (mine + others))
+        return Load(cost * own.beside(ticket) if own is not None else 0.0, mine / (mine + others))
 
     def order(self, now: float) -> Iterable[Ticket]:
         return (picked.ticket for picked in self.foresee(now))

@@ -19,10 +19,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from aios.abi.bounds import above_zero, within
+from aios.abi.bounds import within
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
-from aios.abi.system import MAX_WEIGHT
+from aios.abi.system import LEAST_WEIGHT, MOST_WEIGHT
 from aios.abi.waits import Code, Wait
 from aios.kernel.programs import Program
 from aios.ports.clock import Clock
@@ -53,7 +53,7 @@ class LaneConfig:
     def __post_init__(self) -> None:
         within("queue", self.queue, 1, 1_000_000)
         for agent, weight in self.weights.items():
-            above_zero(f"weights.{agent}", weight, MAX_WEIGHT)
+            within(f"weights.{agent}", weight, LEAST_WEIGHT, MOST_WEIGHT)
 
 
 @dataclasses.dataclass(slots=True, eq=False)

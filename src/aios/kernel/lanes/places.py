@@ -155,10 +155,10 @@ class Account:
         others the least served go, and the floor rises to where they stood, so that nobody gains by being forgotten."""
         idle = [child for child in self.children.values() if not child.waiting and not child.running]
         idle.sort(key=lambda child: child.served)
+        self.busy = len(self.children) - len(idle)
         for child in idle[: len(idle) - KEPT_IDLE // 2]:
             self.floor = max(self.floor, child.served)
             del self.children[child.name]
-        self.busy = len(self.children) - len(idle)
 
 
 class Waiting:

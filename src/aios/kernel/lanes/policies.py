@@ -42,7 +42,7 @@ class Fifo(Policy):
         return dispatch(ticket, idle, ARRIVAL)
 
     def load(self, ticket: Ticket) -> Load:
-        return Load(len(self._waiting), 1.0)
+        return Load(self._waiting.beside(ticket), 1.0)
 
     def order(self, now: float) -> Iterable[Ticket]:
         return iter(self._waiting)
@@ -109,7 +109,7 @@ class Priority(Policy):
         return dispatch(oldest, due, AGED) if oldest is not None else None
 
     def load(self, ticket: Ticket) -> Load:
-        return Load(sum(len(self._waiting[cls]) for cls in CLASSES if not is_above(ticket.cls, cls)), 1.0)
+        return Load(sum(self._waiting[cls].beside(ticket) for cls in CLASSES if not is_above(ticket.cls, cls)), 1.0)
 
     def order(self, now: float) -> Iterable[Ticket]:
         return (picked.ticket for picked in self.foresee(now))

@@ -51,8 +51,9 @@ class Queue:
                     first, first_place = ticket, place
         return first
 
-    def __len__(self) -> int:
-        return sum(map(len, self._kinds.values()))
+    def beside(self, ticket: Ticket) -> int:
+        """How many tickets wait that a server can do which can do this one too."""
+        return sum(len(tickets) for servers, tickets in self._kinds.items() if not servers.isdisjoint(ticket.feasible))
 
     def __bool__(self) -> bool:
         return bool(self._kinds)

@@ -50,7 +50,7 @@ class RoundRobin(Policy):
     def load(self, ticket: Ticket) -> Load:
         own = self._waiting.get(ticket.pid)
         processes = len(self._waiting) + (own is None)
-        return Load(len(own) if own is not None else 0.0, 1 / processes)
+        return Load(own.beside(ticket) if own is not None else 0.0, 1 / processes)
 
     def foresee(self, now: float) -> Iterable[Dispatch]:
         return (Dispatch(ticket, "", ITS_TURN) for ticket in self.order(now))
