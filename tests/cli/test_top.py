@@ -69,7 +69,7 @@ async def top(agents: int = 3, agent: str = "ask") -> AsyncIterator[Seen]:
 async def test_the_agents_and_the_lanes_are_shown() -> None:
     async with top() as seen:
         await seen.until(lambda: "waiting 2 standard" in seen.lanes())
-        assert "cores  priority     running 1 of 1" in seen.lanes() and "3 agents" in seen.lanes()
+        assert "cores  elas         running 1 of 1" in seen.lanes() and "3 agents" in seen.lanes()
         await seen.until(lambda: sorted(row[2] for row in seen.rows()) == ["○ queued", "○ queued", "● running"])
         assert {row[1] for row in seen.rows()} == {"standard"} and "scripted" in str(seen.rows())
 
