@@ -11,6 +11,8 @@ from scenes import ask, begin, calling, events, slow, turns
 from aios.abi.event import Dispatched
 from aios.abi.process import CallInfo, Explain
 from aios.abi.request import CLASSES, CallOptions
+from aios.kernel.explain import CALLS_TOLD
+from aios.kernel.lanes.elas import Elas
 from aios.kernel.lanes.fair import LEAST_SERVED, Fair
 from aios.kernel.lanes.lane import Dispatch, LaneConfig
 from aios.kernel.lanes.policies import POLICIES
@@ -19,6 +21,7 @@ from aios.server.local import LocalGate
 from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, kernel_for_tests
 
+FORESEE = Elas.foresee
 HOLDS = "hold the slot"
 INSTANT = Script(text="one two", first_s=0, token_s=0)
 
@@ -139,3 +142,32 @@ async def test_why_names_who_lends_the_call_its_turn() -> None:
             assert call.lenders == (other.process.name,) and call.rule.startswith("class interactive")
             waits.cancel()
             await asyncio.wait([waits])
+
+
+async def test_of_a_process_with_many_calls_the_first_are_told_of_by_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has thousands of calls waiting and asks why does not stop the kernel."""
+    looks = []
+
+    def foresee(self: Elas, now: float) -> Iterator[Dispatch]:
+        looks.append(now)
+        return iter(FORESEE(self, now))
+
+    monkeypatch.setattr(Elas, "foresee", foresee)
+    async with kernel_for_tests([slow()], lane=LaneConfig(policy="elas")) as k:
+        client = await k.session()
+        async with calling(client, 90):
+            told = await k.operator.call(Explain(pid=client.process.pid))
+            assert (len(told.calls), told.more, len(looks)) == (CALLS_TOLD, 90 - CALLS_TOLD, 1)
+            assert [call.ahead_count for call in told.calls[1:]] == [*range(CALLS_TOLD - 1)], "the first of them runs"
+
+
+async def test_who_has_been_served_is_ahead_of_nobody_also_when_the_last_look_was_a_moment_ago() -> None:
+    async with kernel_for_tests([slow()], lane=LaneConfig(policy="elas")) as k:
+        client, late = await k.session("many", cls="interactive"), await k.session("late", cls="batch")
+        async with calling(client, 1500), calling(late):
+            told = []
+            for at_s in (0.95, 0.1):
+                await asyncio.sleep(at_s)
+                (call,) = (await late.call(Explain(pid=late.process.pid))).calls
+                told.append(call.ahead_count)
+            assert told[0] - told[1] == 1

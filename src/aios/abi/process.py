@@ -162,12 +162,16 @@ class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Explanation(Reply, frozen=True, omit_defaults=True):
-    """Why a process does what it does: `reason` in words, its open calls, and what would move it."""
+    """Why a process does what it does: `reason` in words, its open calls, and what would move it.
+
+    Of many calls those are told that came first; `more`: how many others are open.
+    """
 
     process: ProcessInfo
     reason: str
     calls: tuple[CallInfo, ...] = ()
     moves: tuple[str, ...] = ()
+    more: int = 0
 
 
 class Explain(Request[Explanation], frozen=True, kw_only=True):

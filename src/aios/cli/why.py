@@ -32,6 +32,8 @@ def sentences(found: Explanation) -> list[str]:
     process = found.process
     lines = [f"{process.name}  {process.cls}  {state_of(process)}  {one_line(found.reason)}"]
     lines += [line for call in found.calls for line in about_call(call)]
+    if found.more:
+        lines.append(f"  and {found.more} more calls, which came later")
     if found.moves:
         lines.append("would move it: " + "; ".join(map(one_line, found.moves)))
     return lines

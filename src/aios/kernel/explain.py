@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
 from aios.abi.process import Ahead, CallInfo, Explanation, ProcessInfo
 from aios.abi.request import is_above
 from aios.abi.waits import Code, Wait
-from aios.kernel.lanes.lane import Lane, Ticket
+from aios.kernel.lanes.lane import Lane, Outlook, Ticket
 from aios.kernel.process import Call, Hold, Process
 from aios.kernel.waiting import ANOTHER
 
-AHEAD_SHOWN = 10
+CALLS_TOLD = 20
+"""Of a process's open calls so many are told of: those that came first."""
 HOLDERS_SHOWN = 4
 
 
@@ -26,12 +28,25 @@ def explain(
     `known`: whether the asker may know of the process with that pid; others have no name in the answer. `told`: a wait as the
     asker may hear of it.
     """
-    calls = tuple(_explain_call(call, lanes, known, told) for call in of.calls.values() if call is not asking)
-    return Explanation(process=process, reason=_reason(of, calls), calls=calls, moves=_moves(of, calls))
+    others = [call for call in of.calls.values() if call is not asking]
+    outlooks = _outlooks(others[:CALLS_TOLD], lanes)
+    calls = tuple(_explain_call(call, outlooks, known, told) for call in others[:CALLS_TOLD])
+    more = len(others) - len(calls)
+    return Explanation(process=process, reason=_reason(of, calls), calls=calls, moves=_moves(of, calls), more=more)
+
+
+def _outlooks(calls: Iterable[Call], lanes: Mapping[str, Lane]) -> dict[object, Outlook]:
+    """Of those that wait in lanes, by their tickets: one look at each lane."""
+    tickets: defaultdict[str, list[Ticket]] = defaultdict(list)
+    for call in calls:
+        if isinstance(call.ticket, Ticket):
+            assert call.row.lane is not None
+            tickets[call.row.lane].append(call.ticket)
+    return {ticket: outlook for name in tickets for ticket, outlook in lanes[name].explain_all(tickets[name]).items()}
 
 
 def _explain_call(
-    call: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool], told: Callable[[Wait | None], Wait | None]
+    call: Call, outlooks: Mapping[object, Outlook], known: Callable[[str], bool], told: Callable[[Wait | None], Wait | None]
 ) -> CallInfo:
     def name_of(ticket: Ticket) -> str:
         return ticket.name if known(ticket.pid) else ANOTHER
@@ -41,12 +56,10 @@ def _explain_call(
     lenders: tuple[str, ...] = ()
     count, rule = 0, ""
     if isinstance(call.ticket, Ticket):
-        assert call.row.lane is not None
-        ticket = call.ticket
-        wait, count, before, holders, rule = lanes[call.row.lane].explain(ticket)
+        wait, count, before, holders, rule = outlooks[call.ticket]
         wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
-        ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before[:AHEAD_SHOWN])
-        lenders = tuple(waiter.name if known(waiter.pid) else ANOTHER for waiter in ticket.waiters)
+        ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before)
+        lenders = tuple(waiter.name if known(waiter.pid) else ANOTHER for waiter in call.ticket.waiters)
     return CallInfo(
         call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about, call.frozen is not None, rule, lenders
     )

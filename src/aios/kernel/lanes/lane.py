@@ -29,6 +29,8 @@ from aios.ports.clock import Clock
 
 MOST_FORESEEN = 2000
 """Above so many waiting calls nobody works out in which order they will be served."""
+AHEAD_TOLD = 10
+"""Of those that will be served before a call, so many are named."""
 FORESEEN_ANEW, FORESEEN_FOR_S = 100, 0.0002
 """Up to so many it is worked out for everyone who asks; of more it is kept for so many seconds for each of the others."""
 DOWN_PATIENCE_S = 15.0
@@ -185,9 +187,9 @@ class Dispatch(msgspec.Struct, frozen=True):
 class Outlook(NamedTuple):
     """Why a ticket waits, and what comes before its turn.
 
-    `ahead`: the tickets that will be served before it, so many; `holders`: those that have what it waits for; `rule`: by
-    which it will be picked. All as it is if nothing else comes. Where so many wait that nobody looks through them, their number
-    is an estimate, and there is no rule.
+    `ahead_count`: so many will be served before it, of which `ahead` are the first; `holders`: those that have what it waits for;
+    `rule`: by which it will be picked. All as it is if nothing else comes. Where so many wait that nobody looks through them,
+    their number is an estimate, and there is no rule.
     """
 
     wait: Wait
@@ -466,25 +468,41 @@ class Lane:
         return Wait(code=code, on=" or ".join(server.name for server in servers), since_ns=ticket.asked_ns)
 
     def explain(self, ticket: Ticket) -> Outlook:
-        """What is known now of a queued ticket's turn. The estimate is of how long it takes if nothing else comes.
+        """What is known now of a queued ticket's turn. The estimate is of how long it takes if nothing else comes."""
+        return self.explain_all((ticket,))[ticket]
 
-        Where others keep coming it is too short for those that they overtake (docs/adr/0013).
-        """
-        ahead: list[Ticket] = []
-        rule = ""
+    def explain_all(self, tickets: Collection[Ticket]) -> dict[Ticket, Outlook]:
+        """The same of several, from one look at the decisions to come."""
+        found: dict[Ticket, Outlook] = {}
+        ahead: dict[frozenset[str], list[Ticket]] = {ticket.feasible: [] for ticket in tickets}
+        wanted = set(tickets)
         for picked in self._foreseen():
-            if picked.ticket is ticket:
-                rule, count = picked.reason, len(ahead)
-                break
-            if picked.ticket.feasible & ticket.feasible:
-                ahead.append(picked.ticket)
-        else:
-            load = self.policy.load(ticket)
-            ahead, count = [], self._count - 1 if load is None else min(self._count - 1, round(load.ahead / load.share))
+            one = picked.ticket
+            if not (one.queued or one.frozen):
+                continue  # it had its turn since they were foreseen
+            if one in wanted:
+                before = ahead[one.feasible]
+                found[one] = self._outlook(one, len(before), before[:AHEAD_TOLD], picked.reason)
+                if len(found) == len(wanted):
+                    break
+            for able, others in ahead.items():
+                if not able.isdisjoint(one.feasible):
+                    others.append(one)
+        for ticket in tickets:
+            if ticket not in found:
+                found[ticket] = self._outlook(ticket, self._estimate_ahead(ticket), [], "")
+        return found
+
+    def _outlook(self, ticket: Ticket, count: int, ahead: list[Ticket], rule: str) -> Outlook:
         holders = [holder for name in sorted(ticket.feasible) for holder in self._servers[name].holders]
         wait = self.why(ticket)
         eta = self.eta_s(count) if wait.code == "S" else None
         return Outlook(msgspec.structs.replace(wait, eta_s=eta), count, ahead, holders, rule)
+
+    def _estimate_ahead(self, ticket: Ticket) -> int:
+        """How many will be served before a queued ticket, where that is not worked out."""
+        load = self.policy.load(ticket)
+        return self._count - 1 if load is None else min(self._count - 1, round(load.ahead / load.share))
 
     def _foreseen(self) -> list[Dispatch]:
         """The decisions to come. Of many who wait they are kept for a moment: whoever asks why again and again stops nobody."""
