@@ -340,12 +340,13 @@ class Elas(Policy):
 
     def foresee(self, now: float) -> Iterable[Dispatch]:
         """As it would be if each call cost what is expected of it, by what a copy picks when all servers are idle."""
-        copy = self._copy()
+        copy = self.copy()
         anywhere = dict.fromkeys(sorted({name for ticket in self._waiting for name in ticket.feasible}), 0.0)
         while (picked := copy.pick(anywhere, now)) is not None:
             yield picked
 
-    def _copy(self) -> Elas:
+    def copy(self) -> Elas:
+        """The same with what waits, to be played on; what ends there is not learned from."""
         copy = Elas()
         copied: dict[Account, Account] = {}
         copy._top = self._top.copied(None, copied)
