@@ -1,6 +1,7 @@
 """Which processes a person means."""
 
 import click
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -37,6 +38,14 @@ def test_a_name_a_pid_or_its_only_beginning_will_do(text: str, pid: str) -> None
 def test_a_beginning_of_several_is_none_of_them_and_says_which() -> None:
     with pytest.raises(Conflict, match=r"`hello-4`, `hello-417`"):
         named(FLEET, "hel")
+
+
+def test_what_belongs_to_another_tenant_may_be_named_with_it() -> None:
+    theirs = msgspec.structs.replace(process("hello-4", "3001"), tenant="acme")
+    for text in ("acme/hello-4", "acme/", "acme/hel"):
+        assert named([*FLEET, theirs], text).pid == "3001"
+    with pytest.raises(NotFound, match="did you mean `acme/hello-4`"):
+        named([*FLEET, theirs], "acme/hallo-4")
 
 
 @pytest.mark.parametrize("text", ["hallo-4", ""])

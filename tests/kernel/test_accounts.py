@@ -77,6 +77,19 @@ async def test_operators_see_all_tenants_and_name_what_is_another_ones_with_its_
         assert {event.tenant for event in await events(k, "dispatch")} == {"acme"}
 
 
+async def test_why_names_the_processes_of_other_tenants_to_operators_as_they_name_them() -> None:
+    async with kernel_for_tests([slow()], lane=LaneConfig(policy="fifo")) as k:
+        acme, zeta = await client_of(k, "acme"), await client_of(k, "zeta")
+        assert acme.process.name == zeta.process.name
+        async with calling(acme, 2), calling(zeta):
+            said = await k.operator.call(Explain(pid="zeta/client-1"))
+            (call,) = said.calls
+            assert call.wait is not None and call.wait.holder == "acme/client-1" in said.reason
+            assert [ahead.name for ahead in call.ahead] == ["acme/client-1"]
+            (own,) = (await zeta.call(Explain(pid=zeta.process.pid))).calls
+            assert own.wait is not None and (own.wait.holder, [ahead.name for ahead in own.ahead]) == ("another", ["another"])
+
+
 async def test_how_many_calls_wait_is_told_to_operators_alone() -> None:
     async with kernel_for_tests([slow()]) as k:
         acme, zeta = await client_of(k, "acme"), await client_of(k, "zeta")

@@ -11,6 +11,7 @@ from scenes import ask, begin, calling, events, slow, turns
 from aios.abi.event import Dispatched
 from aios.abi.process import CallInfo, Explain
 from aios.abi.request import CLASSES, CallOptions
+from aios.abi.system import LOCAL
 from aios.kernel.explain import CALLS_TOLD
 from aios.kernel.lanes.elas import Elas
 from aios.kernel.lanes.fair import LEAST_SERVED, Fair
@@ -61,6 +62,11 @@ async def told_of(k: RunningKernel) -> dict[str, CallInfo]:
     return told
 
 
+def named(event: Dispatched) -> str:
+    """What an operator calls the process of a decision."""
+    return event.name if event.tenant == LOCAL else f"{event.tenant}/{event.name}"
+
+
 async def foresee(k: RunningKernel, seed: int, count: int) -> list[Dispatched]:
     """Let calls wait, hear what is said of each, and then serve them; the decisions. Asserts that all was as it was said."""
     rng = random.Random(seed)
@@ -85,7 +91,7 @@ async def foresee(k: RunningKernel, seed: int, count: int) -> list[Dispatched]:
             holder.process.name,
         )
         assert (said.ahead_count, said.rule) == (place, event.reason)
-        assert [ahead.name for ahead in said.ahead] == [before.name for before in decided[:place][:10]]
+        assert [ahead.name for ahead in said.ahead] == [named(before) for before in decided[:place][:10]]
         assert [ahead.cls for ahead in said.ahead] == [before.cls for before in decided[:place][:10]]
     return decided
 

@@ -164,7 +164,7 @@ class CallInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 class Explanation(Reply, frozen=True, omit_defaults=True):
     """Why a process does what it does: `reason` in words, its open calls, and what would move it.
 
-    Of many calls those are told that came first; `more`: how many others are open.
+    Of many calls those are told that act, and then those that came first; `more`: how many others are open.
     """
 
     process: ProcessInfo

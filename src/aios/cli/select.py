@@ -61,10 +61,10 @@ def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
     A process of another tenant than the operator's may be called `TENANT/NAME`. Raises `NotFound` with the nearest name,
     `Conflict` if more than one is meant.
     """
-    exact = [process for process in processes if text in (process.pid, process.name, f"{process.tenant}/{process.name}")]
+    exact = [process for process in processes if text in names_of(process)]
     if len(exact) == 1:
         return exact[0]
-    begins = [process for process in processes if process.name.startswith(text) or process.pid.startswith(text)] if text else []
+    begins = [process for process in processes if any(name.startswith(text) for name in names_of(process))] if text else []
     found = exact or begins
     if len(found) == 1:
         return found[0]
@@ -73,8 +73,13 @@ def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
         some = ", ".join(f"`{name_of(process)}`" for process in found[:5])
         what = "names" if exact else "is the beginning of"
         raise Conflict(f"`{text}` {what} {len(found)}: {some}{', …' if len(found) > 5 else ''}")
-    near = nearest(text, [process.name for process in processes])
+    near = nearest(text, [full_name(process) for process in processes])
     raise NotFound(f"there is no process `{text}`: `aios ps --all` lists them{near}")
+
+
+def names_of(process: ProcessInfo) -> tuple[str, str, str]:
+    """What a process may be called by."""
+    return process.pid, process.name, f"{process.tenant}/{process.name}"
 
 
 def full_name(process: ProcessInfo) -> str:

@@ -6,7 +6,7 @@ import click
 
 from aios.abi.process import CallInfo, Explain, Explanation
 from aios.cli.command import Command, as_json
-from aios.cli.select import find
+from aios.cli.select import find, full_name
 from aios.cli.show import one_line, put_json, since, state_of, wait_of
 from aios.sdk.client import Client
 
@@ -30,10 +30,10 @@ def why(process: str, as_json: bool) -> None:
 def sentences(found: Explanation) -> list[str]:
     """An explanation as lines."""
     process = found.process
-    lines = [f"{process.name}  {process.cls}  {state_of(process)}  {one_line(found.reason)}"]
+    lines = [f"{full_name(process)}  {process.cls}  {state_of(process)}  {one_line(found.reason)}"]
     lines += [line for call in found.calls for line in about_call(call)]
     if found.more:
-        lines.append(f"  and {found.more} more calls, which came later")
+        lines.append(f"  and {found.more} more calls")
     if found.moves:
         lines.append("would move it: " + "; ".join(map(one_line, found.moves)))
     return lines

@@ -12,27 +12,27 @@ from aios.abi.request import is_above
 from aios.abi.waits import Code, Wait
 from aios.kernel.lanes.lane import Lane, Outlook, Ticket
 from aios.kernel.process import Call, Hold, Process
-from aios.kernel.waiting import ANOTHER
 
 CALLS_TOLD = 20
-"""Of a process's open calls so many are told of: those that came first."""
+"""Of a process's open calls so many are told of: those that act, then those that came first."""
 HOLDERS_SHOWN = 4
 
 
 def explain(
-    process: ProcessInfo, of: Process, asking: Call, lanes: Mapping[str, Lane], known: Callable[[str], bool],
+    process: ProcessInfo, of: Process, asking: Call, lanes: Mapping[str, Lane], name_of: Callable[[str], str],
     told: Callable[[Wait | None], Wait | None],
 ) -> Explanation:  # fmt: skip
     """The process, its open calls (but for the one that asks) with what each waits for, and what would move it.
 
-    `known`: whether the asker may know of the process with that pid; others have no name in the answer. `told`: a wait as the
-    asker may hear of it.
+    `name_of`: what the asker may call the process with that pid. `told`: a wait as the asker may hear of it.
     """
     others = [call for call in of.calls.values() if call is not asking]
+    if len(others) > CALLS_TOLD:
+        others.sort(key=lambda call: call.wait is not None)  # those that act say what it does
     outlooks = _outlooks(others[:CALLS_TOLD], lanes)
-    calls = tuple(_explain_call(call, outlooks, known, told) for call in others[:CALLS_TOLD])
-    more = len(others) - len(calls)
-    return Explanation(process=process, reason=_reason(of, calls), calls=calls, moves=_moves(of, calls), more=more)
+    calls = tuple(_explain_call(call, outlooks, name_of, told) for call in others[:CALLS_TOLD])
+    moves, more = _moves(of, name_of(of.pid), calls), len(others) - len(calls)
+    return Explanation(process=process, reason=_reason(of, calls), calls=calls, moves=moves, more=more)
 
 
 def _outlooks(calls: Iterable[Call], lanes: Mapping[str, Lane]) -> dict[object, Outlook]:
@@ -46,20 +46,18 @@ def _outlooks(calls: Iterable[Call], lanes: Mapping[str, Lane]) -> dict[object, 
 
 
 def _explain_call(
-    call: Call, outlooks: Mapping[object, Outlook], known: Callable[[str], bool], told: Callable[[Wait | None], Wait | None]
+    call: Call, outlooks: Mapping[object, Outlook], name_of: Callable[[str], str], told: Callable[[Wait | None], Wait | None]
 ) -> CallInfo:
-    def name_of(ticket: Ticket) -> str:
-        return ticket.name if known(ticket.pid) else ANOTHER
-
     wait = told(call.wait)
     ahead: tuple[Ahead, ...] = ()
     lenders: tuple[str, ...] = ()
     count, rule = 0, ""
     if isinstance(call.ticket, Ticket):
         wait, count, before, holders, rule = outlooks[call.ticket]
-        wait = replace(wait, holder=", ".join(map(name_of, holders[:HOLDERS_SHOWN])) + ", …" * (len(holders) > HOLDERS_SHOWN))
-        ahead = tuple(Ahead(name_of(ticket), ticket.cls) for ticket in before)
-        lenders = tuple(waiter.name if known(waiter.pid) else ANOTHER for waiter in call.ticket.waiters)
+        some = ", ".join(name_of(holder.pid) for holder in holders[:HOLDERS_SHOWN])
+        wait = replace(wait, holder=some + ", …" * (len(holders) > HOLDERS_SHOWN))
+        ahead = tuple(Ahead(name_of(ticket.pid), ticket.cls) for ticket in before)
+        lenders = tuple(name_of(waiter.pid) for waiter in call.ticket.waiters)
     return CallInfo(
         call.id, call.row.name, call.asked_ns, wait, call.core, ahead, count, call.about, call.frozen is not None, rule, lenders
     )
@@ -103,13 +101,13 @@ def _why_held(process: Process, held: Hold) -> str:
     return f"it is {held.why}" if held.of == process.name else f"it is held with `{held.of}`, which is {held.why}"
 
 
-def _moves(process: Process, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
+def _moves(process: Process, name: str, calls: tuple[CallInfo, ...]) -> tuple[str, ...]:
     if process.held is not None and process.exit is None:
         return (f"`aios resume {process.held.of}`",)
     codes = {call.wait.code for call in calls if call.wait is not None}
     moves = []
     if "S" in codes and is_above(process.most_cls, process.cls):
-        moves.append(f"a higher class than {process.cls}: `aios nice {process.name} {process.most_cls}`")
+        moves.append(f"a higher class than {process.cls}: `aios nice {name} {process.most_cls}`")
     for call in calls:
         if call.frozen and call.wait is not None:
             moves.append(f"the end of what has its slot: {call.wait.holder or 'nothing'}")

@@ -191,13 +191,16 @@ class ProcessCalls:
         asker = call.process
         process = self._processes.find(asker, call.request.pid)
 
-        def known(pid: str) -> bool:
-            return self._processes.knows(asker, self._processes.get(pid))
+        def name_of(pid: str) -> str:
+            known = self._processes.get(pid)
+            if known is None or not self._processes.knows(asker, known):
+                return ANOTHER
+            return known.name if known.tenant == asker.tenant else f"{known.tenant}/{known.name}"
 
         def told(wait: Wait | None) -> Wait | None:
             return self._told(asker, wait)
 
-        return explain(self._info(asker, process), process, call, self._lanes, known, told)
+        return explain(self._info(asker, process), process, call, self._lanes, name_of, told)
 
     def _info(self, asker: Process, process: Process) -> ProcessInfo:
         """A process as the asker may hear of it."""
