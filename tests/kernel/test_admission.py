@@ -7,10 +7,11 @@ from scenes import ask, begin, error_of, nothing_is_held, slow, turns, until
 
 from aios.abi.errors import AiosError, DeadlineExceeded, QueueFull
 from aios.abi.llm import Completion
-from aios.abi.process import Signal, SignalProcess
+from aios.abi.process import Explain, Signal, SignalProcess
 from aios.abi.request import CallOptions
-from aios.kernel.lanes.lane import FEWEST_TIMES, LaneConfig
+from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.lanes.policies import POLICIES
+from aios.kernel.lanes.rate import FEWEST_TIMES
 from aios.server.local import LocalGate
 from aios.testing import time
 from aios.testing.kernel import RunningKernel, kernel_for_tests
@@ -143,3 +144,22 @@ async def test_calls_that_wait_for_another_core_are_no_reason_to_refuse(policy: 
         await turns()
         assert type(await client.call(ask(model="new"), CallOptions(deadline_s=6))) is Completion
         await asyncio.wait([holds, *of_old])
+
+
+@pytest.mark.parametrize("slots", [1, 4, 8, 64])
+async def test_calls_that_begin_and_end_in_step_are_no_reason_to_tell_a_wrong_time(slots: int) -> None:
+    """Twelve rounds of calls of a second each: whoever comes last waits for all of them, and is told how long still."""
+    async with kernel_for_tests([slow(slots=slots)], lane=LaneConfig(policy="fifo")) as k:
+        client = client_of(k, "acme")
+        crowd = [begin(client) for _ in range(12 * slots)]
+        await turns()
+        last = client_of(k, "zeta")
+        late = begin(last)
+        ended = max(2 * slots, 1 + FEWEST_TIMES)
+        await until(lambda: sum(call.done() for call in crowd) >= ended)
+        await turns()
+        left_s = 12 - ended / slots
+        (call,) = (await last.call(Explain(pid=last.process.pid))).calls
+        assert call.wait is not None and call.wait.eta_s == pytest.approx(left_s, rel=0.5)
+        assert type(await last.call(ask(), CallOptions(deadline_s=1.5 * left_s + 2))) is Completion
+        await asyncio.wait([*crowd, late])

@@ -24,6 +24,7 @@ from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
 from aios.abi.system import LEAST_WEIGHT, MOST_WEIGHT
 from aios.abi.waits import Code, Wait
+from aios.kernel.lanes.rate import Rate
 from aios.kernel.programs import Program
 from aios.ports.clock import Clock
 
@@ -315,6 +316,7 @@ class Lane:
 
     def add_server(self, server: Server) -> None:
         self._servers[server.name] = server
+        self._rate.remember(sum(server.width for server in self._servers.values()))
         self._preemptible = self._preemptible or server.preemptible
         if not server.up:
             self._be_patient(server)
@@ -350,11 +352,17 @@ class Lane:
     def _count_waiting(self, ticket: Ticket, calls: int) -> None:
         """So many calls more wait of a ticket's tenant and class, or fewer."""
         key = ticket.tenant, ticket.cls
-        self._count += calls
+        self._count_all(calls)
         self._by_class[ticket.cls] += calls
         self._waiting[key] = self._waiting.get(key, 0) + calls
         if not self._waiting[key]:
             del self._waiting[key]
+
+    def _count_all(self, calls: int) -> None:
+        """So many more wait, with those who stand back, or fewer."""
+        if not self._count:
+            self._rate.begin(self._clock.monotonic())
+        self._count += calls
 
     def eta_s(self, ahead: int) -> float | None:
         """Seconds until a call with so many ahead of it starts, at the rate measured lately; None if unknown."""
@@ -577,7 +585,7 @@ class Lane:
         server.preemptions += 1
         ticket.frozen, ticket.feasible = True, frozenset((server.name,))
         self.policy.add(ticket)
-        self._count += 1
+        self._count_all(1)
         ticket.suspension.freeze(by)
 
     def _thaw(self, dispatch: Dispatch) -> None:
@@ -619,7 +627,7 @@ class Lane:
         if server.closed_since is not None:
             self._reopen(server)
         if not self._count:
-            return self._rate.pause()
+            return
         self._rate.tick(self._clock.monotonic())
         while self._dispatch_on((server.name,)) and server.preemptible:
             pass  # those who stood back go on
@@ -629,7 +637,7 @@ class Lane:
         del server.frozen[ticket]
         ticket.frozen = False
         self.policy.remove(ticket)
-        self._count -= 1
+        self._count_all(-1)
 
     def _reopen(self, server: Server) -> None:
         """A server is for all calls again if no urgent one runs there; for one of them, if it was not for too long."""
@@ -677,7 +685,7 @@ class Lane:
         """Give a turn to a ticket that was picked, if it still wants it."""
         ticket = dispatch.ticket
         if ticket.frozen:
-            self._count -= 1
+            self._count_all(-1)
             self._thaw(dispatch)
             return True
         self._uncount(ticket)
@@ -686,45 +694,6 @@ class Lane:
         self._start(dispatch)
         ticket.given.set_result(dispatch)
         return True
-
-
-FEWEST_TIMES = 8
-"""So many times between ends of calls are measured before a rate counts as known."""
-MOST_MEANS = 20
-"""A time that is longer than so many mean ones counts as that."""
-
-
-class Rate:
-    """Events per second while there was work to do, lately: an exponential mean over the times between them."""
-
-    __slots__ = ("_count", "_last", "_mean_s")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._last = 0.0
-        self._mean_s = 0.0
-
-    def tick(self, now: float) -> None:
-        if self._last:
-            self._count += 1
-            since_s = max(0.0, now - self._last)
-            if self._count > FEWEST_TIMES:
-                since_s = min(since_s, MOST_MEANS * self._mean_s)  # the machine slept, or the clock leapt
-            self._mean_s += (since_s - self._mean_s) * (0.05 if self._mean_s else 1.0)
-        self._last = now
-
-    def pause(self) -> None:
-        """Nothing waits: the time until the next event tells nothing."""
-        self._last = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether it was measured often enough to refuse anything for it."""
-        return self._count >= FEWEST_TIMES and self._mean_s > 0
-
-    @property
-    def per_s(self) -> float:
-        return 1 / self._mean_s if self._mean_s > 0 else 0.0
 
 
 def least_loaded(idle: dict[str, float], ticket: Ticket) -> str | None:
