@@ -14,7 +14,8 @@ from aios.abi.llm import Delta, Generate, Score
 from aios.abi.process import Explain, Renice, Self, SignalProcess
 from aios.abi.request import CallOptions, Class
 from aios.abi.system import CoreState, ListCores
-from aios.kernel.lanes.lane import CLOSED_S, MOST_FROZEN, LaneConfig
+from aios.kernel.lanes.elas import CLASS_LEAD, Elas
+from aios.kernel.lanes.lane import CLOSED_S, MOST_FROZEN, LaneConfig, Ticket
 from aios.ports.core import CoreCall, Feature
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
@@ -440,3 +441,22 @@ async def test_who_stood_back_is_charged_once() -> None:
             served[band] = root.children["local"].served if "local" in root.children else 0.0
         assert served["batch"] == pytest.approx(2 + 2 * 40) and served["interactive"] == pytest.approx(3 * (2 + 2 * 5))
         assert not policy._charged  # type: ignore[attr-defined]
+
+
+def test_under_elas_nobody_stands_back_to_a_class_that_is_too_far_ahead() -> None:
+    """Interactive calls that have had far more than their share are served beside the others, as long as those have work."""
+
+    def ticket(cls: Class) -> Ticket:
+        return Ticket("t", cls, "pid", "name", 0.0, 0, frozenset({"core"}), f"t/{cls}")
+
+    policy, batch = Elas(), ticket("batch")
+    policy.add(batch)
+    served = 0.0
+    while policy.urgent(urgent := ticket("interactive")):
+        policy.started(urgent)
+        policy.settled(urgent, 100_000.0)
+        served += 100_000.0
+        assert served < 2 * 16 * CLASS_LEAD, "16 is the weight of the class"
+    assert served > 16 * CLASS_LEAD and not policy.urgent(batch)
+    policy.remove(batch)
+    assert policy.urgent(ticket("interactive"))
