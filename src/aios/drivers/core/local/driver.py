@@ -19,11 +19,12 @@ from typing import Literal
 
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, TooLarge, Unavailable
-from aios.abi.llm import Choice, Completion, Count, Generate, LabelScore, Message, Scores, Tokens, Usage
+from aios.abi.llm import Choice, Completion, Count, LabelScore, Scores, Tokens, Usage
 from aios.drivers.core.local import models
 from aios.drivers.core.local.answers import Answer
 from aios.drivers.core.local.formats import constraint_of, functions_of, installed_version
 from aios.drivers.core.local.host import END_GRACE_S, Host, HostFailed
+from aios.drivers.core.local.prompts import MOST_CHARACTERS, check, prompt_of, texts_of, whole
 from aios.drivers.core.local.protocol import (
     MOST_FORCED,
     VERSION,
@@ -45,11 +46,10 @@ from aios.drivers.core.local.protocol import (
     Step,
     Thaw,
     TooLong,
-    Turn,
     Weigh,
     Weighed,
 )
-from aios.drivers.core.local.tools import RESULT_ROLE, CallReader, call_id, tell_functions, told_calls, told_result
+from aios.drivers.core.local.tools import CallReader, call_id, tell_functions
 from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, ScoreCall, refuse_what_it_cannot
 
 POISONED_AFTER = 3
@@ -83,9 +83,6 @@ GOLDEN = 0x9E3779B97F4A7C15
 """Between the seeds of a call's answers: 2**64 divided by the golden ratio, so that near seeds do not meet."""
 
 NO_PIECE = Piece(0, ())
-
-MOST_CHARACTERS = 1 << 20
-MOST_STOP_CHARACTERS = 1024
 
 
 def _half_of_the_cores() -> int:
@@ -326,7 +323,7 @@ class LocalCore:
         self._changed = changed
         self._path = self.config.path or models.find(models.EMBEDDED)
         installed_version()
-        self._public = _texts_of(self.config.public)
+        self._public = texts_of(self.config.public)
         try:
             await self._bring_up()
         except HostFailed as problem:
@@ -337,8 +334,8 @@ class LocalCore:
     async def generate(self, call: CoreCall, emit: Emit) -> Completion:
         """Generate, as the port says. `Invalid` names the field that this core does not understand."""
         refuse_what_it_cannot(self.info(), call)
-        prompt = _prompt_of(call.request.messages, call.request.prompt or "")
-        _check(call.request)
+        prompt = prompt_of(call.request.messages, call.request.prompt or "")
+        check(call.request)
         constraint = constraint_of(call.request)
         prompt = tell_functions(prompt, *functions_of(call.request))
         self._refuse_too_long(call.model, [prompt])
@@ -370,10 +367,10 @@ class LocalCore:
         """See the port. The prompt and its baseline are read one after the other, in the one slot that the call has."""
         refuse_what_it_cannot(self.info(), call)
         request = call.request
-        prompts = [_prompt_of(request.messages, request.prompt or "")]
+        prompts = [prompt_of(request.messages, request.prompt or "")]
         if request.baseline is not None:
-            prompts.append(Prompt(_whole(request.baseline, "baseline")))
-        labels = tuple(_whole(label, f"labels[{at}]") for at, label in enumerate(request.labels))
+            prompts.append(Prompt(whole(request.baseline, "baseline")))
+        labels = tuple(whole(label, f"labels[{at}]") for at, label in enumerate(request.labels))
         self._refuse_too_long(call.model, prompts)
         self._refuse_if_given_up()
         self._calls += 1
@@ -413,7 +410,7 @@ class LocalCore:
 
     async def count(self, request: Count, model: str) -> Tokens:
         """Ask the model's own tokenizer. Raises `TooLarge` over 1 M characters, `CoreFailed` if the host dies of it."""
-        prompt = tell_functions(_prompt_of(request.messages, request.text), request.tools, must=False)
+        prompt = tell_functions(prompt_of(request.messages, request.text), request.tools, must=False)
         if (size := prompt.size()) > MOST_CHARACTERS:
             raise TooLarge(f"{size} characters are too many to count at once: send at most {MOST_CHARACTERS}")
         self._refuse_if_given_up()
@@ -733,63 +730,6 @@ def scores_of(call: ScoreCall, core: str, weighed: list[Weighed]) -> Scores:
         labels=tuple(LabelScore(*each) for each in found),
         usage=Usage(input_uncached=read - cached, cache_read=cached),
     )
-
-
-def _prompt_of(messages: tuple[Message, ...], text: str) -> Prompt:
-    """The prompt as the host takes it. Raises `Invalid` for a message that the chat template has no words for."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    turns = tuple(_turn(f"messages[{at}]", message, names) for at, message in enumerate(messages))
-    prompt = Prompt(_whole(text, "prompt"), turns)
-    if prompt.turns and prompt.text:
-        raise Invalid("give `messages` or a text, not both", field="messages")
-    return prompt
-
-
-def _turn(field: str, message: Message, names: dict[str, str]) -> Turn:
-    if isinstance(message.content, str):
-        content = message.content
-    elif any(part.type != "text" for part in message.content):
-        raise Invalid("the local model reads text only", field=f"{field}.content")
-    else:
-        content = "".join(part.text for part in message.content)
-    if message.tool_calls:
-        content = _whole(told_calls(content, message.tool_calls), f"{field}.tool_calls")
-    if message.role == "tool":
-        content = told_result(content, names.get(message.tool_call_id or "") or message.name or "")
-    return Turn(RESULT_ROLE if message.role == "tool" else message.role, _whole(content, f"{field}.content"))
-
-
-def _whole(text: str, field: str) -> str:
-    """The text, which must be one: half a surrogate pair is none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Invalid("the text holds half a character (a lone surrogate)", field=field) from None
-    return text
-
-
-def _check(request: Generate) -> None:
-    """Raises `Invalid` for what means nothing to the host or would do harm there, beyond what every request is checked for."""
-    if request.prompt == "":
-        raise Invalid("an empty `prompt` has nothing to go on with", field="prompt")
-    for at, tool in enumerate(request.tools):
-        _whole(tool.description, f"tools[{at}].description")
-    if any(len(_whole(text, "stop")) > MOST_STOP_CHARACTERS for text in request.stop):
-        raise Invalid(f"a `stop` text has at most {MOST_STOP_CHARACTERS} characters", field="stop")
-
-
-def _texts_of(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The texts that all tenants may share. Raises `Unavailable` if one cannot be read, or all together are too much."""
-    texts: list[str] = []
-    for path in paths:
-        try:
-            texts.append(path.read_text())
-        except (OSError, UnicodeDecodeError) as problem:
-            raise Unavailable(f"the public text `{path}` cannot be read ({problem}): put it there, or leave it out") from None
-        if sum(map(len, texts)) > MOST_CHARACTERS:
-            said = f"the public texts, up to `{path}`, have more than {MOST_CHARACTERS} characters: make them shorter"
-            raise Unavailable(said)
-    return tuple(texts)
 
 
 def _nobody(_event: CoreEvent) -> None:
