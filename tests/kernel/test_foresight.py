@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from scenes import ask, begin, calling, events, slow, turns
+from scenes import ask, begin, calling, events, held, slow, turns
 
 from aios.abi.event import Dispatched
+from aios.abi.lane import UseLane
 from aios.abi.process import CallInfo, Explain
 from aios.abi.request import CLASSES, CallOptions
 from aios.abi.system import LOCAL
@@ -177,3 +178,23 @@ async def test_who_has_been_served_is_ahead_of_nobody_also_when_the_last_look_wa
                 (call,) = (await late.call(Explain(pid=late.process.pid))).calls
                 told.append(call.ahead_count)
             assert told[0] - told[1] == 1
+
+
+async def test_after_a_change_of_policy_its_rule_is_told_at_once() -> None:
+    async with kernel_for_tests([slow()], lane=LaneConfig(policy="elas")) as k:
+        client, late = await k.session("many"), await k.session("late", cls="batch")
+        async with calling(client, 1500), calling(late):
+            for policy, rule in (("elas", "class batch, level 0"), ("fifo", "arrival"), ("priority", "class batch")):
+                await k.operator.call(UseLane(lane="cores", policy=policy))
+                (call,) = (await late.call(Explain(pid=late.process.pid))).calls
+                assert call.rule == rule
+
+
+async def test_a_change_of_policy_does_not_ask_what_the_one_before_would_have_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ten thousand calls waiting that alone would take a second."""
+    monkeypatch.setattr(Elas, "foresee", lambda self, now: pytest.fail("it was asked"))
+    async with kernel_for_tests([slow()], lane=LaneConfig(policy="elas")) as k:
+        client = await k.session()
+        async with calling(client, 5):
+            await k.operator.call(UseLane(lane="cores", policy="fifo"))
+            assert (await held(k)) == (1, 4)

@@ -335,6 +335,9 @@ class Elas(Policy):
 
     # --- what would be ------------------------------------------------------------------------------------------------
 
+    def waiting(self) -> Iterable[Ticket]:
+        return iter(self._waiting)
+
     def order(self, now: float) -> Iterable[Ticket]:
         return (picked.ticket for picked in self.foresee(now))
 

@@ -257,6 +257,10 @@ class Policy(Protocol):
     def settled(self, ticket: Ticket, cost: float, at_least: bool = False) -> None:
         """What started has ended, and came to so many weighted tokens; or to that at least, where more is not known."""
 
+    def waiting(self) -> Iterable[Ticket]:
+        """The waiting tickets, in no order."""
+        return self.order(0.0)
+
     def order(self, now: float) -> Iterable[Ticket]:
         """The waiting tickets as they would be dispatched if nothing else came and no time passed."""
         ...
@@ -423,8 +427,9 @@ class Lane:
 
     def use(self, policy: Policy) -> None:
         """From now on another policy decides; who waits goes on waiting, and who has a turn keeps it."""
-        waiting = sorted(self.policy.order(self._clock.monotonic()), key=lambda ticket: ticket.asked)
+        waiting = sorted(self.policy.waiting(), key=lambda ticket: ticket.asked)
         self.policy = policy
+        self._foreseen_at = -math.inf
         for server in self._servers.values():
             for holder in server.holders:
                 policy.started(holder)
@@ -606,7 +611,7 @@ class Lane:
 
     def _give_up_on(self, server: Server) -> None:
         server.lost = True
-        for ticket in [ticket for ticket in self.policy.order(self._clock.monotonic()) if not ticket.frozen]:
+        for ticket in [ticket for ticket in self.policy.waiting() if not ticket.frozen]:
             try:
                 self._check_up(ticket)
             except Unavailable as error:
