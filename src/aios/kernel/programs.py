@@ -9,44 +9,37 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
-import itertools
 
 KEPT_COMPLETIONS = 300
 """Completions of a kind that are remembered."""
 FEWEST_COMPLETIONS = 8
 """Below so many a kind's past tells nothing."""
 KEPT_KINDS = 1000
-SORTED_EVERY = 4
-"""A kind's table is made anew after so many completions, and after each of the first ones."""
-FIRST_ONES = 20
 
 
 class Kind:
     """The last completions of one kind of program, in seconds of service along its critical path."""
 
-    __slots__ = ("_count", "_ended", "_sorted", "_tails")
+    __slots__ = ("_ended", "_sorted")
 
     def __init__(self) -> None:
-        self._count = 0
-        self._ended: collections.deque[float] = collections.deque(maxlen=KEPT_COMPLETIONS)
+        self._ended: collections.deque[float] = collections.deque()
         self._sorted: list[float] = []
-        self._tails: list[float] = []
 
     def add(self, total_s: float) -> None:
         self._ended.append(total_s)
-        self._count += 1
-        if self._count < FIRST_ONES or self._count % SORTED_EVERY == 0:
-            self._sorted = sorted(self._ended)
-            self._tails = [*itertools.accumulate(reversed(self._sorted))][::-1]
+        bisect.insort(self._sorted, total_s)
+        if len(self._ended) > KEPT_COMPLETIONS:
+            del self._sorted[bisect.bisect_left(self._sorted, self._ended.popleft())]
 
     def remaining_s(self, attained_s: float) -> float | None:
         """What is expected of a program that has got so much; None if too few are known."""
         if len(self._sorted) < FEWEST_COMPLETIONS:
             return None
-        longer = bisect.bisect_right(self._sorted, attained_s)
-        if longer == len(self._sorted):
+        longer = self._sorted[bisect.bisect_right(self._sorted, attained_s) :]
+        if not longer:
             return max(attained_s, self._sorted[-1])  # beyond all that was seen, the tail is heavy
-        return self._tails[longer] / (len(self._sorted) - longer) - attained_s
+        return sum(longer) / len(longer) - attained_s
 
 
 class History:
