@@ -210,7 +210,7 @@ class CallPath:
         began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
         try:
             call.core = turn.dispatch.server
-            call.turn_at, call.turn_ns = self._clock.monotonic(), self._clock.now_ns()
+            call.turn_at, call.turn_ns = began, self._clock.now_ns()
             self._tell_turn(call, turn)
             call.plan = syscall.plan(call)
             await self._journal.commit(self._journal.intent(call, call.plan))

@@ -20,22 +20,28 @@ KEPT_KINDS = 1000
 class Kind:
     """The last completions of one kind of program, in seconds of service along its critical path."""
 
-    __slots__ = ("_ended", "_sorted")
+    __slots__ = ("_ended", "_sorted", "_total_s")
 
     def __init__(self) -> None:
         self._ended: collections.deque[float] = collections.deque()
         self._sorted: list[float] = []
+        self._total_s = 0.0
 
     def add(self, total_s: float) -> None:
         self._ended.append(total_s)
-        bisect.insort(self._sorted, total_s)
+        self._total_s += total_s
         if len(self._ended) > KEPT_COMPLETIONS:
-            del self._sorted[bisect.bisect_left(self._sorted, self._ended.popleft())]
+            oldest = self._ended.popleft()
+            self._total_s -= oldest
+            del self._sorted[bisect.bisect_left(self._sorted, oldest)]
+        bisect.insort(self._sorted, total_s)
 
     def remaining_s(self, attained_s: float) -> float | None:
         """What is expected of a program that has got so much; None if too few are known."""
         if len(self._sorted) < FEWEST_COMPLETIONS:
             return None
+        if attained_s < self._sorted[0]:  # as most are that begin
+            return self._total_s / len(self._sorted) - attained_s
         longer = self._sorted[bisect.bisect_right(self._sorted, attained_s) :]
         if not longer:
             return max(attained_s, self._sorted[-1])  # beyond all that was seen, the tail is heavy

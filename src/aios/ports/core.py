@@ -157,29 +157,38 @@ class PreemptibleCore(Core, Protocol):
 def wanted_features(request: Generate | Score) -> frozenset[Feature]:
     """What a core must be able to do for this request."""
     if isinstance(request, Score):
-        return frozenset({"score", "chat"} if request.messages else {"score"})
-    wants: set[Feature] = {"chat"} if request.messages else {"completion"}
+        return SCORE_CHAT if request.messages else SCORE
+    plain = CHAT if request.messages else COMPLETION
+    wants: list[Feature] = []
     if request.seed is not None:
-        wants.add("seed")
+        wants.append("seed")
     if request.stop:
-        wants.add("stop")
+        wants.append("stop")
     if request.n > 1:
-        wants.add("n")
+        wants.append("n")
     if request.presence_penalty or request.frequency_penalty:
-        wants.add("penalties")
+        wants.append("penalties")
     if request.logit_bias:
-        wants.add("logit_bias")
+        wants.append("logit_bias")
     if request.logprobs:
-        wants.add("logprobs")
+        wants.append("logprobs")
     if request.tools:
-        wants.add("tools")
+        wants.append("tools")
     if request.response_format is not None and (kind := request.response_format.get("type")) != "text":
-        wants.add("grammar" if kind in ("choice", "regex") else "json")
-    if any(type(message.content) is tuple and _has_image(message.content) for message in request.messages):
-        wants.add("vision")
+        wants.append("grammar" if kind in ("choice", "regex") else "json")
     if request.reasoning_effort is not None:
-        wants.add("reasoning_effort")
-    return frozenset(wants)
+        wants.append("reasoning_effort")
+    for message in request.messages:
+        if type(message.content) is tuple and _has_image(message.content):
+            wants.append("vision")
+            break
+    return plain.union(wants) if wants else plain
+
+
+CHAT: frozenset[Feature] = frozenset({"chat"})
+COMPLETION: frozenset[Feature] = frozenset({"completion"})
+SCORE: frozenset[Feature] = frozenset({"score"})
+SCORE_CHAT: frozenset[Feature] = frozenset({"score", "chat"})
 
 
 def _has_image(parts: tuple[Part, ...]) -> bool:

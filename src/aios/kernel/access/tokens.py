@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 
@@ -110,5 +111,6 @@ class Tokens:
         self._weights = {(info.tenant, info.user): info.weight for info in infos if info.weight is not None}
 
 
+@functools.lru_cache(maxsize=1)  # one request asks several times, and holds the value anyway
 def _hash(value: str) -> str:
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()

@@ -39,7 +39,8 @@ URGENT: tuple[Band, ...] = ("system", "interactive")
 
 CLASS_WEIGHTS: dict[Band, float] = {"interactive": 16.0, "standard": 3.0, "batch": 1.0}
 BANDS: dict[Band, float] = {"system": 1.0, **CLASS_WEIGHTS, "idle": 1.0}
-"""The most urgent first. Those beside the three have no share of their own."""
+"""The most urgent first."""
+WITHOUT_SHARE: tuple[Band, ...] = ("system", "idle")
 CLASS_LEAD = 60_000.0
 """Weighted tokens over its weight by which a more urgent class may be ahead of one that waits."""
 SYSTEM_SHARE = 0.05
@@ -76,6 +77,7 @@ class Elas(Policy):
         self._top = Account("", 1.0, None)
         self._top.slack = CLASS_LEAD
         self._bands: dict[Band, Account] = {band: self._top.child(band, weight) for band, weight in BANDS.items()}
+        self._sharing = [(band, self._bands[band]) for band in CLASS_WEIGHTS]
         self._waiting: dict[Ticket, Waiting] = {}
         self._arrivals = itertools.count()
         self._risks: list[tuple[float, int, float, Waiting]] = []
@@ -202,15 +204,17 @@ class Elas(Policy):
 
     def _band(self, idle: Mapping[str, float], now: float) -> Band | None:
         """The class that is next, of those that have a call which an idle server can do."""
-        system, idling = self._bands["system"], self._bands["idle"]
-        if self._system_spare > 0 and system.can_use(idle):
+        system = self._bands["system"]
+        if system.places and self._system_spare > 0 and system.can_use(idle):
             return "system"
-        sharing = [(band, root.served) for band in CLASS_WEIGHTS if (root := self._bands[band]).places and root.can_use(idle)]
+        sharing = [(band, root.served) for band, root in self._sharing if root.places and root.can_use(idle)]
         if not sharing:
-            return "system" if system.can_use(idle) else "idle" if idling.can_use(idle) else None
-        least = min([served for _, served in sharing])
+            return next((band for band in WITHOUT_SHARE if self._bands[band].can_use(idle)), None)
+        least = sharing[0][1] if len(sharing) == 1 else min([served for _, served in sharing])
         if least > self._top.floor:
             self._top.floor = least
+        if len(sharing) == 1:
+            return sharing[0][0]
         while sharing[0][1] > least + CLASS_LEAD:
             del sharing[0]
         if sharing[0][1] > least and self._is_overdue([band for band, _ in sharing[1:]], idle, now):
@@ -228,9 +232,11 @@ class Elas(Policy):
             places = [*account.places.values()]
             if len(places) > 1:
                 places = [place for place in places if not place.servers.isdisjoint(idle)]
-            if isinstance(places[0], Line):
+            place = places[0]
+            if type(place) is Line:
                 return places  # type: ignore[return-value]  # an account has only lines, or none
-            entry = min([first for place in places if (first := place.first()) is not None])
+            entry = place.first() if len(places) == 1 else min([first for each in places if (first := each.first()) is not None])
+            assert entry is not None
             if entry[0] > account.floor:
                 account.floor = entry[0]
             account = entry[3].account
@@ -244,6 +250,8 @@ class Elas(Policy):
 
     def _overdue(self, lines: list[Line], band: Band, idle: dict[str, float], now: float) -> Dispatch | None:
         """The oldest call, if it is overdue, on a server whose turn for one has come."""
+        if len(lines) == 1 and not overdue(lines[0].oldest_call().ticket, patient(band), now):
+            return None
         late = [line for line in lines if overdue(line.oldest_call().ticket, patient(band), now)]
         if not late:
             return None
@@ -354,6 +362,7 @@ class Elas(Policy):
         copied: dict[Account, Account] = {}
         copy._top = self._top.copied(None, copied)
         copy._bands = {band: copied[root] for band, root in self._bands.items()}
+        copy._sharing = [(band, copied[root]) for band, root in self._sharing]
         copy._means, copy._system_spare, copy._charged = self._means, self._system_spare, dict(self._charged)
         for ticket, waiting in self._waiting.items():
             assert waiting.rank is not None

@@ -549,7 +549,8 @@ class Lane:
         """A ticket gets its turn; if it is urgent, those stand back for it that have to."""
         ticket, server = dispatch.ticket, self._servers[dispatch.server]
         ticket.urgent = server.preemptible and self.policy.urgent(ticket)
-        ticket.spared = ticket.spared or (not ticket.urgent and any(holder.urgent for holder in server.holders))
+        if server.preemptible and not ticket.urgent:
+            ticket.spared = ticket.spared or any(holder.urgent for holder in server.holders)
         server.holders[ticket] = None
         self.policy.started(ticket)
         if ticket.urgent:
