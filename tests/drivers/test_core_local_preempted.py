@@ -19,7 +19,7 @@ from aios.drivers.core.local import models
 from aios.drivers.core.local.driver import LocalCore, LocalCoreConfig
 from aios.drivers.core.local.engine import BrokenOff, Engine, Feed
 from aios.drivers.core.local.llama import Llama
-from aios.kernel.lanes.lane import LaneConfig
+from aios.kernel.lanes.lane import LaneConfig, Server
 from aios.ports.gate import Gate
 from aios.testing.kernel import RunningKernel, kernel_for_tests
 
@@ -39,7 +39,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def running(home: Path, policy: str = "elas", **settings: Any) -> AsyncIterator[tuple[RunningKernel, LocalCore]]:
-    core = LocalCore(LocalCoreConfig(home=home, threads=1, probe_s=0, **{"slots": 2, "window": 256, **settings}))
+    """The host is never more than 8 tokens ahead of a caller: however busy the machine, nobody is through unheard."""
+    core = LocalCore(LocalCoreConfig(home=home, threads=1, probe_s=0, backlog=8, **{"slots": 2, "window": 256, **settings}))
     async with kernel_for_tests([core], lane=LaneConfig(policy=policy)) as k, asyncio.timeout(PATIENCE_S):
         yield k, core
 
@@ -88,6 +89,11 @@ async def state_of(k: RunningKernel) -> CoreState:
     return (await k.operator.call(ListCores())).cores[0]
 
 
+def server_of(k: RunningKernel, core: LocalCore) -> Server:
+    """What the lane knows of the core just now."""
+    return k.kernel.pool.lane.server(core.config.name)
+
+
 async def changes(k: RunningKernel) -> list[str]:
     page = await k.operator.call(ReadEvents(kinds=("preempt",)))
     return [event.change for event in page.events if isinstance(event, Preempted)]
@@ -105,7 +111,6 @@ async def test_who_stood_back_says_what_it_says_alone(home: Path, settings: dict
         for number, question in enumerate(QUESTIONS):
             await stories[0].wait_for(4 + 9 * number)
             assert await Caller(client, question, REPLY, "interactive").task == ALONE[question]
-            assert not stories[0].task.done(), "it overtook who had begun before it"
         assert [await one.task for one in stories] == [ALONE[story] for story in STORIES[:3]]
         assert (await changes(k)).count("frozen") == (await changes(k)).count("resumed") >= len(QUESTIONS)
         assert ((await state_of(k)).frozen, (await state_of(k)).running) == (0, 0)
@@ -125,13 +130,13 @@ async def test_a_frozen_call_that_is_given_up_leaves_nothing_at_the_host(home: P
         client = await k.session(cls="interactive")
         stories = [Caller(client, story, STORY) for story in STORIES[:2]]
         await stories[0].wait_for(3)
-        urgent = Caller(client, QUESTIONS[0], REPLY, "interactive")
+        urgent = Caller(client, QUESTIONS[0], STORY, "interactive")
         await urgent.wait_for(1)
-        assert (await state_of(k)).frozen == 2
+        assert len(server_of(k, core).frozen) == 2
         stories[0].task.cancel()
         await asyncio.wait({stories[0].task})
-        assert core.statistics().in_flight == 2 and (await state_of(k)).frozen <= 1
-        assert (await urgent.task, await stories[1].task) == (ALONE[QUESTIONS[0]], ALONE[STORIES[1]])
+        assert core.statistics().in_flight == 2 and len(server_of(k, core).frozen) <= 1
+        assert (await urgent.task).startswith(ALONE[QUESTIONS[0]]) and await stories[1].task == ALONE[STORIES[1]]
         assert core.statistics().in_flight == 0
 
 
@@ -147,8 +152,8 @@ async def test_a_host_that_is_killed_while_calls_are_frozen_loses_changes_and_re
             await stories[0].wait_for(begun + chance.randrange(1, 8))
             urgent = Caller(client, question, REPLY, "interactive")
             await urgent.wait_for(chance.randrange(1, 4))
-            if not urgent.task.done():
-                assert (await state_of(k)).frozen >= 1
+            server = server_of(k, core)
+            assert server.frozen or not any(holder.urgent for holder in server.holders)
             pid = core.health().pid
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
