@@ -53,6 +53,22 @@ async def test_one_caller_beside_a_hundred_waits_for_a_slot_at_most_and_they_hav
     assert share >= 0.95
 
 
+@pytest.mark.parametrize("policy", ["elas", "fair", "round-robin"])
+async def test_who_comes_soon_after_a_hundred_does_not_wait_for_what_they_were_thought_to_cost(policy: str) -> None:
+    """Before the first calls have ended nobody knows what one costs, and a thousand tokens are charged for each."""
+    core = ScriptedCore(Script(text="done", first_s=TAKES_S), slots=SLOTS)
+    async with kernel_for_tests([core], lane=LaneConfig(policy=policy)) as k:
+        hog, other = await k.session("hog"), await k.session("other")
+        crowd = [asyncio.ensure_future(again_and_again(hog, 0.0)) for _ in range(100)]
+        await asyncio.sleep(2.5 * TAKES_S)
+        asked = time()
+        await other.call(Generate(prompt="other"))
+        assert time() - asked <= 2 * ALONE_S + 1e-6
+        for caller in crowd:
+            caller.cancel()
+        await asyncio.wait(crowd)
+
+
 @pytest.mark.parametrize("policy", ["fifo", "priority"])
 async def test_where_the_first_to_come_is_served_first_it_waits_behind_them_all(policy: str) -> None:
     latencies_s, _ = await beside_a_hundred(policy, 6.0)

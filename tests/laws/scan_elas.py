@@ -110,7 +110,7 @@ class ScanElas(Policy):
             {each[: len(home) + 1] for one in able for each in one.homes if under(each, home) and each != home}
         ):
             chosen = min(below, key=lambda path: (self.served[path], self.rank(able, path), self.born[path]))
-            self.floors[home] = max(self.floors[home], self.served[chosen])
+            self.floors[home] = self.served[chosen]
             home = chosen
         found = self.aged(able, home, idle, now) or self.first(able, home, idle)
         aged = found.reason == AGED

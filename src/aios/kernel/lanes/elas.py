@@ -237,8 +237,7 @@ class Elas(Policy):
                 return places  # type: ignore[return-value]  # an account has only lines, or none
             entry = place.first() if len(places) == 1 else min([first for each in places if (first := each.first()) is not None])
             assert entry is not None
-            if entry[0] > account.floor:
-                account.floor = entry[0]
+            account.floor = entry[0]  # lower than it was where calls came to less than was expected of them
             account = entry[3].account
 
     def _first(self, lines: list[Line], band: Band, idle: dict[str, float]) -> Dispatch:

@@ -50,7 +50,7 @@ class Fair(Policy):
         self._served: dict[str, float] = {}
         self._charged: dict[Ticket, float] = {}
         self._means: dict[str, float] = {}
-        self._mean = UNKNOWN_COST
+        self._mean = 0.0
         self._floor = 0.0
 
     def add(self, ticket: Ticket) -> None:
@@ -98,6 +98,7 @@ class Fair(Policy):
         if at_least:
             cost = max(cost, estimate)
         elif cost:
+            self._mean = self._mean or cost
             self._means[share] = self._means.get(share, self._mean)
             self._means[share] += LEARNING * (cost - self._means[share])
             self._mean += LEARNING * (cost - self._mean)
@@ -154,14 +155,14 @@ class Fair(Policy):
         self._served[share] = max(self._served.get(share, 0.0), self._floor)
 
     def _charge(self, ticket: Ticket) -> None:
-        self._floor = max(self._floor, self._served[ticket.share])
+        self._floor = self._served[ticket.share]  # lower than it was where calls came to less than was expected of them
         estimate = self._charged[ticket] = self._estimate(ticket.share)
         self._running[ticket.share] += 1
         self._served[ticket.share] += estimate / self._weight(ticket.share)
         self._line_up(ticket.share)
 
     def _estimate(self, share: str) -> float:
-        return self._means.get(share, self._mean)
+        return self._means.get(share, self._mean or UNKNOWN_COST)
 
     def _weight(self, share: str) -> float:
         return self._weights.get(share.rpartition("/")[2], 1.0)
