@@ -121,6 +121,7 @@ async def test_who_waits_for_nobody_that_it_may_know_of_hears_so_at_every_door(p
     async with running_kernel(ScriptedCore()) as kernel:
         refused = await ask(kernel, path, DOORS[path] | {"aios": {"waits_for": ["nobody-7"]}})
         assert refused.status == 404 and b"nobody-7" in refused.answer()
+        assert b"model_not_found" not in refused.answer(), "no model is at fault"
 
 
 # waiting

@@ -47,7 +47,13 @@ def error_body(error: AiosError, status: int, param: str | None, code: str = "")
         kind = "server_error"
     else:
         kind = "invalid_request_error"
-    return _encode({"error": _ErrorBody(error.message, kind, param, code or CODES.get(type(error), code_of(error)))})
+    return _encode({"error": _ErrorBody(error.message, kind, param, code or _code_of(error))})
+
+
+def _code_of(error: AiosError) -> str:
+    if isinstance(error, NotFound) and error.field not in (None, "", "model"):
+        return code_of(error)
+    return CODES.get(type(error), code_of(error))
 
 
 def chat_param(error: AiosError) -> str | None:
