@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from aios.kernel.lanes.elas import Elas
-from aios.kernel.lanes.lane import Policy
 from aios.kernel.lanes.policies import policy_of
+from aios.kernel.lanes.policy import Policy
 from benchmarks.rig.child import Failed
 from benchmarks.rig.decisions import decision_us
 from benchmarks.rig.explained import ExplainedCore

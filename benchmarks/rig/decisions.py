@@ -8,7 +8,7 @@ from collections import deque
 
 from aios.abi.request import Class
 from aios.kernel.lanes.elas import Elas
-from aios.kernel.lanes.lane import Ticket
+from aios.kernel.lanes.policy import Ticket
 from aios.kernel.programs import History, Program
 from benchmarks.rig.simulator import ANY, CORE
 

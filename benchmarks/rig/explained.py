@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from aios.kernel.lanes.ageing import AGED, overdue
 from aios.kernel.lanes.elas import Elas
-from aios.kernel.lanes.lane import Outlook, Ticket, Turn
+from aios.kernel.lanes.lane import Outlook, Turn
+from aios.kernel.lanes.policy import Ticket
 from aios.testing.virtual import time
 from benchmarks.rig.simulator import CORE, LaneCore, Simulation
 

@@ -12,8 +12,9 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable
 
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket, Turn
+from aios.kernel.lanes.lane import Turn
 from aios.kernel.lanes.policies import policy_of
+from aios.kernel.lanes.policy import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 from benchmarks.rig.mixes import SAID_COST
 from benchmarks.rig.simulator import LaneCore, Simulation

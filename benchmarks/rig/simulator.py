@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 from aios.kernel import programs
-from aios.kernel.lanes.lane import Accounts, Lane, Policy, Server, Ticket, Turn, Waiter
+from aios.kernel.lanes.lane import Lane, Server, Turn
+from aios.kernel.lanes.policy import Accounts, Policy, Ticket, Waiter
 from aios.testing.kernel import VirtualClock
 from aios.testing.virtual import run_virtual, time
 from benchmarks.rig.mixes import Call, Program

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aios.kernel.lanes.lane import Ticket
 from aios.kernel.lanes.policies import Fifo
+from aios.kernel.lanes.policy import Ticket
 from benchmarks.rig.child import Failed
 from benchmarks.rig.mixes import Mix, Program, azure
 from benchmarks.rig.report import Findings

@@ -9,8 +9,9 @@ from scenes import ask, begin, calling, nothing_is_held, slow, turns
 from aios.abi.lane import UseLane
 from aios.abi.process import Explain
 from aios.abi.request import CLASSES, CallOptions
-from aios.kernel.lanes.lane import Lane, LaneConfig, Server, Ticket
+from aios.kernel.lanes.lane import Lane, LaneConfig, Server
 from aios.kernel.lanes.policies import POLICIES, policy_of
+from aios.kernel.lanes.policy import Ticket
 from aios.kernel.lanes.rate import MOST_MEANS, Rate
 from aios.testing import ScriptedCore
 from aios.testing.kernel import EPOCH_NS, VirtualClock, kernel_for_tests

@@ -16,8 +16,9 @@ from aios.abi.system import LOCAL
 from aios.kernel.explain import CALLS_TOLD
 from aios.kernel.lanes.elas import Elas
 from aios.kernel.lanes.fair import LEAST_SERVED, Fair
-from aios.kernel.lanes.lane import Dispatch, LaneConfig
+from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.lanes.policies import POLICIES
+from aios.kernel.lanes.policy import Dispatch
 from aios.ports.core import CoreCall
 from aios.server.local import LocalGate
 from aios.testing import Script, ScriptedCore

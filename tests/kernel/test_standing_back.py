@@ -15,7 +15,8 @@ from aios.abi.process import Explain, Renice, Self, SignalProcess
 from aios.abi.request import CallOptions, Class
 from aios.abi.system import CoreState, ListCores
 from aios.kernel.lanes.elas import CLASS_LEAD, Elas
-from aios.kernel.lanes.lane import CLOSED_S, MOST_FROZEN, LaneConfig, Ticket
+from aios.kernel.lanes.lane import CLOSED_S, MOST_FROZEN, LaneConfig
+from aios.kernel.lanes.policy import Ticket
 from aios.ports.core import CoreCall, Feature
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time

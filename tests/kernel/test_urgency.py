@@ -14,7 +14,8 @@ from aios.abi.process import Explain, Renice, Self, Spawn, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import AddToken
 from aios.kernel.awaited import MOST_TOLD
-from aios.kernel.lanes.lane import LaneConfig, Waiter
+from aios.kernel.lanes.lane import LaneConfig
+from aios.kernel.lanes.policy import Waiter
 from aios.ports.gate import Gate
 from aios.server.local import LocalGate
 from aios.testing import ScriptedCore

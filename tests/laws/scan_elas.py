@@ -19,8 +19,8 @@ from aios.kernel.lanes.elas import (
     principals,
     risk_at,
 )
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.means import Means
+from aios.kernel.lanes.policy import Dispatch, Policy, Ticket
 from aios.kernel.lanes.queue import dispatch
 
 Path = tuple[str, ...]

@@ -14,9 +14,9 @@ from scan_elas import ScanElas
 from aios.abi.request import CLASSES, Class
 from aios.kernel.lanes.ageing import AGEING_EVERY, PATIENCE_S
 from aios.kernel.lanes.elas import CLASS_LEAD, CLASS_WEIGHTS, SYSTEM_BURST, SYSTEM_SHARE, Band, Elas
-from aios.kernel.lanes.lane import Accounts, Dispatch, Policy, Ticket, Waiter
 from aios.kernel.lanes.means import UNKNOWN_COST
 from aios.kernel.lanes.places import Account
+from aios.kernel.lanes.policy import Accounts, Dispatch, Policy, Ticket, Waiter
 from aios.kernel.programs import FEWEST_COMPLETIONS, History, Program
 
 SERVERS = ("a", "b", "c")

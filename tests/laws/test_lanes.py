@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import CLASSES, Class
 from aios.kernel.lanes.ageing import AGEING_EVERY, PATIENCE_S
-from aios.kernel.lanes.lane import DOWN_PATIENCE_S, Dispatch, Lane, Policy, Server, Ticket, Turn
+from aios.kernel.lanes.lane import DOWN_PATIENCE_S, Lane, Server, Turn
 from aios.kernel.lanes.policies import POLICIES
+from aios.kernel.lanes.policy import Dispatch, Policy, Ticket
 from aios.testing.kernel import VirtualClock
 
 SERVERS = ("a", "b", "c")

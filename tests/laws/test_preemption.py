@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from aios.abi.llm import Delta, Generate
 from aios.abi.request import CLASSES, CallOptions, Class
 from aios.kernel.cores.standing_back import StandingBack
-from aios.kernel.lanes.lane import Lane, LaneConfig, Server, Ticket
+from aios.kernel.lanes.lane import Lane, LaneConfig, Server
+from aios.kernel.lanes.policy import Ticket
 from aios.ports.core import CoreCall, Feature
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_lanes import ticket
 
 from aios.kernel.lanes.fair import UNKNOWN_COST, Fair
-from aios.kernel.lanes.lane import Dispatch, Policy, Ticket
 from aios.kernel.lanes.policies import Fifo
+from aios.kernel.lanes.policy import Dispatch, Policy, Ticket
 from aios.kernel.lanes.round_robin import RoundRobin
 
 LARGEST = 2 * UNKNOWN_COST

@@ -26,7 +26,8 @@ from aios.kernel.awaited import awaiting, waited_for
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.fair import cost_of
-from aios.kernel.lanes.lane import Accounts, Lane, Ticket, Turn, Waiter, Withdrawn
+from aios.kernel.lanes.lane import Lane, Turn, Withdrawn
+from aios.kernel.lanes.policy import Accounts, Ticket, Waiter
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.programs import Program
 from aios.kernel.record.journal import Journal

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from aios.abi.process import Ahead, CallInfo, Explanation, ProcessInfo
 from aios.abi.request import is_above
 from aios.abi.waits import Code, Wait
-from aios.kernel.lanes.lane import Lane, Outlook, Ticket
+from aios.kernel.lanes.lane import Lane, Outlook
+from aios.kernel.lanes.policy import Ticket
 from aios.kernel.process import Call, Hold, Process
 
 CALLS_TOLD = 20

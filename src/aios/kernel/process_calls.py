@@ -30,7 +30,8 @@ from aios.kernel.access.grants import Grants, parse_grants
 from aios.kernel.arguments import After, check_arguments
 from aios.kernel.awaited import awaiting, tell
 from aios.kernel.explain import explain
-from aios.kernel.lanes.lane import Lane, Ticket
+from aios.kernel.lanes.lane import Lane
+from aios.kernel.lanes.policy import Ticket
 from aios.kernel.logs import Logs as LogBook
 from aios.kernel.process import Call, Process, ProcessTable, kin
 from aios.kernel.supervise import Supervisor

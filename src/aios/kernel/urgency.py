@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 from aios.abi.request import CLASSES, NO_OPTIONS, is_above, lower
-from aios.kernel.lanes.lane import Accounts, Waiter
+from aios.kernel.lanes.policy import Accounts, Waiter
 from aios.kernel.process import Call, Process
 from aios.kernel.programs import Program
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from aios.abi.request import Class
-from aios.kernel.lanes.lane import Ticket
+from aios.kernel.lanes.policy import Ticket
 
 PATIENCE_S: dict[Class, float] = {"interactive": 20.0, "standard": 120.0, "batch": 600.0, "idle": math.inf}
 """How long a call of each class waits before it is overdue."""

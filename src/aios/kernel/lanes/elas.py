@@ -27,9 +27,9 @@ from typing import Literal, NamedTuple
 
 from aios.abi.request import Class
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
-from aios.kernel.lanes.lane import Accounts, Dispatch, Load, Policy, Ticket, Waiter
 from aios.kernel.lanes.means import Means
 from aios.kernel.lanes.places import STALE, Account, Ages, Line, Waiting
+from aios.kernel.lanes.policy import Accounts, Dispatch, Load, Policy, Ticket, Waiter
 from aios.kernel.lanes.queue import dispatch
 
 Band = Literal["system"] | Class

@@ -12,7 +12,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from aios.kernel.lanes.lane import Dispatch, Load, Policy, Ticket
+from aios.kernel.lanes.policy import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 
 UNKNOWN_COST = 1000.0

@@ -10,7 +10,7 @@ import heapq
 import itertools
 from collections.abc import Iterator, Mapping
 
-from aios.kernel.lanes.lane import Ticket
+from aios.kernel.lanes.policy import Ticket
 
 Rank = tuple[float, float, int]
 """Level, deadline (0 where it does not count), number of arrival: the least is next."""

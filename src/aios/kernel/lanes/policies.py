@@ -13,7 +13,7 @@ from aios.abi.wire import nearest
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
 from aios.kernel.lanes.elas import Elas
 from aios.kernel.lanes.fair import Fair
-from aios.kernel.lanes.lane import Dispatch, Load, Policy, Ticket
+from aios.kernel.lanes.policy import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 from aios.kernel.lanes.round_robin import RoundRobin
 

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Collection, Iterator
 from operator import itemgetter
 
-from aios.kernel.lanes.lane import Dispatch, Ticket, least_loaded
+from aios.kernel.lanes.policy import Dispatch, Ticket, least_loaded
 
 Place = tuple[int, float]
 """Where a ticket stands; the least is first."""

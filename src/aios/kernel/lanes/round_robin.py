@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Collection, Iterable, Iterator
 
-from aios.kernel.lanes.lane import Dispatch, Load, Policy, Ticket
+from aios.kernel.lanes.policy import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 
 ITS_TURN = "its turn"
