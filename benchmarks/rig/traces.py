@@ -61,8 +61,9 @@ def mooncake(data: Path) -> list[Turn]:
 
 
 def found(data: Path, name: str) -> Path:
-    """The file of that name. Raises `Failed` with how to get it."""
+    """The file of that name, there or in the folder's `traces`. Raises `Failed` with how to get it."""
     file = data / name
-    if not file.is_file():
-        raise Failed(f"there is no `{file}`: get {SOURCES[name]}, save it under this name, and say `--data FOLDER`")
-    return file
+    for place in (file, data / "traces" / name):
+        if place.is_file():
+            return place
+    raise Failed(f"there is no `{file}`: get {SOURCES[name]}, save it under this name, and say `--data FOLDER`")

@@ -15,7 +15,7 @@ from benchmarks.rig.mixes import Mix, Program, azure
 from benchmarks.rig.report import Findings
 from benchmarks.rig.rivals import BatchBarrier
 from benchmarks.rig.simulator import LaneCore, Simulation
-from benchmarks.rig.traces import CHAT, CODE
+from benchmarks.rig.traces import CHAT, CODE, found
 from benchmarks.rig.turnaround import Turnaround, jain, turnaround
 from benchmarks.scheduling import CASES, explained, hint, kernels, measure, options, reference_off
 
@@ -166,3 +166,8 @@ def test_what_is_said_of_a_waiting_call_comes_true_and_of_another_call_would_not
     assert found.figures["explain_asked"] > 300
     assert found.figures["explain_reason_right"] == 1.0 > found.figures["control_explain_reason_right"]
     assert found.figures["explain_eta_within_2x"] > max(0.5, found.figures["explain_eta_within_2x_live"])
+
+
+def test_traces_are_found_also_below_the_folder_that_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "traces").symlink_to(data)
+    assert found(tmp_path, CHAT).read_text() == found(data, CHAT).read_text()
