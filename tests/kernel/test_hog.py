@@ -73,3 +73,18 @@ async def test_who_comes_soon_after_a_hundred_does_not_wait_for_what_they_were_t
 async def test_where_the_first_to_come_is_served_first_it_waits_behind_them_all(policy: str) -> None:
     latencies_s, _ = await beside_a_hundred(policy, 6.0)
     assert min(latencies_s) > 10 * ALONE_S
+
+
+@pytest.mark.parametrize("policy", ["elas", "fair"])
+async def test_when_nobody_knows_yet_what_calls_cost_who_comes_second_is_served_in_turn(policy: str) -> None:
+    """Forty calls wait at eight slots since the kernel came up."""
+    core = ScriptedCore(Script(text="one two three four", first_s=0.125, token_s=0.125), slots=8)
+    async with kernel_for_tests([core], lane=LaneConfig(policy=policy)) as k:
+        hog, other = await k.session("hog"), await k.session("other")
+        calls = [asyncio.create_task(hog.call(Generate(prompt="again"))) for _ in range(40)]
+        await asyncio.sleep(0.1)
+        for _ in range(4):
+            asked = time()
+            await other.call(Generate(prompt="hello"))
+            assert time() - asked <= 2 * 0.5
+        await asyncio.wait(calls)

@@ -178,13 +178,13 @@ class ScanElas(Policy):
         if ticket in self.charged:
             home, estimate = self.charged.pop(ticket)
             if at_least:
-                cost = max(cost, estimate)
+                cost = max(cost, self.means.expected(ticket.program.kind))
             elif cost:
                 self.means.add(ticket.program.kind, cost)
             self.spend(home, cost - estimate)
 
     def charge(self, ticket: Ticket, home: Path) -> None:
-        self.charged[ticket] = home, self.means.expected(ticket.program.kind)
+        self.charged[ticket] = home, self.means.estimate(ticket.program.kind)
         self.spend(home, self.charged[ticket][1])
 
     def spend(self, home: Path, cost: float) -> None:

@@ -14,7 +14,6 @@ from scan_elas import ScanElas
 from aios.abi.request import CLASSES, Class
 from aios.kernel.lanes.ageing import AGEING_EVERY, PATIENCE_S
 from aios.kernel.lanes.elas import CLASS_LEAD, CLASS_WEIGHTS, SYSTEM_BURST, SYSTEM_SHARE, Band, Elas
-from aios.kernel.lanes.means import UNKNOWN_COST
 from aios.kernel.lanes.places import Account
 from aios.kernel.lanes.policy import Accounts, Dispatch, Policy, Ticket, Waiter
 from aios.kernel.programs import FEWEST_COMPLETIONS, History, Program
@@ -116,7 +115,7 @@ def test_the_law_of_equal_decisions_finds_an_order_that_is_out_of_date() -> None
 
 # --- shares -----------------------------------------------------------------------------------------------------------
 
-LARGEST = 2 * UNKNOWN_COST
+LARGEST = 2000.0
 ONE = frozenset("a")
 IDLE = {"a": 0.0}
 
@@ -587,3 +586,28 @@ def test_the_idle_are_looked_for_only_when_as_many_came_as_have_work() -> None:
             root.children[number].wait()
         assert 0 <= root.busy <= root.waiting
     assert root.busy > 30 and len(root.children) < 300
+
+
+@pytest.mark.parametrize("usual", [None, 20_000.0])
+def test_what_a_newcomer_is_thought_to_cost_lets_it_lead_by_no_more_than_its_calls(usual: float | None) -> None:
+    """Eight small calls of a kind that nobody knows run when another tenant comes, and end: both are served in turn."""
+    policy, known = Elas(), ("standard", ACCOUNTS[2], None, None)
+    for number in range(20 if usual is not None else 0):
+        policy.started(one := made(number, known, ONE, 0.0, []))
+        policy.settled(one, usual or 0.0)
+    many, other = ("standard", ACCOUNTS[0], None, None), ("standard", ACCOUNTS[3], None, None)
+    running = [made(100 + number, many, ONE, 0.0, []) for number in range(8)]
+    for one in running:
+        policy.started(one)
+    for number in range(60):
+        policy.add(made(200 + number, many, ONE, 0.0, []))
+        policy.add(made(300 + number, other, ONE, 0.0, []))
+    for one in running:
+        policy.settled(one, 10.0)
+    served = []
+    for _ in range(20):
+        picked = policy.pick(IDLE, 0.0)
+        assert picked is not None
+        served.append(picked.ticket.tenant)
+        policy.settled(picked.ticket, 10.0)
+    assert served.count("r") >= 6, "it has a third of the weight"

@@ -14,7 +14,7 @@ from aios.kernel.lanes.policies import Fifo
 from aios.kernel.lanes.policy import Dispatch, Policy, Ticket
 from aios.kernel.lanes.round_robin import RoundRobin
 
-LARGEST = 2 * UNKNOWN_COST
+LARGEST = 2000.0
 ANY = frozenset("a")
 IDLE = {"a": 0.0}
 
@@ -172,7 +172,7 @@ def test_who_is_served_without_waiting_is_charged_too() -> None:
 
 def test_who_makes_one_call_now_and_then_is_next_beside_somebody_with_many() -> None:
     policy = Fair()
-    machine = Shares(policy, {"busy": UNKNOWN_COST}, 2)
+    machine = Shares(policy, {"busy": LARGEST}, 2)
     machine.want("busy")
     for number in range(30):
         for _ in range(5):

@@ -284,14 +284,14 @@ class Elas(Policy):
             return  # it had its turn of another policy
         band, account, estimate, _ = charged
         if at_least:
-            cost = max(cost, estimate)
+            cost = max(cost, self._means.expected(ticket.program.kind))
         elif cost:
             self._means.add(ticket.program.kind, cost)
         account.run_no_more()
         self._spend(band, account, cost - estimate)
 
     def _charge(self, ticket: Ticket, band: Band, account: Account, number: int) -> None:
-        estimate = self._means.expected(ticket.program.kind)
+        estimate = self._means.estimate(ticket.program.kind)
         self._charged[ticket] = Charge(band, account, estimate, number)
         account.run()
         self._spend(band, account, estimate)

@@ -15,8 +15,9 @@ from collections.abc import Collection, Iterable, Mapping
 from aios.kernel.lanes.policy import Dispatch, Load, Policy, Ticket
 from aios.kernel.lanes.queue import Queue, dispatch
 
-UNKNOWN_COST = 1000.0
-"""Weighted tokens that a call is taken to cost before any has ended."""
+UNKNOWN_COST = 1.0
+"""Weighted tokens that a call is taken to cost before any has ended. Little: whoever comes meanwhile begins where others were
+charged to, and what those get back would let them go first for as long."""
 LEARNING = 0.1
 """Of a mean, what the last call counts."""
 KEPT_IDLE = 64

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-UNKNOWN_COST = 1000.0
-"""Weighted tokens that a call is taken to cost before any has ended."""
+UNKNOWN_COST = 1.0
+"""Weighted tokens at which a call of an unknown kind is charged until it has ended.
+
+Little: who comes meanwhile stands where others were charged to, and what those get back would let them go first for as long.
+"""
 LEARNING = 0.01
 """Of a mean, what the last call counts at least."""
 FEWEST_CALLS = 5
@@ -39,6 +42,11 @@ class Means:
         mean.add(cost)
         if len(self._kinds) > KEPT_KINDS:
             del self._kinds[next(iter(self._kinds))]
+
+    def estimate(self, kind: str) -> float:
+        """At what the next one of that kind is charged until it has ended."""
+        mean = self._kinds.get(kind)
+        return mean.value if mean is not None and mean.count >= FEWEST_CALLS else UNKNOWN_COST
 
     def expected(self, kind: str) -> float:
         """What the next one of that kind will cost, as far as is known."""
