@@ -352,8 +352,12 @@ class Elas(Policy):
         """As it would be if each call cost what is expected of it, by what a copy picks when all servers are idle."""
         copy = self.copy()
         anywhere = dict.fromkeys(sorted({name for ticket in self._waiting for name in ticket.feasible}), 0.0)
+        for ticket in self._charged:
+            if ticket not in self._waiting:
+                copy.settled(ticket, 0.0, at_least=True)
         while (picked := copy.pick(anywhere, now)) is not None:
             yield picked
+            copy.settled(picked.ticket, 0.0, at_least=True)
 
     def copy(self) -> Elas:
         """The same with what waits, to be played on; what ends there is not learned from."""
