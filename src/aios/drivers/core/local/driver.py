@@ -24,13 +24,13 @@ from aios.drivers.core.local import models
 from aios.drivers.core.local.answers import Answer
 from aios.drivers.core.local.formats import constraint_of, functions_of, installed_version
 from aios.drivers.core.local.host import END_GRACE_S, Host, HostFailed
+from aios.drivers.core.local.jobs import Ask, Job
 from aios.drivers.core.local.prompts import MOST_CHARACTERS, check, prompt_of, texts_of, whole
 from aios.drivers.core.local.protocol import (
     MOST_FORCED,
     VERSION,
     Abort,
     Ack,
-    Constraint,
     Freeze,
     Gone,
     Hello,
@@ -78,11 +78,6 @@ DEPENDENCES = {
     "sharing": "whether their beginning was read for another call, or they were frozen",
 }
 """What fails in the probe of exactness, for people."""
-
-GOLDEN = 0x9E3779B97F4A7C15
-"""Between the seeds of a call's answers: 2**64 divided by the golden ratio, so that near seeds do not meet."""
-
-NO_PIECE = Piece(0, ())
 
 
 def _half_of_the_cores() -> int:
@@ -162,91 +157,6 @@ class LocalCoreStatistics:
     golden: Literal["same", "near", "unknown"]
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """An answer in flight: number `index` of its call's.
-
-    `tokens`: all that came; `passed`: how many of them reached the caller; `acked`: the host knows of. `last`: the piece that
-    ended it. `constraint`: of the answer, and the request's field that it comes from. `labels`: it is no answer that is wanted,
-    but how likely these would be, which comes as `weighed`.
-    """
-
-    number: int
-    call: CoreCall | ScoreCall
-    prompt: Prompt
-    index: int = 0
-    labels: tuple[str, ...] = ()
-    constraint: tuple[Constraint, str] | None = None
-    tokens: list[int] = field(default_factory=list)
-    passed: int = 0
-    acked: int = 0
-    crashes: int = 0
-    frozen: bool = False
-    open: bool = False
-    over: bool = False
-    failure: AiosError | None = None
-    inbox: deque[Piece] = field(default_factory=deque)
-    last: Piece = NO_PIECE
-    weighed: Weighed | None = None
-    waiter: asyncio.Future[None] | None = None
-    gone: asyncio.Future[None] | None = None
-
-    @property
-    def seed(self) -> int:
-        """Each answer's own: the first one's is the call's, so that it is the same with others beside it."""
-        assert isinstance(self.call, CoreCall)
-        return (self.call.seed + self.index * GOLDEN) % 2**64
-
-    def take(self, piece: Piece) -> None:
-        self.tokens += piece.ids
-        self.crashes = 0
-        self.over = piece.finish is not None
-        self.inbox.append(piece)
-        self._wake()
-
-    def take_weights(self, weighed: Weighed) -> None:
-        self.weighed, self.over = weighed, True
-        self._wake()
-
-    async def wait_weights(self) -> Weighed:
-        while self.weighed is None:
-            if self.failure:
-                raise self.failure
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
-        return self.weighed
-
-    def fail(self, failure: AiosError) -> None:
-        self.failure, self.over = failure, True
-        self._wake()
-
-    async def wait_piece(self) -> Piece:
-        while not self.inbox:
-            if self.failure:
-                raise self.failure
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
-        return self.inbox.popleft()
-
-    def _wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-
-@dataclass(slots=True, eq=False)
-class _Ask:
-    """A question of size in flight."""
-
-    measure: Measure
-    answer: asyncio.Future[int]
-    crashes: int = 0
-    open: bool = False
-
-    @property
-    def over(self) -> bool:
-        return self.answer.done()
-
-
 class LocalCore:
     """The port `Core` on a supervised host process.
 
@@ -266,8 +176,8 @@ class LocalCore:
         self._changed: Callable[[CoreEvent], None] = _nobody
         self._host: Host | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._jobs: dict[int, _Job] = {}
-        self._asks: dict[int, _Ask] = {}
+        self._jobs: dict[int, Job] = {}
+        self._asks: dict[int, Ask] = {}
         self._frozen: set[str] = set()
         """The calls that are frozen: their further answers begin so."""
         self._numbers = 0
@@ -341,7 +251,7 @@ class LocalCore:
         self._refuse_too_long(call.model, [prompt])
         self._refuse_if_given_up()
         self._calls += 1
-        jobs = [_Job(self._number(), call, prompt, index, constraint=constraint) for index in range(call.request.n)]
+        jobs = [Job(self._number(), call, prompt, index, constraint=constraint) for index in range(call.request.n)]
         try:
             choices = [await self._answer(job, emit) for job in jobs]
         finally:
@@ -355,7 +265,7 @@ class LocalCore:
             usage=Usage(last.prompt_tokens - last.cached_tokens, last.cached_tokens, sum(job.passed for job in jobs)),
         )
 
-    async def _answer(self, job: _Job, emit: Emit) -> Choice:
+    async def _answer(self, job: Job, emit: Emit) -> Choice:
         """One answer. A call's answers come one after the other: it has one turn, so it takes one slot."""
         try:
             self._join(job)
@@ -380,7 +290,7 @@ class LocalCore:
             self._frozen.discard(call.id)
 
     async def _weigh(self, call: ScoreCall, prompt: Prompt, labels: tuple[str, ...]) -> Weighed:
-        job = _Job(self._number(), call, prompt, labels=labels)
+        job = Job(self._number(), call, prompt, labels=labels)
         try:
             self._join(job)
             return await job.wait_weights()
@@ -414,7 +324,7 @@ class LocalCore:
         if (size := prompt.size()) > MOST_CHARACTERS:
             raise TooLarge(f"{size} characters are too many to count at once: send at most {MOST_CHARACTERS}")
         self._refuse_if_given_up()
-        ask = _Ask(Measure(self._number(), prompt), asyncio.get_running_loop().create_future())
+        ask = Ask(Measure(self._number(), prompt), asyncio.get_running_loop().create_future())
         self._asks[ask.measure.ask] = ask
         try:
             self._open_waiting()
@@ -442,24 +352,24 @@ class LocalCore:
         """Tell the host of what it does not know. What two hosts died of runs alone, to find out if it is the one."""
         if self._host is None:
             return
-        waiting: list[_Ask | _Job] = [*self._asks.values(), *self._jobs.values()]
+        waiting: list[Ask | Job] = [*self._asks.values(), *self._jobs.values()]
         for each in [each for each in waiting if self._suspected(each)][:1] or waiting:
             if each.open or each.over:
                 continue
             each.open = True
-            if isinstance(each, _Ask):
+            if isinstance(each, Ask):
                 self._host.say(each.measure)
             else:
                 self._open(self._host, each)
         self._watch()
 
-    def _suspected(self, each: _Ask | _Job) -> bool:
+    def _suspected(self, each: Ask | Job) -> bool:
         """Whether all else should wait to see if a host dies of this; not if it stands still by itself, which may be for ever."""
         if each.over or each.crashes < POISONED_AFTER - 1:
             return False
-        return isinstance(each, _Ask) or not (each.frozen or len(each.tokens) - each.passed >= self.config.backlog)
+        return isinstance(each, Ask) or not (each.frozen or len(each.tokens) - each.passed >= self.config.backlog)
 
-    def _open(self, host: Host, job: _Job) -> None:
+    def _open(self, host: Host, job: Job) -> None:
         opening = self._opening(job)
         if job.frozen:
             host.say(opening, Freeze(job.number))
@@ -467,7 +377,7 @@ class LocalCore:
             host.say(opening)
         job.acked = job.passed
 
-    def _opening(self, job: _Job) -> Open | Weigh:
+    def _opening(self, job: Job) -> Open | Weigh:
         if isinstance(job.call, ScoreCall):
             return Weigh(job.number, job.prompt, job.labels, job.call.tenant)
         request, config = job.call.request, self.config
@@ -486,7 +396,7 @@ class LocalCore:
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
 
-    async def _relay(self, job: _Job, emit: Emit) -> Choice:
+    async def _relay(self, job: Job, emit: Emit) -> Choice:
         """Pass on what comes for an answer until it is over."""
         calls = job.constraint is not None and job.constraint[0].kind in ("call", "call_or_text")
         answer = Answer(job.index, CallReader(call_id(job.seed, job.prompt)) if calls else None)
@@ -501,12 +411,12 @@ class LocalCore:
                 return answer.choice()
             self._acknowledge(job)
 
-    def _acknowledge(self, job: _Job) -> None:
+    def _acknowledge(self, job: Job) -> None:
         if job.passed - job.acked >= max(1, self.config.backlog // 8) and job.open and self._host is not None:
             self._host.say(Ack(job.number, job.passed))
             job.acked = job.passed
 
-    async def _leave(self, job: _Job) -> None:
+    async def _leave(self, job: Job) -> None:
         """Forget a call; if it is not over, only when the host has let go of it, or does not answer."""
         if job.open and not job.over and self._host is not None:
             job.gone = asyncio.get_running_loop().create_future()
@@ -515,7 +425,7 @@ class LocalCore:
         self._jobs.pop(job.number, None)
         self._open_waiting()
 
-    def _join(self, job: _Job) -> None:
+    def _join(self, job: Job) -> None:
         job.frozen = job.call.id in self._frozen
         self._jobs[job.number] = job
         self._open_waiting()
