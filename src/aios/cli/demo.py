@@ -178,7 +178,8 @@ def story(event: AnyEvent) -> str:
         return f"{event.name} started again from the beginning (restart {event.restart})"
     if isinstance(event, Preempted) and event.change == "frozen":
         said = f", after {event.tokens} tokens" if event.tokens else ""
-        return f"{event.name} stands back for {event.by} calls{said}"
+        whom = f"{event.by} calls" if event.by is not None else "one that waits, its quantum is over"
+        return f"{event.name} stands back for {whom}{said}"
     if isinstance(event, Preempted):
         return f"{event.name} goes on"
     if isinstance(event, CoreChanged):

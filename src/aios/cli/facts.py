@@ -85,14 +85,25 @@ def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
     ended = next((e for e in generated(events) if agent(e) == "runaway" and e.outcome == "Killed"), None)
     if kill is None or ended is None:
         return Fact(name, False, "no call of the runaway was ended by a kill")
-    after = [e for e in events if e.seq > ended.seq and (isinstance(e, Dispatched) or e in generated([e]))]
-    if not after or not isinstance(after[0], Dispatched):
+    given = given_after(kill, ended, events)
+    if given is None:
         return Fact(name, False, "nobody got its slot")
-    asked_ns = next((call.asked_ns for call in generated(events) if call.call == after[0].call), 0)
+    asked_ns = next((call.asked_ns for call in generated(events) if call.call == given.call), 0)
     since_ns, what = max((kill.at_ns, f"the kill by {kill.by}"), (asked_ns, f"it asked, which was after the kill by {kill.by}"))
-    seconds = (after[0].at_ns - since_ns) / 1e9
-    detail = f"`{after[0].name}` had the slot {seconds * 1000:.0f} ms after {what}"
+    seconds = (given.at_ns - since_ns) / 1e9
+    detail = f"`{given.name}` had the slot {seconds * 1000:.0f} ms after {what}"
     return Fact(name, seconds < FREE_AT_ONCE_S, detail)
+
+
+def given_after(kill: AnyEvent, ended: CallEnded, events: Sequence[AnyEvent]) -> Dispatched | Preempted | None:
+    """Who had the slot of a call that was killed: one that goes on in the very step in which that ended, or one that was next."""
+    ends = generated(events)
+    for e in events:
+        if kill.seq < e.seq < ended.seq and isinstance(e, Preempted) and e.change == "resumed":
+            if next(end for end in ends if end.seq > e.seq) is ended:
+                return e
+    after = [e for e in events if e.seq > ended.seq and (isinstance(e, Dispatched) or e in generated([e]))]
+    return after[0] if after and isinstance(after[0], Dispatched) else None
 
 
 def the_killed_agent_is_back(events: Sequence[AnyEvent]) -> Fact:
