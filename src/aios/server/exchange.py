@@ -38,6 +38,11 @@ def do_nothing() -> None:
     """What is to be done where there is nothing to do."""
 
 
+def no_answer(_status: int, _headers: Headers, _body: bytes) -> bool:
+    """No whole answer can be sent at once."""
+    return False
+
+
 def never(state: State) -> bool:
     """No work goes on for a client that is gone."""
     return False
@@ -67,6 +72,7 @@ class HttpRequest(msgspec.Struct):
 
 class Writer:
     """The answer to one request. `hold`: what is sent next waits for what is sent after it, and both leave in one write.
+    `answer`: sends a whole one at once, where that can be done, and says whether it has.
 
     `state`: `spaces` is a whole answer that began with spaces, `gone` a client that went away. `due_s`: the loop's time at
     which the client should hear something. `left` is asked when the client goes away before the end, and told the state until
@@ -75,13 +81,17 @@ class Writer:
     """
 
     __slots__ = (
-        "_beat", "_beat_due_s", "_buffer", "_comment", "_drained", "_flushing", "_head", "_hold", "_loop", "_request_id", "_rest",
-        "_send", "due_s", "left", "settle", "state",
+        "_answer", "_beat", "_beat_due_s", "_buffer", "_comment", "_drained", "_flushing", "_head", "_hold", "_loop",
+        "_request_id", "_rest", "_send", "due_s", "left", "settle", "state",
     )  # fmt: skip
 
-    def __init__(self, send: Send, hold: Callable[[], None], request_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, send: Send, hold: Callable[[], None], request_id: str, loop: asyncio.AbstractEventLoop,
+        answer: Callable[[int, Headers, bytes], bool] = no_answer,
+    ) -> None:  # fmt: skip
         self._send = send
         self._hold = hold
+        self._answer = answer
         self._request_id = request_id.encode()
         self._loop = loop
         self._buffer = bytearray()
@@ -109,9 +119,11 @@ class Writer:
         if self.state == "spaces":
             return await self.end(body)
         self.state = "ended"
-        headers.append((b"content-length", b"%d" % len(body)))
+        headers += ((b"content-length", b"%d" % len(body)), (b"x-request-id", self._request_id))
+        if not more and self._answer(status, headers, body):
+            return
         self._hold()
-        await self._send(self._start(status, headers))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     def open(

@@ -27,7 +27,7 @@ from aios.abi.errors import AiosError, Denied, Draining, Internal, Invalid, NotF
 from aios.abi.ids import UniqueIds
 from aios.ports.kernel import Kernel
 from aios.server import eager
-from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer, do_nothing
+from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer, do_nothing, no_answer
 from aios.server.hints import refusal_headers, token_of
 from aios.server.listener import Connection, Listener, Own, Peer, descriptors
 
@@ -181,8 +181,8 @@ class HttpServer:
         request = HttpRequest(self._ids(), scope["path"], dict(scope["headers"]))
         peer: Peer = scope["state"]["peer"]
         peer.settle()
-        hold = peer.hold if scope["method"] != "HEAD" else do_nothing  # its head leaves alone
-        writer = Writer(send, hold, request.id, asyncio.get_running_loop())
+        hold, answer = (peer.hold, peer.answer) if scope["method"] != "HEAD" else (do_nothing, no_answer)  # its head leaves alone
+        writer = Writer(send, hold, request.id, asyncio.get_running_loop(), answer)
         door, whole = self._doors[0], False
         try:
             self._check_origin(scope, request)
@@ -195,7 +195,7 @@ class HttpServer:
             request.token_id = self._kernel.check(request.token, peer.at)
             peer.known = True
             _check_type(scope["method"], request)
-            request.body, whole = await self._body(request, receive), True
+            request.body, whole = await self._body(request, peer, receive), True
             await self._attend(handler(request, writer), writer, peer)
         except _Gone:
             return
@@ -260,12 +260,17 @@ class HttpServer:
             peer.unwatch()
             peer.settle = writer.settle
 
-    async def _body(self, request: HttpRequest, receive: Any) -> bytes:
+    async def _body(self, request: HttpRequest, peer: Peer, receive: Any) -> bytes:
         """The body, never more than it may have in memory. Raises `TooLarge`, or `Invalid` for one that does not come."""
         most = self._config.max_body_bytes
         stated = request.header(b"content-length")
         if stated and (not stated.isdecimal() or int(stated) > most):
             raise TooLarge(f"a body of {stated[:20]} bytes is above the limit of {most}")
+        there = peer.body()
+        if there is not None:
+            if len(there) > most:
+                raise TooLarge(f"the body is above the limit of {most} bytes")
+            return there
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._config.body_timeout_s
         pieces = bytearray()

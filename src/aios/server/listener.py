@@ -23,10 +23,10 @@ from typing import Any, cast
 import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from aios.server.exchange import MAX_BUFFER_BYTES, do_nothing
+from aios.server.exchange import MAX_BUFFER_BYTES, Headers, do_nothing, no_answer
 from aios.server.strays import denial, target_of
 
 HEAD_S = 10.0
@@ -110,6 +110,7 @@ class Peer:
 
     `at`: pid of the process whose own address it came to, "" at the addresses of all.
     `settle`: hears of its next request, which shows that it has read the answer before.
+    `body`: that of the request at work, if it is there whole. `answer`: send a whole answer to it at once; whether that was done.
     """
 
     known: bool = False
@@ -118,6 +119,8 @@ class Peer:
     read_on: Callable[[], None] = do_nothing
     gone: Callable[[], None] = do_nothing
     settle: Callable[[], None] = do_nothing
+    body: Callable[[], bytes | None] = do_nothing
+    answer: Callable[[int, Headers, bytes], bool] = no_answer
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when it goes away. What it sends is read on meanwhile, or nobody would see it go."""
@@ -322,6 +325,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         wire = Wire(transport)
         self.transport, self.peer.hold = cast(asyncio.Transport, wire), wire.hold
+        self.peer.body, self.peer.answer = self._whole_body, self._answer
         self._unsent_bytes = wire.unsent_bytes
         self.flow = Flow(transport, self.pipeline)
         self.peer.read_on = self.flow.resume_reading
@@ -338,6 +342,29 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._at_work = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _whole_body(self) -> bytes | None:
+        """As the library's `receive`, without waiting; None where that has more to do."""
+        cycle = self._at_work
+        if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected or self.flow.read_paused:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        cycle.message_event.clear()
+        return body
+
+    def _answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """As the library's `send` does in two steps and with a look at each name and value; False where that has more to do."""
+        cycle = self._at_work
+        if cycle is None or cycle.response_started or cycle.disconnected or self.flow.write_paused or not cycle.keep_alive:
+            return False
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+            raise ValueError("a header of ours has a line's end in it")
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
 
     def pause_writing(self) -> None:
         super().pause_writing()
