@@ -30,7 +30,7 @@ class ChatServer:
         self.bodies.append(body)
         if self.instead is not None:
             return await self.instead(request)
-        call = CoreCall(id="1", model=body["model"], request=generate_of(body), seed=body.get("seed", 0))
+        call = CoreCall(id=str(len(self.bodies)), model=body["model"], request=generate_of(body), seed=body.get("seed", 0))
         stream = Stream(request, "messages" in body)
         try:
             done = await self.core.generate(call, stream.tell)
