@@ -100,7 +100,7 @@ class Flow(FlowControl):
         self._ahead = ahead
 
     def resume_reading(self) -> None:
-        if len(self._ahead) < MOST_AHEAD:
+        if self.read_paused and len(self._ahead) < MOST_AHEAD:
             super().resume_reading()
 
 
@@ -314,7 +314,7 @@ class Connection(HttpToolsProtocol):
         self._ended = False
         self._answered = False
         self._stray = False
-        self._whole_head = self._heard = False
+        self._whole_head = False
         self._at_work: RequestResponseCycle | None = None
         self._unsent_bytes: Callable[[], int] = int
         self.silent: Silent | None = None
@@ -411,28 +411,12 @@ class Connection(HttpToolsProtocol):
 
     def _begin_again(self) -> bytes:
         """Take a new parser for the rest of a request whose head was heard; what tells it how long the body is."""
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser = httptools.HttpRequestParser(Rest(self))
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._heard = True
         lengths = [b"%b: %b\r\n" % header for header in self.headers if header[0] in (b"content-length", b"transfer-encoding")]
         return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lengths)
 
-    def on_message_begin(self) -> None:
-        if not self._heard:
-            super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if not self._heard:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._heard:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
-        if self._heard:
-            self._heard = False
-            return
         self._listener.be_busy(self)
         self._answered, self._whole_head = False, True
         own = self._listener.own
@@ -494,3 +478,30 @@ class Connection(HttpToolsProtocol):
         self._listener.forget(self)
         if self.transport is not None:
             self.transport.abort()
+
+
+class Rest:
+    """Tells a connection what comes after a head that it has heard: not that head again, which a new parser has to be told."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._heard = True
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if not self._heard:
+            self._connection.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._heard:
+            self._connection.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._heard:
+            self._connection.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._heard:
+            self._connection.on_headers_complete()
+        self._heard = False
