@@ -40,10 +40,10 @@ class Answer(asyncio.Protocol):
         self._hear: Hear | None = None
         self._enough = False
         self.idle_since_s = 0.0
+        self._parser = httptools.HttpResponseParser(self)  # one for all answers: what it calls is looked up once
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._head_bytes = self._unread_bytes = 0
         self._headed = self._whole = self._keeps = False
