@@ -63,10 +63,12 @@ class _Part:
         self.extra: dict[str, Fields] = {}
 
     def choice(self) -> Choice:
-        tools = tuple(ToolCall(tool.id, tool.name, "".join(tool.arguments), tool.extra or None) for tool in self.tools.values())
-        finish, extra = self.finish or "stop", {of: said for of, said in self.extra.items() if said} or None
-        logprobs = tuple(self.logprobs)
-        return Choice("".join(self.texts), finish, tools, "".join(self.reasoning), logprobs, self.stopped_by, extra)
+        text, finish = "".join(self.texts), self.finish or "stop"
+        if not (self.tools or self.reasoning or self.logprobs or self.stopped_by or self.extra):  # as most are
+            return Choice(text, finish)
+        tools = tuple([ToolCall(tool.id, tool.name, "".join(tool.arguments), tool.extra or None) for tool in self.tools.values()])
+        extra = {of: said for of, said in self.extra.items() if said} or None
+        return Choice(text, finish, tools, "".join(self.reasoning), tuple(self.logprobs), self.stopped_by, extra)
 
 
 class AnswerReader:
@@ -158,7 +160,7 @@ class AnswerReader:
             cached = min((details and details.cached_tokens) or 0, usage.prompt_tokens)
             reasoning = min((out and out.reasoning_tokens) or 0, usage.completion_tokens)
             counted = Usage(usage.prompt_tokens - cached, cached, usage.completion_tokens - reasoning, reasoning)
-        choices = tuple(part.choice() for part in self._parts)
+        choices = tuple([part.choice() for part in self._parts])
         return Completion(id=call.id, model=call.model, core=core, choices=choices, usage=counted, extra=self._extra or None)
 
     def _take(self, data: bytes) -> Any:
@@ -257,8 +259,9 @@ class AnswerReader:
         return self._extra_bytes <= MAX_EXTRA_BYTES
 
     def _check_end(self) -> None:
-        if not all(part.finish for part in self._parts):
-            raise CoreFailed("the server ended its answer in the middle")
+        for part in self._parts:
+            if not part.finish:
+                raise CoreFailed("the server ended its answer in the middle")
 
 
 def _is_odd(choice: WireChoice) -> bool:
