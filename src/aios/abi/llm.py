@@ -14,6 +14,8 @@ from aios.abi.request import Event, Reply, Request
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 EmbedKind = Literal["query", "passage"]
 MAX_STOPS = 16
+_SAMPLING = (None, None, None, 1, None, None)
+"""Temperature, top_p, seed, n and the penalties of a call that leaves them as they are."""
 MAX_PATH_CHARACTERS = 200
 MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 1000
@@ -217,7 +219,22 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
             raise ValueError("`messages` or `prompt` must be given, and not both")
-        within("max_tokens", self.max_tokens, 1, 1_000_000)
+        # What a call leaves as it is, as most leave most of it, is not looked at: every call of every agent comes by here.
+        if self.max_tokens is not None:
+            within("max_tokens", self.max_tokens, 1, 1_000_000)
+        sampling = (self.temperature, self.top_p, self.seed, self.n, self.presence_penalty, self.frequency_penalty)
+        if sampling != _SAMPLING or self.top_logprobs is not None:
+            self._check_sampling()
+        if self.stop:
+            self._check_stop()
+        if self.tools or self.tool_choice or self.response_format:
+            recordable("tools", self.tools)
+            recordable("tool_choice", self.tool_choice)
+            recordable("response_format", self.response_format)
+        if self.wire is not None or self.extra is not None or self.essential:
+            self._check_extra()
+
+    def _check_sampling(self) -> None:
         within("temperature", self.temperature, 0, 2)
         within("top_p", self.top_p, 0, 1)
         within("seed", self.seed, -(2**63), 2**64 - 1)
@@ -225,15 +242,12 @@ class Generate(Request[Completion], frozen=True, kw_only=True):
         within("presence_penalty", self.presence_penalty, -2, 2)
         within("frequency_penalty", self.frequency_penalty, -2, 2)
         within("top_logprobs", self.top_logprobs, 0, 20)
+
+    def _check_stop(self) -> None:
         if len(self.stop) > MAX_STOPS:
             raise ValueError(f"`stop` must hold at most {MAX_STOPS} texts")
         if not all(self.stop):
             raise ValueError("`stop` must hold texts that are not empty")
-        recordable("tools", self.tools)
-        recordable("tool_choice", self.tool_choice)
-        recordable("response_format", self.response_format)
-        if self.wire is not None or self.extra is not None or self.essential:
-            self._check_extra()
 
     def _check_extra(self) -> None:
         if self.wire is None:

@@ -145,12 +145,11 @@ def read_chat(raw: bytes) -> tuple[ChatBody, list[str]]:
         body = _read_again(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         refuse(error)
-    unknown = sorted(body.extra or ())
+    unknown = sorted(body.extra) if body.extra else []
     if body.tools:
         unknown += [f"tools.{tool.type}" for tool in body.tools if tool.type != "function"]
-    carried = names & CARRIED
-    if carried:
-        found = {name: getattr(body, name) for name in sorted(carried)}
+    if not CARRIED.isdisjoint(names):
+        found = {name: getattr(body, name) for name in sorted(names & CARRIED)}
         body.extra = {**(body.extra or {}), **{name: value for name, value in found.items() if value is not None}} or None
         if body.web_search_options is not None:
             unknown.append("web_search_options")
@@ -177,7 +176,8 @@ def generate_of(body: ChatBody) -> Generate:
     stop = body.stop or ()
     tools, choice, extra = _tools(body)
     messages = tuple([_message(at, message) for at, message in enumerate(body.messages)])
-    essential = _essential(body, messages)
+    rich = messages if _is_rich(messages) else ()
+    essential = _essential(body, rich)
     try:
         return Generate(
             model=body.model or "default",
@@ -198,7 +198,7 @@ def generate_of(body: ChatBody) -> Generate:
             parallel_tool_calls=body.parallel_tool_calls,
             response_format=body.response_format,
             reasoning_effort=body.reasoning_effort,
-            wire="openai_chat" if extra or essential or _has_extra(messages, tools) else None,
+            wire="openai_chat" if extra or essential or _has_extra(rich, tools) else None,
             extra=extra,
             essential=essential,
         )
@@ -206,6 +206,14 @@ def generate_of(body: ChatBody) -> Generate:
         if not body.messages:
             raise Invalid("`messages` must hold at least one message", field="messages") from None
         refuse(ValueError(str(error).replace("max_tokens", cap)))
+
+
+def _is_rich(messages: tuple[Message, ...]) -> bool:
+    """Whether any message is more than a role and a text, as few are."""
+    for message in messages:
+        if message.extra or message.tool_calls or type(message.content) is tuple:
+            return True
+    return False
 
 
 def _essential(body: ChatBody, messages: tuple[Message, ...]) -> str:

@@ -125,9 +125,11 @@ def _choice(index: int, choice: Choice) -> dict[str, Any]:
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
     logprobs = {"content": [logprob_of(token) for token in choice.logprobs]} if choice.logprobs else None
-    extra = choice.extra or {}
-    message = {**extra.get("message", {}), **message}
-    return {**extra.get("choice", {}), "index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
+    said = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
+    extra = choice.extra
+    if not extra:
+        return said
+    return {**extra.get("choice", {}), **said, "message": {**extra.get("message", {}), **message}}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
