@@ -22,11 +22,12 @@ from aios.drivers.core.openai_wire import (
     ToolCallPiece,
     WireChoice,
     WireUsage,
+    decode_chunk,
     encode,
     estimated_tokens,
     failure_in_stream,
     logprobs_of,
-    read_chunk,
+    read_again,
 )
 from aios.ports.core import CoreCall, Emit
 
@@ -166,9 +167,9 @@ class AnswerReader:
     def _take(self, data: bytes) -> Any:
         """One event: note it, and pass it on; what `emit` wants awaited."""
         try:
-            chunk = read_chunk(data)
+            chunk = decode_chunk(data)
         except (msgspec.DecodeError, RecursionError) as problem:
-            raise CoreFailed(f"the server sent an event that is none: {problem}") from None
+            chunk = read_again(data, problem)
         if chunk.usage is not None:
             self._usage = chunk.usage
         if chunk.error:
@@ -192,13 +193,15 @@ class AnswerReader:
             raise CoreFailed(f"the server sent choice {index} of {len(self._parts)}")
         part = self._parts[index]
         tools: tuple[ToolCallDelta, ...] = ()
+        odd = choice.extra is not None or choice.stop_reason is not None  # says what only this wire has a word for
         if delta is not None:
+            odd = odd or delta.extra is not None or delta.refusal is not None or delta.function_call is not None
             text = delta.content
             reasoning = delta.reasoning_content or delta.reasoning
             if delta.tool_calls:
                 tools = tuple(_take_tool(part.tools, tool) for tool in delta.tool_calls)
         finish = choice.finish_reason and FINISH.get(choice.finish_reason, "stop")
-        extra = self._extra_of(choice, part) if _is_odd(choice) else None
+        extra = self._extra_of(choice, part) if odd else None
         if not (text or finish or reasoning or tools or extra):
             return None
         if self._untold:
@@ -262,14 +265,6 @@ class AnswerReader:
         for part in self._parts:
             if not part.finish:
                 raise CoreFailed("the server ended its answer in the middle")
-
-
-def _is_odd(choice: WireChoice) -> bool:
-    """Whether a choice says anything that only this wire has a word for."""
-    delta = choice.delta
-    if choice.extra is not None or choice.stop_reason is not None:
-        return True
-    return delta is not None and (delta.extra is not None or delta.refusal is not None or delta.function_call is not None)
 
 
 def _take_tool(tools: dict[int, _Tool], piece: ToolCallPiece) -> ToolCallDelta:

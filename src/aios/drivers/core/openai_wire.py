@@ -176,16 +176,16 @@ KEPT_BACK = frozenset(Body.__struct_fields__) | {
 than the call was granted."""
 
 
-def read_chunk(data: bytes) -> Chunk:
-    """An event. Raises `msgspec.DecodeError`."""
+def read_again(data: bytes, problem: Exception) -> Chunk:
+    """An event that `decode_chunk` refused, if that was for a name that nobody knows. Raises `CoreFailed`."""
     try:
-        return decode_chunk(data)
-    except msgspec.ValidationError as error:
-        if "unknown field" not in str(error):
-            raise
-    value = _decode_any(data)
-    set_aside(value, _shape)
-    return msgspec.convert(value, Chunk)
+        if not isinstance(problem, msgspec.ValidationError) or "unknown field" not in str(problem):
+            raise problem
+        value = _decode_any(data)
+        set_aside(value, _shape)
+        return msgspec.convert(value, Chunk)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CoreFailed(f"the server sent an event that is none: {error}") from None
 
 
 FINISH: dict[str, Finish] = {
