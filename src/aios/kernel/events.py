@@ -32,7 +32,8 @@ class EventLog:
 
     def add(self, kind: Callable[..., AnyEvent], **fields: Any) -> None:
         """Append an event of a kind; sequence and time are the log's."""
-        self._events.append(kind(seq=self._first + len(self._events), at_ns=self._clock.now_ns(), **fields))
+        fields["seq"], fields["at_ns"] = self._first + len(self._events), self._clock.now_ns()
+        self._events.append(kind(**fields))
         if len(self._events) >= 2 * self._kept:
             self._first += self._kept
             del self._events[: self._kept]
