@@ -48,10 +48,12 @@ class Deadlines:
 
     def done(self, call: Call) -> None:
         """A call has ended."""
-        self._due.pop(call, None)
-        self._paused.pop(call, None)
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._due):
-            self._heap = [entry for entry in self._heap if self._counts(*entry)]
+        due = self._due
+        due.pop(call, None)
+        if self._paused:
+            self._paused.pop(call, None)
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(due):
+            self._heap = [entry for entry in self._heap if due.get(entry[2]) == entry[0]]  # `_counts`, without a call
             heapq.heapify(self._heap)
 
     def _counts(self, when: float, order: int, call: Call) -> bool:
@@ -76,7 +78,10 @@ class Deadlines:
 
 def deadline_of(call: Call) -> float | None:
     """Seconds that a call may take; None: as long as it likes."""
-    return min(filter(None, (call.options.deadline_s, call.row.deadline_s)), default=None)
+    mine, rows = call.options.deadline_s, call.row.deadline_s
+    if mine is None:
+        return rows
+    return mine if rows is None else min(mine, rows)
 
 
 def doing(call: Call) -> str:
