@@ -259,7 +259,7 @@ class CallPath:
         while True:
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
-                call.near, accounts, program, call.options.remaining_s, deadline, self._waiters_of(process),
+                call.near, accounts, program, call.options.remaining_s, deadline, self._waiters_of(process) if process.awaited else (),
             )  # fmt: skip
             call.requeue = partial(self._lend, lane, ticket, process)
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
