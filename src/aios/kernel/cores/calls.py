@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import cast
 
@@ -75,7 +76,7 @@ class CoreCalls:
     def _resources(self, call: Call) -> tuple[str, ...]:
         """The asked name, and the models that it stands for: a grant on any of them will do."""
         asked = asked_model(call)
-        return tuple(f"/llm/{name}" for name in dict.fromkeys((asked, *self._pool.names(asked))))
+        return _paths_of(asked, self._pool.names(asked))
 
     def _usable(self, call: Call) -> tuple[str, ...]:
         """The models that access has left: all that an allowed alias stands for, or those that are allowed by name."""
@@ -83,7 +84,7 @@ class CoreCalls:
         models = self._pool.names(asked)
         if f"/llm/{asked}" in call.allowed:
             return models
-        return tuple(model for model in models if f"/llm/{model}" in call.allowed)
+        return tuple([model for model in models if f"/llm/{model}" in call.allowed])
 
     def _bind(self, call: Call) -> frozenset[str]:
         assert isinstance(call.request, Generate | Score)
@@ -210,6 +211,12 @@ class CoreCalls:
         return CoreList(
             cores=self._pool.list_cores(), waiting=self._pool.lane.waiting_by_class(), embedders=self._embedders.list_states()
         )
+
+
+@lru_cache(maxsize=1000)
+def _paths_of(asked: str, models: tuple[str, ...]) -> tuple[str, ...]:
+    """The resources that a name and the models are that it stands for."""
+    return tuple(f"/llm/{name}" for name in dict.fromkeys((asked, *models)))
 
 
 def fingerprint(choices: tuple[Choice | LabelScore, ...]) -> str:

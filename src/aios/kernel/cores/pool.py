@@ -28,6 +28,7 @@ class Pool:
         self._infos: dict[str, CoreInfo] = {}
         self._tokens: dict[str, tuple[int, int, int]] = {}
         self._having: dict[str, tuple[CoreInfo, ...]] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         self._aliases = aliases
 
     async def add(self, core: Core) -> None:
@@ -42,6 +43,7 @@ class Pool:
         self._tokens[info.name] = (0, 0, 0)
         for model in info.models:
             self._having[model] = (*self._having.get(model, ()), info)
+        self._names.clear()
         width = info.slots + 1 if info.queues else info.slots
         health = core.health()
         preemptible = "suspend" in info.features
@@ -81,6 +83,12 @@ class Pool:
 
     def names(self, asked: str) -> tuple[str, ...]:
         """The models that a name stands for. Raises `NotFound` with what there is, `NoCore` if there is nothing."""
+        known = self._names.get(asked)
+        if known is None:
+            known = self._names[asked] = self._find(asked)  # names that stand for nothing raise, and are not kept
+        return known
+
+    def _find(self, asked: str) -> tuple[str, ...]:
         models = self._having
         if not models:
             raise NoCore("this kernel has no core: `aios doctor` says why, `aios models` what is configured")
@@ -129,6 +137,8 @@ class Pool:
 
     def model_on(self, core: str, models: tuple[str, ...]) -> str:
         """The first of the models that a core has."""
+        if len(models) == 1:
+            return models[0]
         return next(model for model in models if model in self._infos[core].models)
 
     def list_models(self, allowed: Callable[[str], bool]) -> tuple[Model, ...]:
