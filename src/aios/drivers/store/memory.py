@@ -35,10 +35,8 @@ class MemoryStore:
 
     def append(self, record: Record) -> None:
         call = f"{record.pid}/{record.path}"
-        before = self._of_call.get(call)
-        if before is None:
-            self._of_call[call] = record
-        else:
+        before = self._of_call.setdefault(call, record)
+        if before is not record:
             self._of_call[call] = _with(before, record)
         self._records.append(record)
         self._count += 1
@@ -79,6 +77,6 @@ def _with(before: Record | tuple[Record, ...], record: Record) -> tuple[Record, 
     """The records of a call and one more. Raises `Conflict` if it is there already."""
     known = before if isinstance(before, tuple) else (before,)
     for other in known:
-        if other.kind == record.kind and other.attempt == record.attempt:
+        if other.attempt == record.attempt and other.kind == record.kind:
             raise Conflict(f"{record.kind} {record.attempt} of {record.pid}/{record.path} stands already")
     return (*known, record)
