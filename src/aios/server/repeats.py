@@ -137,14 +137,21 @@ class Repeats:
         self._size_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def call(
+    def call(
         self, request: HttpRequest, writer: Writer, caller: Caller, wanted: Request[Any], options: CallOptions,
         tell: Tell | None = None,
-    ) -> Answer:  # fmt: skip
+    ) -> Awaitable[Answer]:  # fmt: skip
         """As the kernel's `call`. `tell` may hear nothing, if the answer is here already. Raises `AiosError`."""
         tries = tries_of(request)
         if tries is None and not self._by_key:
-            return await self._plain(request, writer, caller, wanted, options, tell)
+            return self._plain(request, writer, caller, wanted, options, tell)
+        return self._tried(request, writer, caller, wanted, options, tell, tries)
+
+    async def _tried(
+        self, request: HttpRequest, writer: Writer, caller: Caller, wanted: Request[Any], options: CallOptions,
+        tell: Tell | None, tries: int | None,
+    ) -> Answer:  # fmt: skip
+        """A call that may be a try of another, or have others."""
         key = key_of(request)
         known = self._find(key, tries or 0)
         if known is not None:
