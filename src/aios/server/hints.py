@@ -62,9 +62,10 @@ def session_of(request: HttpRequest, *named: object) -> str:
 
     Only what a client says on purpose makes a process. What its words are is not its name (docs/adr/0005).
     """
-    for carrier in SESSIONS:
-        if session := request.header(carrier):
-            return _bounded(session)
+    if not request.headers.keys().isdisjoint(SESSIONS):
+        for carrier in SESSIONS:
+            if session := request.header(carrier):
+                return _bounded(session)
     for name in named:
         if name and isinstance(name, str):
             return _bounded(name)
