@@ -257,9 +257,10 @@ class CallPath:
         deadline_s = call.options.deadline_s
         deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
+            waiters = self._waiters_of(process) if process.awaited else ()
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
-                call.near, accounts, program, call.options.remaining_s, deadline, self._waiters_of(process) if process.awaited else (),
+                call.near, accounts, program, call.options.remaining_s, deadline, waiters,
             )  # fmt: skip
             call.requeue = partial(self._lend, lane, ticket, process)
             turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
