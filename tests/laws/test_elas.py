@@ -202,7 +202,7 @@ class NeverCorrected(Elas):
     """What a call really came to is not looked at."""
 
     def settled(self, ticket: Ticket, cost: float, at_least: bool = False) -> None:
-        super().settled(ticket, self._charged[ticket][2])
+        super().settled(ticket, self._charged[ticket].estimate)
 
 
 class Believing(Elas):

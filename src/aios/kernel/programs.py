@@ -83,8 +83,10 @@ class Program:
 
     def ran(self, path_s: float, for_s: float) -> float:
         """A call ran for so long at the end of a path of so many seconds; how long the path is with it."""
-        self.attained_s = max(self.attained_s, path_s + for_s)
-        return path_s + for_s
+        path_s += for_s
+        if path_s > self.attained_s:
+            self.attained_s = path_s
+        return path_s
 
     def ended(self) -> None:
         """It came to its end by itself, and tells what its kind needs."""

@@ -23,7 +23,9 @@ import heapq
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 from aios.abi.request import Class
 from aios.kernel.lanes.ageing import AGED, AGEING_EVERY, overdue
@@ -58,7 +60,7 @@ MOST_WAITERS = 8
 """Of those who wait for one call, so many may pay for it."""
 
 
-class Charge(NamedTuple):
+class Charge(msgspec.Struct, frozen=True):
     """What a call that has begun was charged, and its number of arrival, which it keeps when it stands back."""
 
     band: Band
@@ -100,17 +102,23 @@ class Elas(Policy):
 
     def _add(self, ticket: Ticket, number: int) -> None:
         waiting = self._waiting[ticket] = Waiting(ticket, (*level_of(ticket, ticket.asked), number))
-        for at, deadline in risks(ticket):
-            heapq.heappush(self._risks, (at, number, deadline, waiting))
-        for home in self._homes(ticket):
-            line = home.places.get(ticket.feasible)
-            if line is None or line not in waiting.lines:  # who waits for it may be of its own account
-                home.lift()
-                line = home.line(ticket.feasible)
-                line.add(waiting)
-                self._mark(home)
+        if ticket.deadline is None and not ticket.waiters:  # as most are
+            self._stand_in(self._own(ticket), waiting)
+        else:
+            for at, deadline in risks(ticket):
+                heapq.heappush(self._risks, (at, number, deadline, waiting))
+            for home in self._homes(ticket):
+                line = home.places.get(ticket.feasible)
+                if line is None or line not in waiting.lines:  # who waits for it may be of its own account
+                    self._stand_in(home, waiting)
         if not ticket.system:
             self._ages[ticket.cls].add(waiting, len(self._waiting))
+
+    def _stand_in(self, home: Account, waiting: Waiting) -> None:
+        """It waits in the line of an account that may pay for it."""
+        home.lift()
+        home.line(waiting.ticket.feasible).add(waiting)
+        self._mark(home)
 
     def remove(self, ticket: Ticket) -> None:
         self._leave(self._waiting.pop(ticket))
@@ -127,6 +135,8 @@ class Elas(Policy):
 
     def _mark(self, account: Account) -> None:
         """It has moved, as those above it have."""
+        if account in self._moved:
+            return
         self._moved[account] = None
         if len(self._moved) > STALE + 2 * len(self._waiting):  # many come and go, and nothing can be decided
             self._stand_anew()
@@ -229,13 +239,16 @@ class Elas(Policy):
         """The lines of the account that is next in a class, for the sets of servers of which one is idle."""
         account = self._bands[band]
         while True:
-            places = [*account.places.values()]
-            if len(places) > 1:
-                places = [place for place in places if not place.servers.isdisjoint(idle)]
-            place = places[0]
-            if type(place) is Line:
-                return places  # type: ignore[return-value]  # an account has only lines, or none
-            entry = place.first() if len(places) == 1 else min([first for each in places if (first := each.first()) is not None])
+            if len(account.places) == 1:  # as where one core does it all
+                (place,) = account.places.values()
+                if type(place) is Line:
+                    return [place]
+                entry = place.first()
+            else:
+                places = [place for place in account.places.values() if not place.servers.isdisjoint(idle)]
+                if type(places[0]) is Line:
+                    return places  # type: ignore[return-value]  # an account has only lines, or none
+                entry = min([first for each in places if (first := each.first()) is not None])
             assert entry is not None
             account.floor = entry[0]  # lower than it was where calls came to less than was expected of them
             account = entry[3].account
@@ -282,13 +295,13 @@ class Elas(Policy):
         charged = self._charged.pop(ticket, None)
         if charged is None:
             return  # it had its turn of another policy
-        band, account, estimate, _ = charged
+        account = charged.account
         if at_least:
             cost = max(cost, self._means.expected(ticket.program.kind))
         elif cost:
             self._means.add(ticket.program.kind, cost)
         account.run_no_more()
-        self._spend(band, account, cost - estimate)
+        self._spend(charged.band, account, cost - charged.estimate)
 
     def _charge(self, ticket: Ticket, band: Band, account: Account, number: int) -> None:
         estimate = self._means.estimate(ticket.program.kind)

@@ -212,8 +212,10 @@ class Lane:
         key = ticket.tenant, ticket.cls
         self._count_all(calls)
         self._by_class[ticket.cls] += calls
-        self._waiting[key] = self._waiting.get(key, 0) + calls
-        if not self._waiting[key]:
+        waiting = self._waiting.get(key, 0) + calls
+        if waiting:
+            self._waiting[key] = waiting
+        else:
             del self._waiting[key]
 
     def _count_all(self, calls: int) -> None:

@@ -25,7 +25,8 @@ class Mean:
 
     def add(self, value: float) -> None:
         self.count += 1
-        self.value += max(1 / self.count, LEARNING) * (value - self.value)
+        part = 1 / self.count
+        self.value += (part if part > LEARNING else LEARNING) * (value - self.value)
 
 
 class Means:

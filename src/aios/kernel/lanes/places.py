@@ -190,10 +190,11 @@ class Ages:
 
     def add(self, waiting: Waiting, alive: int) -> None:
         """`alive`: how many calls wait now, at most; those that have left are forgotten in time."""
+        assert waiting.rank is not None
         calls = self._by_servers.get(waiting.ticket.feasible)
         if calls is None:
             calls = self._by_servers[waiting.ticket.feasible] = []
-        heapq.heappush(calls, (*waiting.since(), waiting))
+        heapq.heappush(calls, (waiting.ticket.asked, waiting.rank[2], waiting))
         self._count += 1
         if self._count > STALE + 2 * alive:
             self._forget()
