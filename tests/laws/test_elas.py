@@ -530,6 +530,24 @@ def test_what_a_program_needs_is_what_its_kind_needed_from_there_on() -> None:
     assert program.attained_s == 12.0, "what runs side by side does not add up"
 
 
+def test_who_asks_what_comes_next_changes_nothing_of_what_was_charged() -> None:
+    policy = Elas()
+    who: Who = ("standard", ACCOUNTS[0], 0.0, None)
+    for number in range(9):
+        policy.add(made(number, who, ONE, 0.0, []))
+    for _ in range(6):
+        picked = policy.pick(IDLE, 0.0)
+        assert picked is not None
+        policy.settled(picked.ticket, 50.0)
+    running = policy.pick(IDLE, 0.0)
+    assert running is not None
+    account = policy._charged[running.ticket].account
+    before = account.served, account.running
+    told = [list(policy.order(0.0)) for _ in range(2)]
+    assert told[0] == told[1] and len(told[0]) == 2
+    assert (account.served, account.running) == before
+
+
 @pytest.mark.parametrize("declared", [math.nan, math.inf, -math.inf, -1.0, 1e300])
 def test_no_claim_breaks_it(declared: float) -> None:
     policy = Elas()

@@ -379,7 +379,10 @@ class Elas(Policy):
         copy._top = self._top.copied(None, copied)
         copy._bands = {band: copied[root] for band, root in self._bands.items()}
         copy._sharing = [(band, copied[root]) for band, root in self._sharing]
-        copy._means, copy._system_spare, copy._charged = self._means, self._system_spare, dict(self._charged)
+        copy._means, copy._system_spare = self._means, self._system_spare
+        copy._charged = {
+            ticket: Charge(one.band, copied[one.account], one.estimate, one.number) for ticket, one in self._charged.items()
+        }
         for ticket, waiting in self._waiting.items():
             assert waiting.rank is not None
             again = copy._waiting[ticket] = Waiting(ticket, waiting.rank)
