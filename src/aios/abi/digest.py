@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -22,4 +23,9 @@ def digest(name: str, version: int, request: Request[Any]) -> bytes:
         body = _canonical.encode(request)
     except (TypeError, UnicodeError) as error:
         raise Invalid(f"the request holds what is no JSON value: {error}") from None
-    return hashlib.sha256(b"%s/%d\n" % (name.encode(), version) + body).digest()
+    return hashlib.sha256(_beginning(name, version) + body).digest()
+
+
+@functools.lru_cache(maxsize=1000)
+def _beginning(name: str, version: int) -> bytes:
+    return b"%s/%d\n" % (name.encode(), version)

@@ -320,7 +320,7 @@ class CallPath:
             outcome=outcome, asked_ns=call.asked_ns, turn_ns=call.turn_ns, first_ns=call.first_ns, core=call.core,
             attempts=call.attempt, input_tokens=call.input_tokens, cached_tokens=call.cached_tokens,
             output_tokens=call.output_tokens, answer=call.answer, trace=call.options.trace, about=call.about,
-            frozen_s=round(call.frozen_s, 6),
+            frozen_s=round(call.frozen_s, 6) if call.frozen_s else 0.0,
         )  # fmt: skip
 
     def _close(self, call: Call) -> None:
