@@ -10,6 +10,8 @@ import heapq
 import itertools
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from aios.kernel.lanes.policy import Ticket
 
 Rank = tuple[float, float, int]
@@ -161,15 +163,12 @@ class Account:
             del self.children[child.name]
 
 
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """A ticket in its lines, one of each account that may pay for it. `rank`: None when it has left them."""
 
-    __slots__ = ("lines", "rank", "ticket")
-
-    def __init__(self, ticket: Ticket, rank: Rank) -> None:
-        self.ticket = ticket
-        self.rank: Rank | None = rank
-        self.lines: list[Line] = []
+    ticket: Ticket
+    rank: Rank | None
+    lines: list[Line] = []
 
     def __lt__(self, other: Waiting) -> bool:
         """Two of the same rank and arrival are one ticket, before and after it took its place anew."""
@@ -322,7 +321,10 @@ class Line(Place):
         return self.oldest[0][2]
 
     def gone(self) -> None:
-        super().gone()
+        if self.below > 1:
+            self.below -= 1
+        else:
+            super().gone()
         self.account.wait_no_more()
         if len(self.ranked) > STALE + 2 * self.below:
             self.ranked = [(rank, waiting) for rank, waiting in self.ranked if waiting.rank is rank]
