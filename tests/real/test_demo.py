@@ -75,12 +75,17 @@ def urgent_came_last(events: Events) -> Events:
     return [replace(e, first_ns=late) if isinstance(e, CallEnded) and agent(e) == "urgent" else e for e in events]
 
 
+def stood_back_for_urgent(event: AnyEvent) -> bool:
+    return isinstance(event, Preempted) and event.change == "frozen" and event.by == "interactive"
+
+
 def nobody_stood_back(events: Events) -> Events:
-    return [e for e in events if not isinstance(e, Preempted)]
+    return [e for e in events if not stood_back_for_urgent(e)]
 
 
 def who_stood_back_never_went_on(events: Events) -> Events:
-    back = next(e.call for e in events if isinstance(e, Preempted) and e.change == "frozen")
+    asked_ns = next(e.asked_ns for e in events if isinstance(e, CallEnded) and agent(e) == "urgent")
+    back = next(e.call for e in events if isinstance(e, Preempted) and stood_back_for_urgent(e) and e.at_ns > asked_ns)
     return [replace(e, outcome="Cancelled") if isinstance(e, CallEnded) and e.call == back else e for e in events]
 
 
