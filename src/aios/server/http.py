@@ -263,14 +263,14 @@ class HttpServer:
     async def _body(self, request: HttpRequest, peer: Peer, receive: Any) -> bytes:
         """The body, never more than it may have in memory. Raises `TooLarge`, or `Invalid` for one that does not come."""
         most = self._config.max_body_bytes
+        there = peer.body()
+        if there is not None and len(there) <= most:
+            return there
         stated = request.header(b"content-length")
         if stated and (not stated.isdecimal() or int(stated) > most):
             raise TooLarge(f"a body of {stated[:20]} bytes is above the limit of {most}")
-        there = peer.body()
         if there is not None:
-            if len(there) > most:
-                raise TooLarge(f"the body is above the limit of {most} bytes")
-            return there
+            raise TooLarge(f"the body is above the limit of {most} bytes")
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._config.body_timeout_s
         pieces = bytearray()
@@ -327,6 +327,8 @@ def _check_method(method: str, known: set[str]) -> None:
 
 
 def _check_type(method: str, request: HttpRequest) -> None:
+    if request.headers.get(b"content-type") == b"application/json" and b"content-encoding" not in request.headers:
+        return  # as most have it
     has_body = request.header(b"content-length") not in ("", "0") or b"transfer-encoding" in request.headers
     if method != "POST" or not has_body:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Collection, Iterable
 from typing import NamedTuple, Protocol
 
@@ -47,8 +46,7 @@ class Suspension(Protocol):
         ...
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it.
 
     `share`: whose share of the work it belongs to, `tenant/agent`: that of the agent or client that it all began with. `near`:
@@ -70,7 +68,7 @@ class Ticket:
     share: str = ""
     near: str = ""
     accounts: Accounts = ()
-    program: Program = dataclasses.field(default_factory=Program)
+    program: Program = msgspec.field(default_factory=Program)
     remaining_s: float | None = None
     deadline: float | None = None
     waiters: tuple[Waiter, ...] = ()
