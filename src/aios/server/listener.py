@@ -357,10 +357,13 @@ class Connection(HttpToolsProtocol):
         cycle = self._at_work
         if cycle is None or cycle.response_started or cycle.disconnected or self.flow.write_paused or not cycle.keep_alive:
             return False
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+        parts = [STATUS_LINE[status]]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        head, lines = b"".join(parts), 1 + len(headers)
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             raise ValueError("a header of ours has a line's end in it")
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
+        self.transport.write(b"%b\r\n%b" % (head, body))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         cycle.on_response()
