@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -122,7 +121,7 @@ class Recording(Fifo):
 
     def add(self, ticket: Ticket) -> None:
         super().add(ticket)
-        fields = [getattr(ticket, field.name) for field in dataclasses.fields(ticket) if field.name not in ("program", "given")]
+        fields = [getattr(ticket, name) for name in ticket.__struct_fields__ if name not in ("program", "given")]
         self.said.append((*fields, ticket.program.kind, ticket.program.attained_s, ticket.program.expected_s()))
 
 
