@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +11,9 @@ from benchmarks.rig.child import Failed
 
 DATA = Path("data/traces")
 CHAT, CODE = "azure2023_conv.csv", "azure2023_code.csv"
-SESSIONS = "mooncake_fast25_conversation.jsonl"
 SOURCES = {
     CHAT: "AzureLLMInferenceTrace_conv.csv of Azure/AzurePublicDataset (CC-BY-4.0)",
     CODE: "AzureLLMInferenceTrace_code.csv of Azure/AzurePublicDataset (CC-BY-4.0)",
-    SESSIONS: "FAST25-release/traces/conversation_trace.jsonl of kvcache-ai/Mooncake (Apache-2.0)",
 }
 
 
@@ -26,15 +23,6 @@ class Asked(NamedTuple):
     at_s: float
     input_tokens: int
     output_tokens: int
-
-
-class Turn(NamedTuple):
-    """A request of a conversation. `blocks`: names of the prompt's pieces of 512 tokens, in order."""
-
-    at_s: float
-    input_tokens: int
-    output_tokens: int
-    blocks: tuple[int, ...]
 
 
 def azure(data: Path, name: str) -> list[Asked]:
@@ -49,15 +37,6 @@ def seconds(stamp: str) -> float:
     """The traces count to 100 ns, which is finer than Python reads."""
     whole, _, fraction = stamp.partition(".")
     return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
-
-
-def mooncake(data: Path) -> list[Turn]:
-    """A trace of conversations. Raises `Failed` where it is absent."""
-    with open(found(data, SESSIONS)) as lines:
-        rows = [json.loads(line) for line in lines]
-    return [
-        Turn(row["timestamp"] / 1000, row["input_length"], max(1, row["output_length"]), tuple(row["hash_ids"])) for row in rows
-    ]
 
 
 def found(data: Path, name: str) -> Path:
