@@ -119,7 +119,7 @@ def table_of(local: LocalCoreConfig) -> str:
 def as_text(value: object) -> str:
     if isinstance(value, Path):
         return str(value.absolute())
-    raise NotImplementedError(type(value))
+    raise TypeError(f"no setting is a {type(value).__name__}")
 
 
 async def overhead(upstream_url: str, kernel: Running, token: str) -> dict[str, float]:
