@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.abi.llm import Choice, Completion, Delta, Queued, Started, ToolCall, ToolCallDelta, Usage
-from aios.server.exchange import Writer, do_nothing
+from aios.outbox import Outbox
+from aios.server.exchange import Writer
 from aios.server.message_events import MessageStream, whole_message
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
@@ -50,7 +51,7 @@ async def streamed(deltas: Sequence[Delta], value: Completion, thinks: bool, wai
     async def send(message: Any) -> None:
         sent.extend(message.get("body", b""))
 
-    stream = MessageStream(Writer(send, do_nothing, "req-1", asyncio.get_running_loop()), "msg_1", "m", thinks, [])
+    stream = MessageStream(Writer(send, Outbox(asyncio.get_running_loop()), "req-1"), "msg_1", "m", thinks, [])
     if waits:
         stream.tell(Queued(call="1/1"))
     stream.tell(Started(call="1/1", id="c", model="m", core="c", wait_s=0.0))

@@ -12,6 +12,7 @@ import aiohttp
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
+from aios.outbox import Outbox
 from aios.ports.embedder import Embedder
 from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
@@ -122,7 +123,7 @@ class Visitor:
 
     def __init__(self, path: str, body: Any, headers: Mapping[str, str]) -> None:
         names = {"host": "localhost", "content-type": "application/json", **headers}
-        self.peer = Peer()
+        self.peer = Peer(Outbox(asyncio.get_running_loop()))
         self.scope = {
             "type": "http", "method": "POST", "path": path, "query_string": b"", "server": ("127.0.0.1", 1),
             "state": {"peer": self.peer},

@@ -16,6 +16,7 @@ import pytest
 from served import CHAT, Served, Visitor, running_kernel, served, server_of, until, visit
 
 from aios.abi.errors import Unavailable
+from aios.outbox import Outbox
 from aios.server import http as edge
 from aios.server import listener
 from aios.server.http import ServerConfig
@@ -380,24 +381,51 @@ class Writes(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.all: list[bytes] = []
+        self.closed = False
 
     def write(self, data: Any) -> None:
+        assert not self.closed
         self.all.append(bytes(data))
 
+    def close(self) -> None:
+        self.closed = True
 
-def test_what_is_held_leaves_with_what_comes_next_and_nothing_else_is_held() -> None:
-    writes = Writes()
-    wire = Wire(writes)
-    wire.write(b"before")
-    wire.hold()
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 1000
+
+
+async def test_what_is_written_in_one_turn_leaves_at_its_end_in_one_write() -> None:
+    outbox = Outbox(asyncio.get_running_loop())
+    writes, others = Writes(), Writes()
+    wire, other = Wire(writes, outbox), Wire(others, outbox)
     wire.write(b"head,")
-    assert writes.all == [b"before"]
+    other.write(b"other")
     wire.write(b"body")
-    wire.write(b"after")
-    wire.hold()
-    wire.write(b"empty")
-    wire.write(b"")
-    assert writes.all == [b"before", b"head,body", b"after", b"empty"]
+    assert writes.all == others.all == [] and wire.unsent_bytes() == 1009
+    await asyncio.sleep(0)
+    assert writes.all == [b"head,body"] and others.all == [b"other"] and wire.unsent_bytes() == 1000
+    wire.write(b"the last")
+    wire.close()
+    assert writes.all == [b"head,body", b"the last"]
+    other.write(b"to nobody")
+    others.close()
+    await asyncio.sleep(0)
+    assert writes.all == [b"head,body", b"the last"] and others.all == [b"other"]
+
+
+async def test_what_cannot_be_sent_keeps_nothing_else_from_being_sent(caplog: pytest.LogCaptureFixture) -> None:
+    outbox, sent = Outbox(asyncio.get_running_loop()), list[str]()
+    outbox.add(lambda: sent.append("first"))
+    outbox.add(lambda: 1 // 0)  # type: ignore[arg-type, return-value]  # what it returns is of no concern
+    outbox.add(lambda: outbox.add(lambda: sent.append("last")))
+    await asyncio.sleep(0)
+    assert sent == ["first", "last"] and "ZeroDivisionError" in caplog.text
+    outbox.add(lambda: sent.append("of the next turn"))
+    await asyncio.sleep(0)
+    assert sent[2:] == ["of the next turn"]
 
 
 @pytest.mark.real

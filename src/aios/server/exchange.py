@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from aios.abi.errors import AiosError
+from aios.outbox import Outbox
 from aios.server import eager
 
 Headers = list[tuple[bytes, bytes]]
@@ -71,8 +72,7 @@ class HttpRequest(msgspec.Struct):
 
 
 class Writer:
-    """The answer to one request. `hold`: what is sent next waits for what is sent after it, and both leave in one write.
-    `answer`: sends a whole one at once, where that can be done, and says whether it has.
+    """The answer to one request. `answer`: sends a whole one at once, where that can be done, and says whether it has.
 
     `state`: `spaces` is a whole answer that began with spaces, `gone` a client that went away. `due_s`: the loop's time at
     which the client should hear something. `left` is asked when the client goes away before the end, and told the state until
@@ -81,19 +81,18 @@ class Writer:
     """
 
     __slots__ = (
-        "_answer", "_beat", "_beat_due_s", "_buffer", "_comment", "_drained", "_flushing", "_head", "_hold", "_loop",
+        "_answer", "_beat", "_beat_due_s", "_buffer", "_comment", "_drained", "_flushing", "_head", "_loop", "_outbox",
         "_request_id", "_rest", "_send", "due_s", "left", "settle", "state",
     )  # fmt: skip
 
     def __init__(
-        self, send: Send, hold: Callable[[], None], request_id: str, loop: asyncio.AbstractEventLoop,
-        answer: Callable[[int, Headers, bytes], bool] = no_answer,
-    ) -> None:  # fmt: skip
+        self, send: Send, outbox: Outbox, request_id: str, answer: Callable[[int, Headers, bytes], bool] = no_answer
+    ) -> None:
         self._send = send
-        self._hold = hold
+        self._outbox = outbox
         self._answer = answer
         self._request_id = request_id.encode()
-        self._loop = loop
+        self._loop = outbox.loop
         self._buffer = bytearray()
         self._head: dict[str, Any] | None = None
         self._beat = b""
@@ -122,7 +121,6 @@ class Writer:
         headers += ((b"content-length", b"%d" % len(body)), (b"x-request-id", self._request_id))
         if not more and self._answer(status, headers, body):
             return
-        self._hold()
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
@@ -163,7 +161,6 @@ class Writer:
         if self._rest is not None:
             await self._rest
         if self._head is not None:
-            self._hold()
             await self._send_head(self._head)
         await self._send({"type": "http.response.body", "body": bytes(self._buffer)})
 
@@ -193,7 +190,7 @@ class Writer:
 
     def _schedule(self) -> None:
         self._flushing = True
-        self._loop.call_soon(self._flush)
+        self._outbox.add(self._flush)
 
     def _flush(self) -> None:
         if self.state != "ended":  # else `end` sends it
@@ -202,8 +199,6 @@ class Writer:
     async def _send_collected(self) -> None:
         """Send what has been collected, and what is collected while a slow reader makes it wait."""
         if self._head is not None:
-            if self._buffer:
-                self._hold()
             await self._send_head(self._head)
         buffer, send = self._buffer, self._send
         while buffer:

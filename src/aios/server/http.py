@@ -25,9 +25,10 @@ from uvicorn.server import ServerState
 from aios.abi.bounds import above_zero, within
 from aios.abi.errors import AiosError, Denied, Draining, Internal, Invalid, NotFound, TooLarge, Unavailable
 from aios.abi.ids import UniqueIds
+from aios.outbox import Outbox
 from aios.ports.kernel import Kernel
 from aios.server import eager
-from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer, do_nothing, no_answer
+from aios.server.exchange import JSON, Door, Handler, HttpRequest, Ticker, Writer, no_answer
 from aios.server.hints import refusal_headers, token_of
 from aios.server.listener import Connection, Listener, Own, Peer, descriptors
 
@@ -125,16 +126,17 @@ class HttpServer:
             access_log=False, server_header=False, date_header=False, log_config=None, log_level="critical",
         )  # fmt: skip
         settings.load()
+        self._outbox = Outbox(asyncio.get_running_loop())
         most = descriptors() // 2
         if self._config.connections is not None:
             most = min(most, self._config.connections)
         for listening in self._listening():
             share = most if listening.family != socket.AF_UNIX else max(1, most // 2)
-            self._listeners.append(Listener(listening, share, settings, self._state))
+            self._listeners.append(Listener(listening, share, settings, self._state, self._outbox))
 
     def open(self, listening: socket.socket, own: Own, most: int) -> Listener:
         """Serve one program's own address too, over at most so many connections: there its token is good, and no other."""
-        listener = Listener(listening, most, self._settings, self._state, own)
+        listener = Listener(listening, most, self._settings, self._state, self._outbox, own)
         self._listeners.append(listener)
         return listener
 
@@ -181,8 +183,8 @@ class HttpServer:
         request = HttpRequest(self._ids(), scope["path"], dict(scope["headers"]))
         peer: Peer = scope["state"]["peer"]
         peer.settle()
-        hold, answer = (peer.hold, peer.answer) if scope["method"] != "HEAD" else (do_nothing, no_answer)  # its head leaves alone
-        writer = Writer(send, hold, request.id, asyncio.get_running_loop(), answer)
+        answer = peer.answer if scope["method"] != "HEAD" else no_answer  # its head leaves alone
+        writer = Writer(send, peer.outbox, request.id, answer)
         door, whole = self._doors[0], False
         try:
             self._check_origin(scope, request)
@@ -271,7 +273,7 @@ class HttpServer:
             raise TooLarge(f"a body of {stated[:20]} bytes is above the limit of {most}")
         if there is not None:
             raise TooLarge(f"the body is above the limit of {most} bytes")
-        loop = asyncio.get_running_loop()
+        loop = peer.outbox.loop
         deadline_s = loop.time() + self._config.body_timeout_s
         pieces = bytearray()
         while True:

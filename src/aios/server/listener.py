@@ -26,6 +26,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from aios.outbox import Outbox
 from aios.server.exchange import MAX_BUFFER_BYTES, Headers, do_nothing, no_answer
 from aios.server.strays import denial, target_of
 
@@ -65,31 +66,39 @@ def descriptors() -> int:
 
 
 class Wire:
-    """A connection's transport. `hold` keeps the next write back, so that it leaves together with the one after it."""
+    """A connection's transport. What is written in one turn of the loop leaves at its end, in one write.
 
-    __slots__ = ("_held", "_holds", "_write", "abort", "close", "get_extra_info", "is_closing", "unsent_bytes")
+    The library writes head and body by themselves, and its pieces as they come.
+    """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._write = transport.write
+    __slots__ = ("_held", "_outbox", "_transport", "abort", "get_extra_info", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
+        self._transport = transport
+        self._outbox = outbox
         self._held = b""
-        self._holds = False
-        self.is_closing = transport.is_closing
-        self.get_extra_info = transport.get_extra_info
-        self.close, self.abort = transport.close, transport.abort
-        self.unsent_bytes = transport.get_write_buffer_size
-
-    def hold(self) -> None:
-        """Keep back the next write; whoever says so writes again at once. The library writes head and body by themselves."""
-        self._holds = True
+        self.abort, self.is_closing, self.get_extra_info = transport.abort, transport.is_closing, transport.get_extra_info
 
     def write(self, data: bytes) -> None:
-        if self._holds:
-            self._holds, self._held = False, data
-        elif self._held:
-            held, self._held = self._held, b""
-            self._write(held + data)
+        if self._held:
+            self._held += data
         else:
-            self._write(data)
+            self._held = data
+            self._outbox.add(self._send)
+
+    def _send(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self.is_closing():
+            self._transport.write(held)
+
+    def close(self) -> None:
+        """End the connection once all is sent."""
+        self._send()
+        self._transport.close()
+
+    def unsent_bytes(self) -> int:
+        """What was written and is still here."""
+        return self._transport.get_write_buffer_size() + len(self._held)
 
 
 class Flow(FlowControl):
@@ -106,16 +115,16 @@ class Flow(FlowControl):
 
 @dataclass(slots=True)
 class Peer:
-    """Who is at the other end. `known`: it has shown a token that is valid. `hold`: its wire's. `gone`: hears that it went.
+    """Who is at the other end. `known`: it has shown a token that is valid. `gone`: hears that it went.
 
-    `at`: pid of the process whose own address it came to, "" at the addresses of all.
+    `at`: pid of the process whose own address it came to, "" at the addresses of all. `outbox`: of the server.
     `settle`: hears of its next request, which shows that it has read the answer before.
     `body`: that of the request at work, if it is there whole. `answer`: send a whole answer to it at once; whether that was done.
     """
 
+    outbox: Outbox
     known: bool = False
     at: str = ""
-    hold: Callable[[], None] = do_nothing
     read_on: Callable[[], None] = do_nothing
     gone: Callable[[], None] = do_nothing
     settle: Callable[[], None] = do_nothing
@@ -152,9 +161,11 @@ class Listener:
     """A listening socket and the connections that came by it: at most `most` at a time. `own`: if it is one program's."""
 
     def __init__(
-        self, listening: socket.socket, most: int, settings: uvicorn.Config, state: ServerState, own: Own | None = None
-    ) -> None:
+        self, listening: socket.socket, most: int, settings: uvicorn.Config, state: ServerState, outbox: Outbox,
+        own: Own | None = None,
+    ) -> None:  # fmt: skip
         self.own = own
+        self.outbox = outbox
         self._socket = listening
         self._most = most
         self._settings = settings
@@ -307,7 +318,7 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(self, listener: Listener, settings: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
-        self.peer = Peer(at=listener.own.pid if listener.own is not None else "")
+        self.peer = Peer(listener.outbox, at=listener.own.pid if listener.own is not None else "")
         super().__init__(settings, state, {"peer": self.peer}, loop)
         self._listener = listener
         self._head_bytes = 0
@@ -323,8 +334,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the library has it
         super().connection_made(transport)
-        wire = Wire(transport)
-        self.transport, self.peer.hold = cast(asyncio.Transport, wire), wire.hold
+        wire = Wire(transport, self._listener.outbox)
+        self.transport = cast(asyncio.Transport, wire)
         self.peer.body, self.peer.answer = self._whole_body, self._answer
         self._unsent_bytes = wire.unsent_bytes
         self.flow = Flow(transport, self.pipeline)

@@ -12,6 +12,8 @@ from typing import Any
 
 import httptools
 
+from aios.outbox import Outbox
+
 MOST_HEAD_BYTES = 1 << 16
 MOST_UNREAD_BYTES = 1 << 16
 """Of an answer; then its server has to wait."""
@@ -32,8 +34,9 @@ class Broken(OSError):
 class Answer(asyncio.Protocol):
     """A connection, and the answer that comes on it. `headers`: names in lower case."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._request = b""
         self._transport: Any = None
         self._waiter: asyncio.Future[None] | None = None
         self._lost = ""
@@ -54,9 +57,14 @@ class Answer(asyncio.Protocol):
     # what a caller does
 
     def ask(self, request: bytes) -> None:
-        """Send a request; its answer is this."""
+        """Send a request, at the end of this turn of the loop; its answer is this."""
         self._reset()
-        self._transport.write(request)
+        self._request = request
+        self._outbox.add(self._send)
+
+    def _send(self) -> None:
+        if not self._lost:
+            self._transport.write(self._request)
 
     async def head(self) -> None:
         """Return when status and headers are here. Raises `Broken`."""
@@ -166,7 +174,7 @@ class Answer(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _change(self) -> asyncio.Future[None]:
-        self._waiter = self._loop.create_future()
+        self._waiter = self._outbox.loop.create_future()
         return self._waiter
 
 
@@ -180,6 +188,8 @@ class Connections:
         name = f"[{host}]" if ":" in host else host
         lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
         self._tail = f" HTTP/1.1\r\nHost: {name}:{port}\r\n{lines}Content-Length: ".encode()
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(self._loop)
         self._idle: list[Answer] = []
         self._busy: set[Answer] = set()
         self.closed = False
@@ -209,7 +219,7 @@ class Connections:
         """An answer is no longer read; one that is not at its end is aborted."""
         self._busy.discard(answer)
         if answer.reusable and not self.closed:
-            answer.idle_since_s = asyncio.get_running_loop().time()
+            answer.idle_since_s = self._loop.time()
             self._idle.append(answer)
         else:
             answer.close()
@@ -223,7 +233,7 @@ class Connections:
 
     def _kept(self) -> Answer | None:
         """The connection that was used last, if it is fresh enough; the others are closed when none is."""
-        fresh_s = asyncio.get_running_loop().time() - self._keep_s
+        fresh_s = self._loop.time() - self._keep_s
         while self._idle:
             answer = self._idle.pop()
             if answer.reusable and answer.idle_since_s > fresh_s:
@@ -234,9 +244,8 @@ class Connections:
     async def _connect(self) -> Answer:
         if self.closed:
             raise Broken("it was closed")
-        loop = asyncio.get_running_loop()
         try:
-            _, answer = await loop.create_connection(lambda: Answer(loop), self._host, self._port)
+            _, answer = await self._loop.create_connection(lambda: Answer(self._outbox), self._host, self._port)
         except OSError as problem:
             raise Unreachable(problem.errno, problem.strerror or str(problem)) from None
         return answer
