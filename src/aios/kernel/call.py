@@ -18,6 +18,7 @@ from typing import Any
 from aios.abi.digest import digest
 from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, Draining, Internal, Killed, UnknownCall
 from aios.abi.event import CallEnded, Dispatched
+from aios.abi.ids import call_id
 from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
 from aios.abi.table import ROW_OF, ROWS
@@ -128,14 +129,15 @@ class CallPath:
         path = process.next_path(options.scope) if options.key is None else f"k.{options.key}"
         if path in process.calls:
             raise Conflict("a call with this `key` is under way: wait for it", field="key")
-        call = Call(process, row, request, options, tell, lower(process.cls, options.cls), path)
-        call.asked, call.asked_ns = self._clock.monotonic(), self._clock.now_ns()
-        call.task = asyncio.current_task()
-        assert call.task is not None
-        call.cancels = call.task.cancelling()
+        asked, asked_ns, task = self._clock.monotonic(), self._clock.now_ns(), asyncio.current_task()
+        assert task is not None
+        call = Call(
+            process, row, request, options, tell, lower(process.cls, options.cls), path, call_id(process.pid, path), asked,
+            asked_ns, task, task.cancelling(),
+        )  # fmt: skip
         process.calls[path] = call
         process.call_count += 1
-        process.last_call = call.asked
+        process.last_call = asked
         self.running += 1
         self._in_lanes += row.lane is not None
         self._deadlines.add(call)

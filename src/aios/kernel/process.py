@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aios.abi.errors import AiosError, NotFound, TooLarge
-from aios.abi.ids import call_id, new_pid
+from aios.abi.ids import new_pid
 from aios.abi.label import KERNEL, USER, Label
 from aios.abi.manifest import Grant, Manifest
 from aios.abi.process import Exit, ProcessInfo, ProcessKind
@@ -55,60 +55,55 @@ class Predecessors(Protocol):
         ...
 
 
-class Call:
-    """One system call on its way: who makes it, what it is, and where it stands. Compared by identity."""
+class Call(msgspec.Struct, eq=False):
+    """One system call on its way: who makes it, what it is, and where it stands. Compared by identity.
 
-    __slots__ = (
-        "about", "allowed", "answer", "asked", "asked_ns", "attempt", "cached_tokens", "cancels", "cls", "core", "digest",
-        "feasible", "first_ns", "frozen", "frozen_s", "holder", "id", "input_tokens", "label", "near", "options", "output_tokens",
-        "path", "plan", "process", "request", "requeue", "row", "said_tokens", "started", "stopped", "task", "tell", "ticket",
-        "turn", "turn_at", "turn_ns", "unknown", "wait_number", "waits", "withdraw",
-    )  # fmt: skip
+    `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
+    `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
+    """
 
-    def __init__(
-        self, process: Process, row: Row, request: Request[Any], options: CallOptions, tell: Tell | None, cls: Class, path: str
-    ) -> None:
-        self.process = process
-        self.row = row
-        self.request = request
-        self.options = options
-        self.tell = tell
-        self.cls = cls
-        self.path = path
-        self.id = call_id(process.pid, path)
-        self.asked = 0.0
-        self.asked_ns = 0
-        self.task: asyncio.Task[Any] | None = None
-        self.cancels = 0
-        self.waits: Callable[[], Wait | None] | None = None
-        self.withdraw: Callable[[], None] | None = None
-        self.frozen: Callable[[], Wait | None] | None = None
-        self.frozen_s = 0.0
-        """How long it stood back; while it does, less the time at which it began to."""
-        self.requeue: Callable[[], None] | None = None
-        self.holder: Callable[[], Process | None] | None = None
-        self.wait_number = 0
-        self.turn: Held | None = None
-        self.ticket: object | None = None
-        self.allowed: tuple[str, ...] = ()
-        self.feasible: frozenset[str] = frozenset()
-        self.near = ""
-        self.plan: Any = None
-        self.attempt = 1
-        self.turn_ns: int | None = None
-        self.turn_at: float | None = None
-        self.first_ns: int | None = None
-        self.core = ""
-        self.started = False
-        self.input_tokens = self.cached_tokens = self.output_tokens = 0
-        self.said_tokens = 0
-        self.answer = ""
-        self.about = ""
-        self.stopped: AiosError | None = None
-        self.unknown: AiosError | None = None
-        """What it ends in as long as an act of it is under way that must not happen twice."""
-        self.digest = b""
-        self.label = KERNEL
+    process: Process
+    row: Row
+    request: Request[Any]
+    options: CallOptions
+    tell: Tell | None
+    cls: Class
+    path: str
+    id: str
+    asked: float
+    asked_ns: int
+    task: asyncio.Task[Any] | None = None
+    cancels: int = 0
+    waits: Callable[[], Wait | None] | None = None
+    withdraw: Callable[[], None] | None = None
+    frozen: Callable[[], Wait | None] | None = None
+    frozen_s: float = 0.0
+    requeue: Callable[[], None] | None = None
+    holder: Callable[[], Process | None] | None = None
+    wait_number: int = 0
+    turn: Held | None = None
+    ticket: object | None = None
+    allowed: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    feasible: frozenset[str] = frozenset()
+    near: str = ""
+    plan: Any = None
+    attempt: int = 1
+    turn_ns: int | None = None
+    turn_at: float | None = None
+    first_ns: int | None = None
+    core: str = ""
+    started: bool = False
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    said_tokens: int = 0
+    answer: str = ""
+    about: str = ""
+    stopped: AiosError | None = None
+    unknown: AiosError | None = None
+    digest: bytes = b""
+    label: Label = KERNEL
 
     @property
     def wait(self) -> Wait | None:
