@@ -241,14 +241,18 @@ class CallPath:
 
     def _tell_turn(self, call: Call, turn: Turn) -> None:
         process, given = call.process, turn.dispatch
-        choice: dict[str, Any] = {}
+        loads: dict[str, float] = {}
+        unable: tuple[str, ...] = ()
+        near = False
         if len(call.feasible) > 1:
             loads = {name: round(load, 3) for name, load in given.loads.items() if name in call.feasible}
             near = call.core == call.near and loads[call.core] > min(loads.values())
-            choice = {"loads": loads, "unable": tuple(sorted(call.feasible - loads.keys())), "near": near}
-        self._events.add(
-            Dispatched, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, cls=call.cls, core=call.core,
-            reason=given.reason, attempt=call.attempt, waiting=turn.waiting, **choice,
+            unable = tuple(sorted(call.feasible - loads.keys()))
+        self._events.append(
+            Dispatched(
+                call.id, process.pid, process.name, call.cls, call.core, given.reason, call.attempt, turn.waiting, loads, unable,
+                near, seq=self._events.next, at_ns=self._clock.now_ns(), tenant=process.tenant,
+            )
         )  # fmt: skip
 
     async def _turn(self, call: Call, lane: Lane) -> Turn:
@@ -317,12 +321,14 @@ class CallPath:
         process = call.process
         self.input_tokens += call.input_tokens
         self.output_tokens += call.output_tokens
-        self._events.add(
-            CallEnded, tenant=process.tenant, call=call.id, pid=process.pid, name=process.name, row=call.row.name, cls=call.cls,
-            outcome=outcome, asked_ns=call.asked_ns, turn_ns=call.turn_ns, first_ns=call.first_ns, core=call.core,
-            attempts=call.attempt, input_tokens=call.input_tokens, cached_tokens=call.cached_tokens,
-            output_tokens=call.output_tokens, answer=call.answer, trace=call.options.trace, about=call.about,
-            frozen_s=round(call.frozen_s, 6) if call.frozen_s else 0.0,
+        frozen_s = round(call.frozen_s, 6) if call.frozen_s else 0.0
+        self._events.append(
+            CallEnded(
+                call.id, process.pid, process.name, call.row.name, call.cls, outcome, call.asked_ns, call.turn_ns, call.first_ns,
+                call.core, call.attempt, call.input_tokens, call.cached_tokens, call.output_tokens, call.answer,
+                call.options.trace, call.about, frozen_s, seq=self._events.next, at_ns=self._clock.now_ns(),
+                tenant=process.tenant,
+            )
         )  # fmt: skip
 
     def _close(self, call: Call) -> None:

@@ -30,10 +30,18 @@ class EventLog:
         """The sequence number of the newest event; 0 if there is none."""
         return self._first + len(self._events) - 1
 
+    @property
+    def next(self) -> int:
+        """The sequence number that the next event gets."""
+        return self._first + len(self._events)
+
     def add(self, kind: Callable[..., AnyEvent], **fields: Any) -> None:
         """Append an event of a kind; sequence and time are the log's."""
-        fields["seq"], fields["at_ns"] = self._first + len(self._events), self._clock.now_ns()
-        self._events.append(kind(**fields))
+        self.append(kind(seq=self.next, at_ns=self._clock.now_ns(), **fields))
+
+    def append(self, event: AnyEvent) -> None:
+        """Append an event whose `seq` is `next`."""
+        self._events.append(event)
         if len(self._events) >= 2 * self._kept:
             self._first += self._kept
             del self._events[: self._kept]
