@@ -12,6 +12,9 @@ from aios.abi.errors import Denied, Invalid
 from aios.abi.manifest import Grant
 from aios.kernel.process import Process
 
+MOST_KEPT = 200
+"""Characters of a resource that is kept with the answer: names are their callers' own, and there are many processes."""
+
 OPERATOR: tuple[Grant, ...] = tuple(Grant(verb, "/*") for verb in ("use", "read", "write", "spawn", "own"))
 
 
@@ -26,11 +29,13 @@ def parse_grants(texts: Iterable[str]) -> tuple[Grant, ...]:
 class GrantTable:
     """The grants of one process, made ready for asking: exact resources in a set, prefixes in a tuple, per verb."""
 
-    __slots__ = ("_exact", "_prefixes")
+    __slots__ = ("_allowed", "_asked", "_exact", "_prefixes")
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self._exact: dict[str, set[str]] = {}
         self._prefixes: dict[str, tuple[str, ...]] = {}
+        self._asked: tuple[str, tuple[str, ...]] = ("", ())
+        self._allowed: tuple[str, ...] = ()
         for grant in grants:
             if grant.resource.endswith("*"):
                 self._prefixes[grant.verb] = (*self._prefixes.get(grant.verb, ()), grant.resource[:-1])
@@ -39,6 +44,15 @@ class GrantTable:
 
     def allows(self, verb: str, resource: str) -> bool:
         return resource in self._exact.get(verb, ()) or resource.startswith(self._prefixes.get(verb, ()) or ("\0",))
+
+    def allowed(self, verb: str, resources: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the resources that are allowed. What was allowed last is kept: most ask for the same again."""
+        if self._asked == (verb, resources):
+            return self._allowed
+        allowed = tuple([resource for resource in resources if self.allows(verb, resource)])
+        if len(resources[0]) <= MOST_KEPT:
+            self._asked, self._allowed = (verb, resources), allowed
+        return allowed
 
     def covers(self, grant: Grant) -> bool:
         """Whether everything that `grant` allows is allowed here."""
@@ -64,8 +78,7 @@ class Grants:
 
     def allowed(self, process: Process, verb: str, resources: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the resources that the process may use; any will do. Raises `Denied` when there is none."""
-        table = self.of(process)
-        allowed = tuple([resource for resource in resources if table.allows(verb, resource)])
+        allowed = self.of(process).allowed(verb, resources)
         if not allowed:
             wanted = f"{verb} {resources[0]}"
             raise Denied(f"`{process.name}` needs `{wanted}`: add it to `grants` in its manifest, or to its token")

@@ -87,8 +87,8 @@ class CoreCalls:
         return tuple([model for model in models if f"/llm/{model}" in call.allowed])
 
     def _bind(self, call: Call) -> frozenset[str]:
-        assert isinstance(call.request, Generate | Score)
-        feasible = self._pool.feasible(call.request, self._usable(call))
+        call.models = self._usable(call)
+        feasible = self._pool.feasible(cast("Generate | Score", call.request), call.models)
         if len(feasible) > 1:
             call.near = self._affinity.near(call)
         return feasible
@@ -97,7 +97,7 @@ class CoreCalls:
         """The call as its core gets it. A further attempt is the same call: same id, same seed."""
         request = call.request
         assert isinstance(request, Generate)
-        model = self._pool.model_on(call.core, self._usable(call))
+        model = self._pool.model_on(call.core, call.models)
         self._remember(call)
         if isinstance(call.plan, CoreCall):
             return replace(call.plan, model=model)
@@ -122,7 +122,7 @@ class CoreCalls:
         request = call.request
         assert isinstance(request, Score)
         id = call.plan.id if isinstance(call.plan, ScoreCall) else self._ids()
-        model = self._pool.model_on(call.core, self._usable(call))
+        model = self._pool.model_on(call.core, call.models)
         self._remember(call)
         return ScoreCall(id=id, model=model, request=request, tenant=call.process.tenant)
 
@@ -226,6 +226,6 @@ def fingerprint(choices: tuple[Choice | LabelScore, ...]) -> str:
 
 def asked_model(call: Call) -> str:
     """The model that a call asks for; `default` is what its process's manifest says."""
-    assert isinstance(call.request, Generate | Score | Count)
+    request = cast("Generate | Score | Count", call.request)
     manifest = call.process.manifest
-    return manifest.model if call.request.model == DEFAULT and manifest is not None else call.request.model
+    return manifest.model if request.model == DEFAULT and manifest is not None else request.model
