@@ -164,7 +164,9 @@ class CallPath:
             value = await self._done(call, syscall)
         call.process.label = call.process.label.join(call.label)
         if recorded:
-            await self._journal.commit(self._journal.result(call, value, call.label))
+            durable = self._journal.commit(self._journal.result(call, value, call.label))
+            if durable is not None:
+                await durable
         if call.process.held is not None:
             await self._resumed(call)
         return value
@@ -216,7 +218,9 @@ class CallPath:
             call.turn_at, call.turn_ns = began, self._clock.now_ns()
             self._tell_turn(call, turn)
             call.plan = syscall.plan(call)
-            await self._journal.commit(self._journal.intent(call, call.plan))
+            durable = self._journal.commit(self._journal.intent(call, call.plan))
+            if durable is not None:
+                await durable
             value = await syscall.act(call)
             ended_well = True
             return value

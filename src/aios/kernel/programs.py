@@ -53,11 +53,16 @@ class History:
 
     def __init__(self) -> None:
         self._kinds: dict[str, Kind] = {}
+        self._last: str | None = None
 
     def add(self, name: str, total_s: float) -> None:
         """A program of this kind has ended, and had got so much."""
+        if name == self._last:  # it stands last already
+            self._kinds[name].add(total_s)
+            return
         kind = self._kinds[name] = self._kinds.pop(name) if name in self._kinds else Kind()
         kind.add(total_s)
+        self._last = name
         if len(self._kinds) > KEPT_KINDS:
             del self._kinds[next(iter(self._kinds))]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from aios.abi.record import Record
@@ -25,8 +25,8 @@ class Store(Protocol):
         """Take a record, whose LSN follows the last one's. Raises `Conflict` if (pid, path, kind, attempt) stands."""
         ...
 
-    async def commit(self, lsn: int) -> None:
-        """Return when everything up to `lsn` is as durable as this store makes it."""
+    def commit(self, lsn: int) -> Awaitable[None] | None:
+        """None if everything up to `lsn` is as durable as this store makes it, or what to wait for until it is."""
         ...
 
     def find(self, pid: str, path: str) -> Sequence[Record]:

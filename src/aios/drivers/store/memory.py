@@ -59,7 +59,7 @@ class MemoryStore:
         else:
             del self._of_call[call]
 
-    async def commit(self, lsn: int) -> None:
+    def commit(self, lsn: int) -> None:
         """Nothing to wait for: what is in memory is all that this store has."""
 
     def find(self, pid: str, path: str) -> Sequence[Record]:

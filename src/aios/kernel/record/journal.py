@@ -36,7 +36,8 @@ class Journal:
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
-        self._clock = clock
+        self._now_ns = clock.now_ns
+        self._epoch = store.epoch
         self._lsn = store.count()
 
     @property
@@ -72,8 +73,11 @@ class Journal:
         """Record that a call failed."""
         return self._append(call, "error", call.process.label, _encoder.encode(error.fault()))
 
-    def commit(self, lsn: int) -> Awaitable[None]:
-        """Output commit: nothing leaves the kernel before what it stands on is as durable as the store makes it."""
+    def commit(self, lsn: int) -> Awaitable[None] | None:
+        """Output commit: nothing leaves the kernel before what it stands on is as durable as the store makes it.
+
+        None where it is, or what to wait for until then.
+        """
         return self._store.commit(lsn)
 
     def _append(self, call: Call, kind: Kind, label: Label, body: bytes) -> int:
@@ -81,8 +85,8 @@ class Journal:
         process = call.process
         self._store.append(
             Record(
-                self._lsn, SHARD, self._store.epoch, process.tenant, process.pid, call.path, call.attempt, kind,
-                self._clock.now_ns(), ABI_VERSION, call.digest, _label_bytes(label), "", "msgpack" if body else "none", body,
+                self._lsn, SHARD, self._epoch, process.tenant, process.pid, call.path, call.attempt, kind,
+                self._now_ns(), ABI_VERSION, call.digest, _label_bytes(label), "", "msgpack" if body else "none", body,
             )
         )  # fmt: skip
         return self._lsn

@@ -84,7 +84,9 @@ class ToolCalls:
 
     async def _once(self, call: Call, tool: ToolManifest) -> Any:
         """The intent is recorded before the act; what was begun and has no end that is known has `OutcomeUnknown`."""
-        await self._journal.commit(self._journal.intent(call, call.request))
+        durable = self._journal.commit(self._journal.intent(call, call.request))
+        if durable is not None:
+            await durable
         unknown = OutcomeUnknown(f"`{tool.name}` was begun, and ended before it could say whether it is done")
         call.unknown = unknown
         try:
