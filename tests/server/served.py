@@ -133,6 +133,11 @@ class Visitor:
         self.sent: list[tuple[float, Any]] = []
         self.gone = asyncio.Event()
 
+    async def visit(self, server: HttpServer) -> None:
+        """Make its request, in the task that calls this."""
+        self.peer.task = asyncio.current_task()
+        await server.app(self.scope, self.receive, self.send)
+
     async def receive(self) -> Any:
         body, self._body = self._body, None
         if body is None:
@@ -171,7 +176,7 @@ async def visit(script: Script, body: Any, **headers: str) -> Visitor:
         token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         visitor = Visitor("/v1/chat/completions", body, {"x-api-key": token, **names})
-        await server.app(visitor.scope, visitor.receive, visitor.send)
+        await visitor.visit(server)
         await server.close(0)
         return visitor
 

@@ -29,7 +29,7 @@ async def ask(kernel: Kernel, path: str, body: Any, **headers: str) -> Visitor:
     server = server_of(kernel, ServerConfig())
     token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
     visitor = Visitor(path, body, {"x-api-key": token} | {name.replace("_", "-"): value for name, value in headers.items()})
-    await server.app(visitor.scope, visitor.receive, visitor.send)
+    await visitor.visit(server)
     await server.close(0)
     return visitor
 

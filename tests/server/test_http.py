@@ -717,7 +717,7 @@ async def test_who_reads_nothing_for_minutes_does_not_find_all_that_could_have_b
         server = server_of(kernel, ServerConfig())
         token = kernel.tokens.add("tester", ("use /llm/*",), "standard").value
         visitor = Stalled("/v1/chat/completions", {**CHAT, "stream": True}, {"x-api-key": token})
-        asking = asyncio.create_task(server.app(visitor.scope, visitor.receive, visitor.send))
+        asking = asyncio.create_task(visitor.visit(server))
         await asyncio.sleep(450)
         visitor.reads.set()
         await asking

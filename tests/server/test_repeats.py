@@ -150,7 +150,7 @@ class Place:
     def come_to(self, path: str, body: Any, tries: int | None = 0, token: int = 0) -> tuple[Visitor, asyncio.Task[None]]:
         headers = {"x-api-key": self.tokens[token]} | ({} if tries is None else {"x-stainless-retry-count": str(tries)})
         visitor = Visitor(path, body, headers)
-        return visitor, asyncio.create_task(self.server.app(visitor.scope, visitor.receive, visitor.send))
+        return visitor, asyncio.create_task(visitor.visit(self.server))
 
     @property
     def started(self) -> int:

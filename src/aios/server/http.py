@@ -240,7 +240,7 @@ class HttpServer:
 
     async def _attend(self, work: Any, writer: Writer, peer: Peer) -> None:
         """Run a handler; a client that goes away cancels it at once, unless somebody knows better (`Writer.left`)."""
-        task = asyncio.current_task()
+        task = peer.task
         assert task is not None
 
         def gone() -> None:

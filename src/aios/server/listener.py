@@ -119,7 +119,8 @@ class Peer:
 
     `at`: pid of the process whose own address it came to, "" at the addresses of all. `outbox`: of the server.
     `settle`: hears of its next request, which shows that it has read the answer before.
-    `body`: that of the request at work, if it is there whole. `answer`: send a whole answer to it at once; whether that was done.
+    `task`: does the request at work. `body`: that of this request, if it is there whole. `answer`: send a whole answer to it at
+    once; whether that was done.
     """
 
     outbox: Outbox
@@ -130,6 +131,7 @@ class Peer:
     settle: Callable[[], None] = do_nothing
     body: Callable[[], bytes | None] = do_nothing
     answer: Callable[[int, Headers, bytes], bool] = no_answer
+    task: asyncio.Task[None] | None = None
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` when it goes away. What it sends is read on meanwhile, or nobody would see it go."""
@@ -352,7 +354,20 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._at_work = cycle
-        super()._start_asgi_task(cycle, app)
+        self.peer.task = self.loop.create_task(self._serve(cycle, app))
+        self.tasks.add(self.peer.task)
+
+    async def _serve(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """As the library's `run_asgi`, for an application that answers its own faults, and with no callback at its end."""
+        task = self.peer.task  # of the next request once this one is answered
+        assert task is not None
+        try:
+            await app(cycle.scope, cycle.receive, cycle.send)
+        finally:
+            if not cycle.response_complete and not cycle.disconnected:
+                self.transport.close()
+            cycle.on_response = do_nothing
+            self.tasks.discard(task)
 
     def _whole_body(self) -> bytes | None:
         """As the library's `receive`, without waiting; None where that has more to do."""
@@ -430,6 +445,12 @@ class Connection(HttpToolsProtocol):
         lengths = [b"%b: %b\r\n" % header for header in self.headers if header[0] in (b"content-length", b"transfer-encoding")]
         return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lengths)
 
+    def on_message_begin(self) -> None:
+        """As the library does, with what our application asks of a scope."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        scope: Any = {"type": "http", "server": self.server, "headers": self.headers, "state": self.app_state}
+        self.scope = scope
+
     def on_headers_complete(self) -> None:
         self._listener.be_busy(self)
         self._answered, self._whole_head = False, True
@@ -440,8 +461,28 @@ class Connection(HttpToolsProtocol):
             own.strayed(target)
             self.transport.write(denial(target))
             self.transport.close()
+        elif self.url.startswith(b"/") and b"%" not in self.url and b"#" not in self.url:
+            self._begin()
         else:
             super().on_headers_complete()
+
+    def _begin(self) -> None:
+        """As the library does, with a target of which nothing is to be decoded."""
+        parser, before = self.parser, self.cycle
+        scope: Any = self.scope
+        scope["method"] = parser.get_method().decode("ascii")
+        path, _, scope["query_string"] = self.url.partition(b"?")
+        scope["path"] = path.decode("ascii")
+        self.cycle = RequestResponseCycle(
+            scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log, self.server_state.default_headers,
+            asyncio.Event(), self.expect_100_continue, parser.get_http_version() != "1.0" and parser.should_keep_alive(),
+            self.on_response_complete,
+        )  # fmt: skip
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         if not self._stray:
