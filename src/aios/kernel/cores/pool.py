@@ -16,6 +16,8 @@ from aios.kernel.lanes.lane import Lane, Server
 from aios.ports.core import FEATURES, Core, CoreEvent, CoreInfo, Feature, PreemptibleCore, wanted_features
 
 DEFAULT = "default"
+MOST_KEPT = 1000
+"""Answers about which cores can do what."""
 
 
 class Pool:
@@ -29,6 +31,7 @@ class Pool:
         self._tokens: dict[str, tuple[int, int, int]] = {}
         self._having: dict[str, tuple[CoreInfo, ...]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
+        self._able: dict[tuple[tuple[str, ...], frozenset[Feature]], frozenset[str]] = {}
         self._aliases = aliases
 
     async def add(self, core: Core) -> None:
@@ -44,6 +47,7 @@ class Pool:
         for model in info.models:
             self._having[model] = (*self._having.get(model, ()), info)
         self._names.clear()
+        self._able.clear()
         width = info.slots + 1 if info.queues else info.slots
         health = core.health()
         preemptible = "suspend" in info.features
@@ -120,6 +124,17 @@ class Pool:
     def feasible(self, request: Generate | Score, models: tuple[str, ...]) -> frozenset[str]:
         """The cores that can do a request with one of the models. Raises `NoCore` with what none can, and who else could."""
         wants = wanted_features(request)
+        if isinstance(request, Generate) and request.essential:
+            return self._find_able(request, models, wants)
+        able = self._able.get((models, wants))
+        if able is None:
+            able = self._find_able(request, models, wants)
+            if len(self._able) >= MOST_KEPT:
+                self._able.clear()
+            self._able[models, wants] = able
+        return able
+
+    def _find_able(self, request: Generate | Score, models: tuple[str, ...], wants: frozenset[Feature]) -> frozenset[str]:
         having = [info for model in models for info in self._having[model]]
         if isinstance(request, Generate) and request.essential:
             having = [info for info in having if info.driver == request.wire]
