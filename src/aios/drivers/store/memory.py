@@ -52,12 +52,10 @@ class MemoryStore:
     def _forget(self, record: Record) -> None:
         self._bytes -= RECORD_BYTES + len(record.body)
         call = f"{record.pid}/{record.path}"
-        kept = self._of_call[call]
-        if isinstance(kept, tuple):
-            left = tuple([other for other in kept if other is not record])
-            self._of_call[call] = left if len(left) > 1 else left[0]
-        else:
-            del self._of_call[call]
+        kept = self._of_call.pop(call)
+        if kept is not record:  # it is the first of several: they are forgotten in the order in which they came
+            assert isinstance(kept, tuple)
+            self._of_call[call] = kept[1:] if len(kept) > 2 else kept[1]
 
     def commit(self, lsn: int) -> None:
         """Nothing to wait for: what is in memory is all that this store has."""
