@@ -162,7 +162,8 @@ class CallPath:
                 value = await self._done(call, syscall)
         else:
             value = await self._done(call, syscall)
-        call.process.label = call.process.label.join(call.label)
+        if call.label is not call.process.label:  # they are the same one where the call has joined them
+            call.process.label = call.process.label.join(call.label)
         if recorded:
             durable = self._journal.commit(self._journal.result(call, value, call.label))
             if durable is not None:
@@ -196,43 +197,44 @@ class CallPath:
         call.allowed = self._grants.allowed(call.process, verb, resources)
 
     async def _attempts(self, call: Call, syscall: Syscall) -> Any:
-        assert call.row.lane is not None and syscall.bind is not None
+        """Act in a turn; in another one once more, on another core if there is one, if the core failed before it said anything."""
+        assert call.row.lane is not None and syscall.bind is not None and syscall.plan is not None
         call.feasible = syscall.bind(call)
-        last = call.attempt + ATTEMPTS - 1
+        lane, last = self._lanes[call.row.lane], call.attempt + ATTEMPTS - 1
         while True:
+            path_s = call.process.path_s
+            turn = call.turn = await self._turn(call, lane)
+            began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
             try:
-                return await self._attempt(call, self._lanes[call.row.lane], syscall)
+                call.core = turn.dispatch.server
+                call.turn_at, call.turn_ns = began, self._clock.now_ns()
+                self._tell_turn(call, turn)
+                call.plan = syscall.plan(call)
+                durable = self._journal.commit(self._journal.intent(call, call.plan))
+                if durable is not None:
+                    await durable
+                value = await syscall.act(call)
+                ended_well = True
+                return value
             except CoreFailed:
                 if call.stopped is not None or call.attempt >= last or call.first_ns is not None or call.row.repeat == "once":
                     raise
+            finally:
+                ended = self._give_back(call, turn, ended_well)
+                self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
 
-    async def _attempt(self, call: Call, lane: Lane, syscall: Syscall) -> Any:
-        assert syscall.plan is not None
-        path_s = call.process.path_s
-        turn = call.turn = await self._turn(call, lane)
-        began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
-        try:
-            call.core = turn.dispatch.server
-            call.turn_at, call.turn_ns = began, self._clock.now_ns()
-            self._tell_turn(call, turn)
-            call.plan = syscall.plan(call)
-            durable = self._journal.commit(self._journal.intent(call, call.plan))
-            if durable is not None:
-                await durable
-            value = await syscall.act(call)
-            ended_well = True
-            return value
-        finally:
-            cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
-            turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
-            turn.release()
-            ended = self._clock.monotonic()
-            if call.frozen is not None:
-                call.frozen_s += ended
-            call.frozen = call.ticket = call.requeue = None
-            self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
+    def _give_back(self, call: Call, turn: Turn, ended_well: bool) -> float:
+        """Give a turn to the next, settled; when that was, by the monotonic clock."""
+        cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
+        turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
+        turn.release()
+        ended = self._clock.monotonic()
+        if call.frozen is not None:
+            call.frozen_s += ended
+        call.frozen = call.ticket = call.requeue = None
+        return ended
 
     @staticmethod
     def _ran(process: Process, program: Program, path_s: float, for_s: float) -> None:
