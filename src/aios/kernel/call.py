@@ -51,6 +51,7 @@ class CallPath:
         events: EventLog, syscalls: Mapping[str, Syscall], deadlines: Deadlines, weight: Callable[[str, str], float],
     ) -> None:  # fmt: skip
         """`weight`: of a tenant (with user ""), or of a user of it."""
+        self._loop = asyncio.get_running_loop()  # asked for once: each time would be a system call, getpid
         self._clock = clock
         self._processes = processes
         self._grants = grants
@@ -129,7 +130,7 @@ class CallPath:
         path = process.next_path(options.scope) if options.key is None else f"k.{options.key}"
         if path in process.calls:
             raise Conflict("a call with this `key` is under way: wait for it", field="key")
-        asked, asked_ns, task = self._clock.monotonic(), self._clock.now_ns(), asyncio.current_task()
+        asked, asked_ns, task = self._clock.monotonic(), self._clock.now_ns(), asyncio.current_task(self._loop)
         assert task is not None
         call = Call(
             process, row, request, options, tell, lower(process.cls, options.cls), path, call_id(process.pid, path), asked,
@@ -197,7 +198,7 @@ class CallPath:
         call.allowed = self._grants.allowed(call.process, verb, resources)
 
     async def _attempts(self, call: Call, syscall: Syscall) -> Any:
-        """Act in a turn; in another one once more, on another core if there is one, if the core failed before it said anything."""
+        """Act in a turn; once more in another, on another core if there is one, if the core failed before it said anything."""
         assert call.row.lane is not None and syscall.bind is not None and syscall.plan is not None
         call.feasible = syscall.bind(call)
         lane, last = self._lanes[call.row.lane], call.attempt + ATTEMPTS - 1
@@ -275,7 +276,19 @@ class CallPath:
                 call.near, accounts, program, call.options.remaining_s, deadline, waiters,
             )  # fmt: skip
             call.requeue = partial(self._lend, lane, ticket, process)
-            turn = lane.try_turn(ticket) or await self._queue(call, lane, ticket, again)
+            turn = lane.try_turn(ticket)
+            if turn is None:  # here, and not in a coroutine of its own: most calls wait
+                lane.enter(ticket, again)
+                call.ticket, call.waits, call.withdraw = ticket, partial(lane.why, ticket), partial(lane.withdraw, ticket)
+                try:
+                    if call.tell is not None and not again:
+                        call.tell(Queued(call=call.id))
+                    turn = await lane.wait(ticket)
+                except Withdrawn:
+                    pass
+                finally:
+                    lane.leave(ticket)
+                    call.waits = call.ticket = call.withdraw = None
             if process.held is None and turn is not None:
                 return turn
             if turn is not None:
@@ -295,22 +308,6 @@ class CallPath:
 
     def _waiters_of(self, process: Process) -> tuple[Waiter, ...]:
         return waiters_of(process, self._accounts_of, self._processes.program_of)
-
-    async def _queue(self, call: Call, lane: Lane, ticket: Ticket, again: bool) -> Turn | None:
-        """Wait for a turn; None if the place was given up."""
-        lane.enter(ticket, again)
-        call.waits = lambda: lane.why(ticket)
-        call.ticket = ticket
-        call.withdraw = lambda: lane.withdraw(ticket)
-        try:
-            if call.tell is not None and not again:
-                call.tell(Queued(call=call.id))
-            return await lane.wait(ticket)
-        except Withdrawn:
-            return None
-        finally:
-            lane.leave(ticket)
-            call.waits = call.ticket = call.withdraw = None
 
     def _fail(self, call: Call, error: AiosError) -> None:
         self.failed += 1

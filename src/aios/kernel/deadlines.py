@@ -24,7 +24,7 @@ class Deadlines:
 
     def add(self, call: Call) -> None:
         """Stop the call when its time is over, or its row's, whichever is shorter; some have no end."""
-        deadline_s = deadline_of(call)
+        deadline_s = call.row.deadline_s if call.options.deadline_s is None else deadline_of(call)
         if deadline_s is not None:
             self._push(call, call.asked + deadline_s)
 
