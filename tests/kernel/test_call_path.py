@@ -382,6 +382,23 @@ async def test_a_result_stands_in_the_record_before_anybody_hears_of_it() -> Non
         assert msgspec.msgpack.decode(result.label, type=Label) == answer.label
 
 
+async def test_a_call_acts_and_is_answered_when_its_record_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    acted: list[float] = []
+
+    def answers(call: CoreCall) -> str:
+        acted.append(time())
+        return "yes"
+
+    async with kernel_for_tests([ScriptedCore(answers)]) as k:
+        client = await k.session()
+        monkeypatch.setattr(k.store, "commit", lambda lsn: asyncio.sleep(lsn))
+        begun = time()
+        await client.call(ask())
+        intent, result = k.store.tail(client.process.pid)
+        assert acted == [begun + intent.lsn]
+        assert time() == begun + intent.lsn + result.lsn
+
+
 async def test_a_failure_is_recorded_with_its_code() -> None:
     failing = ScriptedCore(Script(fail_after=1, failure=Unavailable("no")))
     async with kernel_for_tests([failing]) as k:
