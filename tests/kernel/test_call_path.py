@@ -465,6 +465,14 @@ def failing(name: str, after: int) -> ScriptedCore:
     return ScriptedCore(Script(text="a b c", fail_after=after), name=name)
 
 
+async def test_a_core_that_comes_later_does_calls_like_those_before_it() -> None:
+    async with kernel_for_tests([ScriptedCore("first", slots=1, name="a")]) as k:
+        await k.operator.call(ask())
+        await k.kernel.add_core(ScriptedCore("second", slots=1, name="b"))
+        answers = await asyncio.gather(k.operator.call(ask()), k.operator.call(ask()))
+        assert {answer.core for answer in answers} == {"a", "b"}
+
+
 async def test_a_core_that_fails_before_its_first_word_is_replaced_by_another() -> None:
     """And whoever listens hears of one answer, with one id."""
     bad, good = failing("a-bad", after=0), ScriptedCore("fine", name="b-good")

@@ -26,6 +26,14 @@ def test_a_table_allows_what_one_of_its_grants_allows(mine: list[Grant], verb: s
     assert GrantTable(mine).allows(verb, resource) == any(naive(grant, verb, resource) for grant in mine)
 
 
+@given(sets, st.lists(st.tuples(verbs, st.lists(resources, min_size=1, max_size=2)), max_size=6))
+def test_what_was_asked_before_changes_no_answer(mine: list[Grant], questions: list[tuple[str, list[str]]]) -> None:
+    table = GrantTable(mine)
+    for verb, asked in [question for question in questions for _ in range(2)]:
+        allowed = tuple(each for each in asked if any(naive(grant, verb, each) for grant in mine))
+        assert table.allowed(verb, tuple(asked)) == allowed
+
+
 @given(sets, grants, verbs, resources)
 def test_who_covers_a_grant_is_allowed_all_that_it_allows(parent: list[Grant], child: Grant, verb: str, resource: str) -> None:
     if GrantTable(parent).covers(child) and GrantTable([child]).allows(verb, resource):
@@ -76,3 +84,9 @@ def test_a_grant_is_read_as_it_is_written_or_refused(text: str) -> None:
     except ValueError:
         return
     assert str(grant) == text and text.isprintable() and "*" not in text[:-1]
+
+
+def test_what_one_verb_was_allowed_last_another_is_not() -> None:
+    table = GrantTable([Grant("read", "/plans")])
+    assert table.allowed("read", ("/plans",)) == ("/plans",)
+    assert table.allowed("own", ("/plans",)) == ()
