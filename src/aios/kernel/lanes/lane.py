@@ -210,7 +210,9 @@ class Lane:
     def _count_waiting(self, ticket: Ticket, calls: int) -> None:
         """So many calls more wait of a ticket's tenant and class, or fewer."""
         key = ticket.tenant, ticket.cls
-        self._count_all(calls)
+        if not self._count:
+            self._rate.begin(self._clock.monotonic())
+        self._count += calls
         self._by_class[ticket.cls] += calls
         waiting = self._waiting.get(key, 0) + calls
         if waiting:
@@ -322,7 +324,8 @@ class Lane:
         """Take a ticket out of the queue, if it is still there."""
         if ticket.queued:
             self.policy.remove(ticket)
-            self._uncount(ticket)
+            ticket.queued = False
+            self._count_waiting(ticket, -1)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there, and tell who waits for it."""
@@ -404,9 +407,12 @@ class Lane:
     def _start(self, dispatch: Dispatch) -> None:
         """A ticket gets its turn; if it is urgent, those stand back for it that have to."""
         ticket, server = dispatch.ticket, self._servers[dispatch.server]
-        ticket.urgent = server.preemptible and self.policy.urgent(ticket)
-        if server.preemptible and not ticket.urgent:
-            ticket.spared = ticket.spared or any(holder.urgent for holder in server.holders)
+        if server.preemptible:
+            ticket.urgent = self.policy.urgent(ticket)
+            if not ticket.urgent:
+                ticket.spared = ticket.spared or any(holder.urgent for holder in server.holders)
+        else:
+            ticket.urgent = False
         server.holders[ticket] = None
         self.policy.started(ticket)
         if ticket.urgent:
@@ -476,10 +482,6 @@ class Lane:
                 if ticket.given is not None and not ticket.given.done():
                     ticket.given.set_exception(error)
 
-    def _uncount(self, ticket: Ticket) -> None:
-        ticket.queued = False
-        self._count_waiting(ticket, -1)
-
     def freed(self, dispatch: Dispatch) -> None:
         """A turn was given back. What waits can use no other idle server: each change was followed by a dispatch."""
         ticket, server = dispatch.ticket, self._servers[dispatch.server]
@@ -516,8 +518,10 @@ class Lane:
         idle = {}
         for name in names:
             server = self._servers[name]
-            if server.has_room() or (urgent and server.has_room_for_urgent()):
-                idle[name] = len(server.holders) / server.width
+            running, width = len(server.holders), server.width
+            room = server.up and running < width and server.closed_since is None  # as `has_room`, at each decision
+            if room or (urgent and server.has_room_for_urgent()):
+                idle[name] = running / width
         return idle
 
     def _dispatch(self) -> None:
@@ -532,7 +536,7 @@ class Lane:
     def _dispatch_on(self, names: Iterable[str]) -> bool:
         """Give one turn of these servers, if there is one and somebody to take it."""
         while self._count:
-            preempts = self._preempts()
+            preempts = self._preemptible and self.policy.preempts
             idle = self._idle(names, preempts)
             kept = [name for name in idle if not self._servers[name].has_room()] if preempts else ()
             dispatch = self.policy.pick(idle, self._clock.monotonic(), kept) if idle else None
@@ -550,7 +554,8 @@ class Lane:
             self._count_all(-1)
             self._thaw(dispatch)
             return True
-        self._uncount(ticket)
+        ticket.queued = False
+        self._count_waiting(ticket, -1)
         if ticket.given is None or ticket.given.done():
             return False
         self._start(dispatch)

@@ -16,17 +16,19 @@ class Rate:
     Not a mean of the times between ends: where calls end in step most of those are nothing, and the first would count most.
     """
 
-    __slots__ = ("_count", "_ends", "_kept", "_last", "_time_s")
+    __slots__ = ("_count", "_ends", "_fade", "_kept", "_last", "_time_s")
 
     def __init__(self) -> None:
         self._count = 0
         self._ends = self._time_s = 0.0
         self._kept = MOST_MEANS
+        self._fade = 1 - 1 / MOST_MEANS
         self._last: float | None = None
 
     def remember(self, turns: int) -> None:
         """So many calls may run at once."""
         self._kept = max(MOST_MEANS, ROUNDS * turns)
+        self._fade = 1 - 1 / self._kept
 
     def begin(self, now: float) -> None:
         """Somebody waits from now on: the time before tells nothing."""
@@ -35,13 +37,16 @@ class Rate:
     def tick(self, now: float) -> None:
         """A call has ended, and others waited for that."""
         if self._last is not None:
-            since_s = max(0.0, now - self._last)
-            if self.known:
-                since_s = min(since_s, self._kept / self.per_s)  # the machine slept, or the clock leapt
-            fade = 1 - 1 / self._kept
+            since_s = now - self._last
+            if since_s < 0.0:
+                since_s = 0.0
+            if self._count >= FEWEST_TIMES and self._time_s > 0:  # it is known
+                longest_s = self._kept / (self._ends / self._time_s)
+                if since_s > longest_s:
+                    since_s = longest_s  # the machine slept, or the clock leapt
             self._count += 1
-            self._ends = fade * self._ends + 1
-            self._time_s = fade * self._time_s + since_s
+            self._ends = self._fade * self._ends + 1
+            self._time_s = self._fade * self._time_s + since_s
         self._last = now
 
     @property
