@@ -116,9 +116,11 @@ class Elas(Policy):
 
     def _stand_in(self, home: Account, waiting: Waiting) -> None:
         """It waits in the line of an account that may pay for it."""
-        home.lift()
+        if not home.waiting:
+            home.lift()
         home.line(waiting.ticket.feasible).add(waiting)
-        self._mark(home)
+        if home not in self._moved:
+            self._mark(home)
 
     def remove(self, ticket: Ticket) -> None:
         self._leave(self._waiting.pop(ticket))
@@ -128,15 +130,14 @@ class Elas(Policy):
         waiting.rank = None
         for line in waiting.lines:
             line.gone()
-            self._mark(line.account)
-        if len(self._risks) > STALE + 2 * MOST_WAITERS * len(self._waiting):
+            if line.account not in self._moved:
+                self._mark(line.account)
+        if self._risks and len(self._risks) > STALE + 2 * MOST_WAITERS * len(self._waiting):
             self._risks = [risk for risk in self._risks if risk[3].rank is not None]
             heapq.heapify(self._risks)
 
     def _mark(self, account: Account) -> None:
-        """It has moved, as those above it have."""
-        if account in self._moved:
-            return
+        """It has moved, as those above it have. It may have been marked before."""
         self._moved[account] = None
         if len(self._moved) > STALE + 2 * len(self._waiting):  # many come and go, and nothing can be decided
             self._stand_anew()
@@ -157,11 +158,16 @@ class Elas(Policy):
         return self._account("system" if ticket.system else ticket.cls, ticket.accounts or ((ticket.share, 1.0),))
 
     def _account(self, band: Band, accounts: Accounts) -> Account:
-        account = self._bands[band]
-        for name, weight in accounts[:-1]:
-            account = account.child(name, weight)
-        name, weight = accounts[-1]
-        return account.child((name,), weight)
+        account, last = self._bands[band], len(accounts) - 1
+        for depth, (name, weight) in enumerate(accounts):
+            key: object = (name,) if depth == last else name
+            found = account.children.get(key)
+            if found is None:
+                found = account.child(key, weight)
+            else:
+                found.weight = weight
+            account = found
+        return account
 
     # --- who is next --------------------------------------------------------------------------------------------------
 
@@ -201,12 +207,17 @@ class Elas(Policy):
             return None
         lines = self._lines(band, idle)
         payer = lines[0].account
-        chosen = self._overdue(lines, band, idle, now) or self._first(lines, band, idle)
+        chosen = None
+        if len(lines) > 1 or overdue(lines[0].oldest_call().ticket, patient(band), now):
+            chosen = self._overdue(lines, band, idle, now)
+        if chosen is None:
+            chosen = self._first(lines, band, idle)
         since_aged = payer.since_aged
-        rank = self._waiting[chosen.ticket].rank
+        waiting = self._waiting.pop(chosen.ticket)
+        rank = waiting.rank
         since_aged[chosen.server] = 0 if chosen.reason == AGED else since_aged.get(chosen.server, 0) + 1
         goes_on = chosen.ticket in self._charged
-        self._leave(self._waiting.pop(chosen.ticket))
+        self._leave(waiting)
         if not goes_on:
             assert rank is not None
             self._charge(chosen.ticket, band, payer, rank[2])
@@ -262,8 +273,6 @@ class Elas(Policy):
 
     def _overdue(self, lines: list[Line], band: Band, idle: dict[str, float], now: float) -> Dispatch | None:
         """The oldest call, if it is overdue, on a server whose turn for one has come."""
-        if len(lines) == 1 and not overdue(lines[0].oldest_call().ticket, patient(band), now):
-            return None
         late = [line for line in lines if overdue(line.oldest_call().ticket, patient(band), now)]
         if not late:
             return None
@@ -300,18 +309,27 @@ class Elas(Policy):
             cost = max(cost, self._means.expected(ticket.program.kind))
         elif cost:
             self._means.add(ticket.program.kind, cost)
-        account.run_no_more()
+        if account.running > 1:
+            account.running -= 1
+        else:
+            account.run_no_more()
         self._spend(charged.band, account, cost - charged.estimate)
 
     def _charge(self, ticket: Ticket, band: Band, account: Account, number: int) -> None:
         estimate = self._means.estimate(ticket.program.kind)
         self._charged[ticket] = Charge(band, account, estimate, number)
-        account.run()
+        if account.running:
+            account.running += 1
+        else:
+            account.run()
         self._spend(band, account, estimate)
 
     def _spend(self, band: Band, account: Account, cost: float) -> None:
-        account.charge(cost)
-        if self._bands[band].waiting:
+        served = account  # it and those above it were served so much, or less than was thought
+        while served.parent is not None:
+            served.served += cost / served.weight
+            served = served.parent
+        if account not in self._moved and self._bands[band].waiting:
             self._mark(account)
         spare = self._system_spare + (-cost if band == "system" else cost * SYSTEM_SHARE / (1 - SYSTEM_SHARE))
         self._system_spare = spare if spare < SYSTEM_BURST else SYSTEM_BURST
@@ -413,7 +431,10 @@ def reason_of(band: Band, level: float) -> str:
 def level_of(ticket: Ticket, now: float) -> tuple[float, float]:
     """The level of a call, and its deadline if that is at risk: of what it is part of, or of who waits for it, the better."""
     if ticket.deadline is None and not ticket.waiters:  # as most are
-        return level_for(needed_s(ticket)), 0.0
+        needed = ticket.remaining_s
+        if needed is None:
+            needed = ticket.program.expected_s()
+        return 0.0 if needed < FIRST_LEVEL_S else level_for(min(MOST_NEEDED_S, needed)), 0.0
     level, earliest = math.inf, math.inf
     for who in principals(ticket):
         level = min(level, level_for(needed_s(who)))

@@ -103,13 +103,6 @@ class Account:
             account.running -= 1
             account = None if account.running else account.parent
 
-    def charge(self, cost: float) -> None:
-        """It was served so much, or less than was thought: it has `moved`, and those above it."""
-        account, parent = self, self.parent
-        while parent is not None:
-            account.served += cost / account.weight
-            account, parent = parent, parent.parent
-
     def moved(self) -> None:
         """What it was served has changed, or what is first of it: it and those above it stand elsewhere among their siblings."""
         account, parent = self, self.parent
@@ -255,6 +248,8 @@ class Place:
         if rank is None:
             return
         account, heap, before = self.account, parent.heap, self.entry
+        if before is not None and before[1] is rank and before[0] == account.served:
+            return  # it stands there
         entry = self.entry = (account.served, rank, account.number, self)
         if heap and heap[0] is before:
             heapq.heapreplace(heap, entry)
@@ -291,7 +286,11 @@ class Line(Place):
         assert rank is not None
         waiting.lines.append(self)
         self.below += 1
-        self.account.wait()
+        account = self.account
+        if account.waiting:
+            account.waiting += 1
+        else:
+            account.wait()
         heapq.heappush(self.ranked, (rank, waiting))
         heapq.heappush(self.oldest, (waiting.ticket.asked, rank[2], waiting))
 
@@ -325,11 +324,16 @@ class Line(Place):
             self.below -= 1
         else:
             super().gone()
-        self.account.wait_no_more()
-        if len(self.ranked) > STALE + 2 * self.below:
+        account = self.account
+        if account.waiting > 1:
+            account.waiting -= 1
+        else:
+            account.wait_no_more()
+        most = STALE + 2 * self.below
+        if len(self.ranked) > most:
             self.ranked = [(rank, waiting) for rank, waiting in self.ranked if waiting.rank is rank]
             heapq.heapify(self.ranked)
-        if len(self.oldest) > STALE + 2 * self.below:
+        if len(self.oldest) > most:
             self.oldest = [one for one in self.oldest if one[2].rank is not None]
             heapq.heapify(self.oldest)
 
