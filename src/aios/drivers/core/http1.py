@@ -35,7 +35,7 @@ class Answer(asyncio.Protocol):
     """A connection, and the answer that comes on it. `headers`: names in lower case."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+        self.outbox = outbox
         self._request = b""
         self._transport: Any = None
         self._waiter: asyncio.Future[None] | None = None
@@ -60,7 +60,7 @@ class Answer(asyncio.Protocol):
         """Send a request, at the end of this turn of the loop; its answer is this."""
         self._reset()
         self._request = request
-        self._outbox.add(self._send)
+        self.outbox.add(self._send)
 
     def _send(self) -> None:
         if not self._lost:
@@ -174,7 +174,7 @@ class Answer(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _change(self) -> asyncio.Future[None]:
-        self._waiter = self._outbox.loop.create_future()
+        self._waiter = self.outbox.loop.create_future()
         return self._waiter
 
 
@@ -188,8 +188,7 @@ class Connections:
         name = f"[{host}]" if ":" in host else host
         lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
         self._tail = f" HTTP/1.1\r\nHost: {name}:{port}\r\n{lines}Content-Length: ".encode()
-        self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox(self._loop)
+        self._outbox: Outbox | None = None
         self._idle: list[Answer] = []
         self._busy: set[Answer] = set()
         self.closed = False
@@ -219,7 +218,7 @@ class Connections:
         """An answer is no longer read; one that is not at its end is aborted."""
         self._busy.discard(answer)
         if answer.reusable and not self.closed:
-            answer.idle_since_s = self._loop.time()
+            answer.idle_since_s = answer.outbox.loop.time()
             self._idle.append(answer)
         else:
             answer.close()
@@ -233,10 +232,9 @@ class Connections:
 
     def _kept(self) -> Answer | None:
         """The connection that was used last, if it is fresh enough; the others are closed when none is."""
-        fresh_s = self._loop.time() - self._keep_s
         while self._idle:
             answer = self._idle.pop()
-            if answer.reusable and answer.idle_since_s > fresh_s:
+            if answer.reusable and answer.idle_since_s > answer.outbox.loop.time() - self._keep_s:
                 return answer
             answer.close()
         return None
@@ -244,8 +242,11 @@ class Connections:
     async def _connect(self) -> Answer:
         if self.closed:
             raise Broken("it was closed")
+        if self._outbox is None:
+            self._outbox = Outbox(asyncio.get_running_loop())
+        outbox = self._outbox
         try:
-            _, answer = await self._loop.create_connection(lambda: Answer(self._outbox), self._host, self._port)
+            _, answer = await outbox.loop.create_connection(lambda: Answer(outbox), self._host, self._port)
         except OSError as problem:
             raise Unreachable(problem.errno, problem.strerror or str(problem)) from None
         return answer
