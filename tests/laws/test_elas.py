@@ -94,6 +94,20 @@ def test_it_decides_as_the_one_that_looks_at_every_call(trace: list[tuple[object
     assert list(decisions(Elas(), trace)) == list(decisions(ScanElas(), trace))
 
 
+plain = st.tuples(st.just("arrive"), st.tuples(st.just("standard"), st.sampled_from(ACCOUNTS), st.none(), st.none()),
+                  st.just(frozenset("a")), st.just([]), st.just(False))  # fmt: skip
+plain_picks = st.tuples(st.just("pick"), st.just(frozenset("a")))
+plain_ends = st.tuples(st.just("end"), st.integers(0, 1000), st.sampled_from(COSTS), st.booleans())
+busy = st.lists(st.one_of(plain, plain, plain_picks, plain_picks, plain_ends), min_size=40, max_size=120)
+"""Where nothing decides but what accounts were served: one class and one server, without deadlines or anybody who waits."""
+
+
+@given(trace=busy)
+@settings(max_examples=300, deadline=None)
+def test_it_decides_as_that_one_where_only_shares_count(trace: list[tuple[object, ...]]) -> None:
+    assert list(decisions(Elas(), trace)) == list(decisions(ScanElas(), trace))
+
+
 class Stale(Elas):
     """Where an account stands is not found anew when it is known what its call came to."""
 
