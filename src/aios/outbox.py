@@ -1,7 +1,7 @@
 """What a turn of the loop has to send, sent together at its end.
 
 A write wakes whoever reads it, which costs more than the write; one that follows at once finds the reader awake. Where many calls
-are under way, a turn ends some and begins others: sent together, a call costs 12 µs of CPU less.
+are under way, a turn ends some and begins others: sent together, they wake each reader once.
 """
 
 from __future__ import annotations

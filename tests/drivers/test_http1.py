@@ -78,6 +78,13 @@ async def test_a_connection_whose_answer_is_whole_is_used_again() -> None:
     assert server.requests[0].startswith(b"POST /x HTTP/1.1\r\nHost: 127.0.0.1:") and server.requests[0].endswith(b"\r\n\r\n{}")
 
 
+async def test_a_kept_connection_keeps_no_question() -> None:
+    async with served(Server(WHOLE).take) as connections:
+        assert await whole(connections, b"q" * 100_000) == b"hello"
+        (kept,) = connections._idle
+        assert not any(isinstance(value, bytes) and b"qqq" in value for value in vars(kept).values())
+
+
 async def test_status_and_headers_come_before_the_body() -> None:
     async with served(Server(b"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\nno").take) as connections:
         answer = await connections.request("GET", "/x")

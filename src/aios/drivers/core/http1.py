@@ -63,8 +63,9 @@ class Answer(asyncio.Protocol):
         self.outbox.add(self._send)
 
     def _send(self) -> None:
+        request, self._request = self._request, b""  # a kept connection keeps no question
         if not self._lost:
-            self._transport.write(self._request)
+            self._transport.write(request)
 
     async def head(self) -> None:
         """Return when status and headers are here. Raises `Broken`."""
