@@ -1,0 +1,40 @@
+"""Windows of time that limits are for: the hour, the day and the month of UTC, and the lifetime of an account."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Literal
+
+Window = Literal["hour", "day", "month", "lifetime"]
+WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
+NS = 10**9
+HOUR_NS, DAY_NS = 3600 * NS, 86_400 * NS
+LATEST_NS = 250_000_000_000 * NS
+"""In the year 9892; a clock that says more is taken to say this."""
+
+
+def begun_ns(window: Window, at_ns: int) -> int:
+    """When the window began in which a moment lies, nanoseconds since 1970; 0 for a lifetime."""
+    at_ns = min(max(0, at_ns), LATEST_NS)
+    if window == "hour":
+        return at_ns - at_ns % HOUR_NS
+    if window == "day":
+        return at_ns - at_ns % DAY_NS
+    return _month_ns(at_ns, 0) if window == "month" else 0
+
+
+def ends_ns(window: Window, at_ns: int) -> int | None:
+    """When it ends; None for a lifetime."""
+    at_ns = min(max(0, at_ns), LATEST_NS)
+    if window == "hour":
+        return at_ns - at_ns % HOUR_NS + HOUR_NS
+    if window == "day":
+        return at_ns - at_ns % DAY_NS + DAY_NS
+    return _month_ns(at_ns, 1) if window == "month" else None
+
+
+def _month_ns(at_ns: int, later: int) -> int:
+    """When the month began in which a moment lies, or one so many months later."""
+    date = datetime.datetime.fromtimestamp(at_ns // NS, datetime.UTC)
+    years, month = divmod(date.month - 1 + later, 12)
+    return int(datetime.datetime(date.year + years, month + 1, 1, tzinfo=datetime.UTC).timestamp()) * NS
