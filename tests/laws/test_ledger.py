@@ -6,7 +6,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from aios.kernel.ledger.accounts import NOTHING, Account, Amount
 from aios.kernel.ledger.ledger import Bound, Ledger, Reservation, Short
-from aios.kernel.ledger.windows import DAY_NS, HOUR_NS, WINDOWS
+from aios.abi.account import WINDOWS
+from aios.kernel.ledger.windows import DAY_NS, HOUR_NS
 
 MOST = 2**62
 amounts = st.integers(0, 1000) | st.integers(0, MOST)
@@ -50,7 +51,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(target=reservations, at=st.integers(3, 6), bound=bounds)
     def reserve(self, at: int, bound: Bound) -> object:
-        path = self.accounts[at].path()
+        path = self.accounts[at].path
         got = self.ledger.reserve(path, bound)
         if isinstance(got, Short):
             self.refused(got, path, bound)
@@ -65,14 +66,14 @@ class Ledgers(RuleBasedStateMachine):
             assert short.because == "overbilled" and short.account.overbilled
             return
         needed = bound.of(bound.least)[limit.unit]
-        spent, reserved = short.account.spent[limit.window][limit.unit], short.account.reserved[limit.unit]
+        spent, reserved = short.account.spent_in(limit.window, limit.unit), short.account.reserved[limit.unit]
         assert spent + reserved + needed > limit.amount or limit.wanted < limit.amount
         assert (short.because == "limit") <= (needed > limit.wanted)
         assert (short.because == "spent") <= (spent + needed > limit.wanted >= needed)
         if short.because == "reserved":  # then it would have its turn if all was given back
             for account in path:
                 for each in account.limits:
-                    assert account.spent[each.window][each.unit] + bound.of(bound.least)[each.unit] <= each.wanted
+                    assert account.spent_in(each.window, each.unit) + bound.of(bound.least)[each.unit] <= each.wanted
 
     @rule(reservation=consumes(reservations), share=st.floats(0, 1), again=st.booleans())
     def settle(self, reservation: Reservation, share: float, again: bool) -> None:
@@ -84,16 +85,16 @@ class Ledgers(RuleBasedStateMachine):
     @rule(reservation=consumes(reservations))
     def lose(self, reservation: Reservation) -> None:
         """Nobody knows what it came to."""
-        spent = [account.spent["lifetime"][0] for account in reservation.accounts]
+        spent = [account.spent[0] for account in reservation.accounts]
         self.ledger.settle(reservation, None)
-        now = [account.spent["lifetime"][0] for account in reservation.accounts]
+        now = [account.spent[0] for account in reservation.accounts]
         assert now == [each + reservation.amount.money for each in spent]
 
     @rule(reservation=consumes(reservations))
     def release(self, reservation: Reservation) -> None:
-        spent = [list(account.spent["lifetime"]) for account in reservation.accounts]
+        spent = [list(account.spent) for account in reservation.accounts]
         self.ledger.release(reservation)
-        assert spent == [account.spent["lifetime"] for account in reservation.accounts]
+        assert spent == [account.spent for account in reservation.accounts]
 
     @rule(reservation=consumes(reservations), more=st.integers(1, 10**9))
     def overbill(self, reservation: Reservation, more: int) -> None:
@@ -121,8 +122,8 @@ class Ledgers(RuleBasedStateMachine):
             below = [each for each in self.accounts if each.parent is account]
             if below:
                 assert account.reserved == [sum(parts) for parts in zip(*(each.reserved for each in below), strict=True)]
-                lifetimes = [each.spent["lifetime"] for each in below]
-                assert account.spent["lifetime"] == [sum(parts) for parts in zip(*lifetimes, strict=True)]
+                lifetimes = [each.spent for each in below]
+                assert account.spent == [sum(parts) for parts in zip(*lifetimes, strict=True)]
 
     def teardown(self) -> None:
         assert NOTHING == Amount(0, 0, 0)

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -39,6 +40,8 @@ DOWN_PATIENCE_S = 15.0
 
 MOST_FROZEN = 4
 """Calls that may stand back from a server, times its width; beyond them nobody has to."""
+MOST_ASIDE = 32
+"""Calls that step aside in one step of the loop, to let others have their turn."""
 CLOSED_S = 20.0
 """How long urgent calls, one after the other, may keep all others from a server; then one goes on beside them, and stays."""
 
@@ -247,7 +250,8 @@ class Lane:
             self._refuse_if_late(ticket, ticket.deadline)
         ticket.queued = True
         ticket.given = asyncio.get_running_loop().create_future()
-        self.policy.add(ticket)
+        if not ticket.aside:
+            self.policy.add(ticket)
         self._count_waiting(ticket, 1)
 
     def _refuse_if_late(self, ticket: Ticket, deadline: float) -> None:
@@ -301,7 +305,7 @@ class Lane:
     def change_class(self, ticket: Ticket, cls: Class) -> None:
         """A queued ticket is of another class from now on; in its queue it stands behind those that were there before."""
         if ticket.queued or ticket.frozen:
-            self.policy.remove(ticket)
+            self._take_out(ticket)
             if ticket.queued:
                 self._count_waiting(ticket, -1)
             ticket.cls = cls
@@ -310,22 +314,34 @@ class Lane:
             self.policy.add(ticket)
             self._dispatch_all(ticket.feasible)
 
+    def _take_out(self, ticket: Ticket) -> None:
+        """Out of the policy's order, or from where it stepped aside to."""
+        if ticket.aside:
+            assert ticket.payment is not None
+            ticket.aside = False
+            ticket.payment.leave()
+        else:
+            self.policy.remove(ticket)
+
     def lend(self, ticket: Ticket, waiters: tuple[Waiter, ...]) -> None:
         """From now on these wait for a ticket; if it is queued, it takes its place anew."""
         before = ticket.waiters
         if len(before) == len(waiters) and all(one.same(other) for one, other in zip(before, waiters, strict=True)):
             return
         ticket.waiters = waiters
-        if ticket.queued or ticket.frozen:
+        if (ticket.queued or ticket.frozen) and not ticket.aside:
             self.policy.changed(ticket)
             self._dispatch_all(ticket.feasible)
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there."""
         if ticket.queued:
-            self.policy.remove(ticket)
-            ticket.queued = False
-            self._count_waiting(ticket, -1)
+            self._take_out(ticket)
+            self._uncount(ticket)
+
+    def _uncount(self, ticket: Ticket) -> None:
+        ticket.queued = False
+        self._count_waiting(ticket, -1)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue, if it is still there, and tell who waits for it."""
@@ -334,7 +350,9 @@ class Lane:
             ticket.given.set_exception(Withdrawn())
 
     def why(self, ticket: Ticket) -> Wait:
-        """Why a queued ticket waits: for a slot (`S`), or for a core that is down (`C`)."""
+        """Why a queued ticket waits: for a slot (`S`), for a core that is down (`C`), or for room in a budget (`B`)."""
+        if ticket.aside and ticket.payment is not None:
+            return ticket.payment.why()
         servers = [self._servers[name] for name in sorted(ticket.feasible)]
         code: Code = "S" if any(server.up for server in servers) else "C"
         return Wait(code=code, on=" or ".join(server.name for server in servers), since_ns=ticket.asked_ns)
@@ -362,7 +380,7 @@ class Lane:
                     others.append(one)
         for ticket in tickets:
             if ticket not in found:
-                found[ticket] = self._outlook(ticket, self._estimate_ahead(ticket), [], "")
+                found[ticket] = self._outlook(ticket, 0 if ticket.aside else self._estimate_ahead(ticket), [], "")
         return found
 
     def _outlook(self, ticket: Ticket, count: int, ahead: list[Ticket], rule: str) -> Outlook:
@@ -388,17 +406,42 @@ class Lane:
     def try_turn(self, ticket: Ticket) -> Turn | None:
         """A turn at once, if a server is idle: the way that costs no future.
 
-        None of those who wait could have it: each change was followed by a dispatch.
+        None of those who wait could have it: each change was followed by a dispatch. Raises `Withdrawn` where it can never pay.
         """
         urgent = self._preempts() and self.policy.urgent(ticket)
         idle = self._idle(ticket.feasible, urgent)
         name = least_loaded(idle, ticket) if idle else None
-        if name is None:
+        if name is None or not self._pays(ticket, name):
             return None
         reason = "free" if self._servers[name].has_room() else "urgent"
         dispatch = Dispatch(ticket, name, reason, idle)
         self._start(dispatch)
         return Turn(self, dispatch, {})
+
+    def _pays(self, ticket: Ticket, server: str) -> bool:
+        """Whether a ticket has what a turn on a server costs; if not, it steps aside. Raises `Withdrawn` where it never will."""
+        if ticket.payment is None:
+            return True
+        taken = ticket.payment.take(server, partial(self._recall, ticket))
+        if taken == "never":
+            raise Withdrawn
+        ticket.aside = taken == "later"
+        return not ticket.aside
+
+    def _recall(self, ticket: Ticket) -> None:
+        """There may be room for what a ticket costs: it waits for a turn again."""
+        if not ticket.queued:
+            return
+        ticket.aside = False
+        try:
+            self._check_up(ticket)
+        except Unavailable as error:
+            self._uncount(ticket)
+            if ticket.given is not None and not ticket.given.done():
+                ticket.given.set_exception(error)
+            return
+        self.policy.add(ticket)
+        self._dispatch_all(ticket.feasible)
 
     def _preempts(self) -> bool:
         """Whether calls may have to stand back at all."""
@@ -535,7 +578,9 @@ class Lane:
 
     def _dispatch_on(self, names: Iterable[str]) -> bool:
         """Give one turn of these servers, if there is one and somebody to take it."""
-        while self._count:
+        for _ in range(MOST_ASIDE):
+            if not self._count:
+                return False
             preempts = self._preemptible and self.policy.preempts
             idle = self._idle(names, preempts)
             kept = [name for name in idle if not self._servers[name].has_room()] if preempts else ()
@@ -544,7 +589,8 @@ class Lane:
                 return False
             if self._give(dispatch):
                 return True
-            self.policy.settled(dispatch.ticket, 0.0)  # it gave up in this very step
+            self.policy.settled(dispatch.ticket, 0.0)  # it gave up in this very step, or stepped aside
+        asyncio.get_running_loop().call_soon(self._dispatch_all, tuple(names))
         return False
 
     def _give(self, dispatch: Dispatch) -> bool:
@@ -554,10 +600,17 @@ class Lane:
             self._count_all(-1)
             self._thaw(dispatch)
             return True
-        ticket.queued = False
-        self._count_waiting(ticket, -1)
         if ticket.given is None or ticket.given.done():
+            self._uncount(ticket)
             return False
+        try:
+            if not self._pays(ticket, dispatch.server):
+                return False
+        except Withdrawn as never:
+            self._uncount(ticket)
+            ticket.given.set_exception(never)
+            return False
+        self._uncount(ticket)
         self._start(dispatch)
         ticket.given.set_result(dispatch)
         return True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from aios.abi.request import Class
+from aios.abi.waits import Wait
 from aios.kernel.programs import Program
 
 Accounts = tuple[tuple[str, float], ...]
@@ -46,6 +47,22 @@ class Suspension(Protocol):
         ...
 
 
+class Payment(Protocol):
+    """What a call has to reserve in the step that gives it a turn, and how that goes."""
+
+    def take(self, server: str, recall: Callable[[], None]) -> Literal["taken", "later", "never"]:
+        """Reserve for a turn on a server. `later`: others have it now; `recall` is called when there may be room."""
+        ...
+
+    def leave(self) -> None:
+        """Wait for room no longer."""
+        ...
+
+    def why(self) -> Wait:
+        """What a call waits for that stepped aside."""
+        ...
+
+
 class Ticket(msgspec.Struct, eq=False):
     """One call waiting for a turn: what a policy may know of it. `feasible`: names of the servers that can do it.
 
@@ -54,6 +71,7 @@ class Ticket(msgspec.Struct, eq=False):
     `accounts`: the share as a path. `program`: what it is part of; `remaining_s`: what that declared to need still, seconds of
     service; `deadline`: when that should be done, by the lane's clock. `waiters`: who waits for it. `system`: the kernel's own
     work, which a waiting call needs.
+    `payment`: what it reserves with its turn, if anything. `aside`: it waits for room for that, and not for a turn.
     `suspension`: how it can stand back, once it has begun. `frozen`: it does, and waits for its turn again. `urgent`: it got its
     turn as such; `spared`: it need not stand back any more.
     """
@@ -73,6 +91,8 @@ class Ticket(msgspec.Struct, eq=False):
     deadline: float | None = None
     waiters: tuple[Waiter, ...] = ()
     system: bool = False
+    payment: Payment | None = None
+    aside: bool = False
     queued: bool = False
     suspension: Suspension | None = None
     frozen: bool = False

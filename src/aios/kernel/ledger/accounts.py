@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aios.kernel.ledger.windows import WINDOWS, Window, begun_ns, ends_ns
+from aios.abi.account import UNITS, Window
+from aios.kernel.ledger.windows import HOUR_NS, LATEST_NS, TIMED, begun_ns
+
+MONEY, TOKENS, CALLS = range(len(UNITS))
+NONE_SPENT = (0,) * len(UNITS)
 
 
 class Amount(NamedTuple):
@@ -21,7 +25,6 @@ class Amount(NamedTuple):
     calls: int = 0
 
 
-UNITS = Amount._fields
 NOTHING = Amount()
 
 
@@ -33,65 +36,87 @@ class Limit:
     unit: int
     wanted: int
     amount: int
+    soft: int | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Account:
     """What is spent and reserved under one name and all names below it.
 
-    `overbilled`: nano-dollars that were billed beyond what had been reserved for them. It blocks the account until it is cleared.
+    `spent`: since it is there. `overbilled`: nano-dollars, or of what else is limited, that were billed beyond what had been
+    reserved for them: it blocks the account until it is cleared.
     """
 
     name: str
     parent: Account | None = None
     limits: list[Limit] = field(default_factory=list)
-    spent: dict[Window, list[int]] = field(default_factory=lambda: {window: [0] * len(UNITS) for window in WINDOWS})
+    spent: list[int] = field(default_factory=lambda: [0] * len(UNITS))
     reserved: list[int] = field(default_factory=lambda: [0] * len(UNITS))
     overbilled: int = 0
+    path: tuple[Account, ...] = ()
+    """Itself and all above it, from the widest down."""
+    _before: dict[Window, tuple[int, ...]] = field(default_factory=dict)
+    """What was spent before the present window began."""
     _begun: dict[Window, int] = field(default_factory=dict)
     _until: int = -1
 
-    def path(self) -> tuple[Account, ...]:
-        """It and all above it, from the widest down."""
-        return (*self.parent.path(), self) if self.parent is not None else (self,)
+    def __post_init__(self) -> None:
+        self.path = (*self.parent.path, self) if self.parent is not None else (self,)
 
-    def limit(self, window: Window, unit: int, wanted: int | None) -> None:
+    def limit(self, window: Window, unit: int, wanted: int | None, soft: int | None = None) -> None:
         """Limit a unit in a window, or no longer (None)."""
         self.limits = [limit for limit in self.limits if (limit.window, limit.unit) != (window, unit)]
         if wanted is not None:
-            self.limits.append(Limit(window, unit, wanted, wanted))
+            self.limits.append(Limit(window, unit, wanted, wanted, soft))
             self.lower()
 
     def turn(self, now_ns: int) -> None:
         """Begin the windows anew whose time is over. A clock that goes back changes nothing."""
-        now_ns = max(0, now_ns)
+        now_ns = min(max(0, now_ns), LATEST_NS)
         if now_ns < self._until:
             return
-        for window in WINDOWS:
+        for window in TIMED:
             begun = begun_ns(window, now_ns)
             if begun > self._begun.get(window, -1):
                 self._begun[window] = begun
-                self.spent[window] = [0] * len(UNITS)
-        self._until = min(end for window in WINDOWS if (end := ends_ns(window, now_ns)) is not None)
+                self._before[window] = tuple(self.spent)
+        self._until = now_ns - now_ns % HOUR_NS + HOUR_NS
         self.lower()
+
+    def spent_in(self, window: Window, unit: int) -> int:
+        """What of a unit was spent in the present window; a `call` begins with nothing."""
+        if window == "call":
+            return 0
+        return self.spent[unit] - self._before.get(window, NONE_SPENT)[unit]
+
+    def gone(self, limit: Limit) -> int:
+        """What of a limit is spent or reserved."""
+        return 0 if limit.window == "call" else self.spent_in(limit.window, limit.unit) + self.reserved[limit.unit]
 
     def free(self, limit: Limit) -> int:
         """What of a limit is neither spent nor reserved."""
-        return limit.amount - self.spent[limit.window][limit.unit] - self.reserved[limit.unit]
+        return limit.amount - self.gone(limit)
 
-    def reserve(self, amount: Amount, times: int = 1) -> None:
-        """Add so much to what is reserved, or take it away (`times` -1)."""
+    def reserve(self, amount: Amount) -> None:
+        """Add so much to what is reserved."""
         reserved = self.reserved
-        for unit, each in enumerate(amount):
-            reserved[unit] += times * each
+        reserved[MONEY] += amount[MONEY]
+        reserved[TOKENS] += amount[TOKENS]
+        reserved[CALLS] += amount[CALLS]
 
-    def spend(self, amount: Amount) -> None:
-        """Add so much to what is spent, in the windows of now."""
-        for spent in self.spent.values():
-            for unit, each in enumerate(amount):
-                spent[unit] += each
+    def settle(self, reserved: Amount, spent: Amount) -> None:
+        """So much is reserved no longer, and so much is spent."""
+        now, before = self.reserved, self.spent
+        now[MONEY] -= reserved[MONEY]
+        now[TOKENS] -= reserved[TOKENS]
+        now[CALLS] -= reserved[CALLS]
+        before[MONEY] += spent[MONEY]
+        before[TOKENS] += spent[TOKENS]
+        before[CALLS] += spent[CALLS]
+        if self.limits:
+            self.lower()
 
     def lower(self) -> None:
         """Bring limits as near to what is wanted as what is spent and reserved lets them."""
         for limit in self.limits:
-            limit.amount = max(limit.wanted, self.spent[limit.window][limit.unit] + self.reserved[limit.unit])
+            limit.amount = max(limit.wanted, self.gone(limit))

@@ -7,28 +7,28 @@ less room than a call would like, it is given fewer tokens, as long as these are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from aios.kernel.ledger.accounts import NOTHING, UNITS, Account, Amount, Limit
+from aios.kernel.ledger.accounts import MONEY, NOTHING, TOKENS, Account, Amount, Limit
 from aios.ports.clock import Clock
 
-MONEY, TOKENS, CALLS = range(len(UNITS))
+Because = Literal["spent", "reserved", "limit", "overbilled", "price"]
 
 
 class Bound(msgspec.Struct, frozen=True):
     """The most that a call can come to. `fixed`: whatever it answers; `per_token`: nano-dollars of each token of its answer.
 
-    `most`: tokens that it may answer with, `least`: the fewest that are of use.
+    `most`: tokens that it may answer with, `least`: the fewest that are of use. `priced`: whether anybody knows its price.
     """
 
     fixed: Amount
     per_token: int
     most: int
     least: int = 1
+    priced: bool = True
 
     def of(self, tokens: int) -> Amount:
         """The most that it comes to with so many tokens."""
@@ -50,12 +50,18 @@ class Short(msgspec.Struct, frozen=True):
     """Why nothing was reserved: this limit of this account.
 
     `because`: of what is `spent`, or `reserved` (it may yet be given back); of the `limit` itself, which is too low for the call
-    even if nothing is spent; or the account is blocked, as it was `overbilled` (there is no limit then).
+    even if nothing is spent; of the `price`, which nobody knows; or the account is blocked, as it was `overbilled` (there is no
+    limit then).
     """
 
     account: Account
     limit: Limit | None
-    because: Literal["spent", "reserved", "limit", "overbilled"]
+    because: Because
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it stays so when all is settled that is under way."""
+        return self.because != "reserved"
 
 
 class Ledger:
@@ -66,6 +72,16 @@ class Ledger:
 
     def reserve(self, accounts: tuple[Account, ...], bound: Bound) -> Reservation | Short:
         """Reserve the most that a call can come to, in all these accounts or in none."""
+        tokens = self.room(accounts, bound)
+        if isinstance(tokens, Short):
+            return tokens
+        amount = bound.of(tokens)
+        for account in accounts:
+            account.reserve(amount)
+        return Reservation(accounts, amount, tokens)
+
+    def room(self, accounts: tuple[Account, ...], bound: Bound) -> int | Short:
+        """How many tokens a call may answer with now, or why it may not be made."""
         now_ns = self._clock.now_ns()
         tokens, tightest = bound.most, None
         for account in accounts:
@@ -73,45 +89,48 @@ class Ledger:
                 return Short(account, None, "overbilled")
             account.turn(now_ns)
             for limit in account.limits:
+                if limit.unit == MONEY and not bound.priced:
+                    return Short(account, limit, "price")
                 fits = _tokens(account.free(limit), limit, bound)
                 if fits < tokens:
                     tokens, tightest = fits, Short(account, limit, "reserved")
-        if tightest is not None and tokens < bound.least:
-            return self._lasting(accounts, bound) or tightest
-        amount = bound.of(tokens)
-        for account in accounts:
-            account.reserve(amount)
-        return Reservation(accounts, amount, tokens)
+        if tightest is None or tokens >= bound.least:
+            return tokens
+        return self._lasting(accounts, bound) or tightest
+
+    def lasting(self, accounts: tuple[Account, ...], bound: Bound) -> Short | None:
+        """Why a call may not be made even when all is given back that is reserved; None if it may be."""
+        short = self.room(accounts, bound)
+        return short if isinstance(short, Short) and short.lasts else None
 
     @staticmethod
-    def _lasting(accounts: Iterable[Account], bound: Bound) -> Short | None:
+    def _lasting(accounts: tuple[Account, ...], bound: Bound) -> Short | None:
         """The limit that would be in the way even if all that is reserved were given back."""
         for account in accounts:
             for limit in account.limits:
                 if _tokens(limit.wanted, limit, bound) < bound.least:
                     return Short(account, limit, "limit")
-                if _tokens(limit.wanted - account.spent[limit.window][limit.unit], limit, bound) < bound.least:
+                if _tokens(limit.wanted - account.spent_in(limit.window, limit.unit), limit, bound) < bound.least:
                     return Short(account, limit, "spent")
         return None
 
-    def settle(self, reservation: Reservation, actual: Amount | None) -> int:
+    def settle(self, reservation: Reservation, actual: Amount | None) -> Amount:
         """Say what a call came to, once; None if that cannot be known: then it is all of what was reserved.
 
-        Returns the nano-dollars that it came to beyond that, which are spent too, and block all its accounts.
+        Returns what it came to beyond that, which is spent too, and blocks those of its accounts that have a limit of it.
         """
         if reservation.settled:
-            return 0
+            return NOTHING
         reservation.settled = True
         reserved = reservation.amount
-        spent = reserved if actual is None else Amount(*(max(0, each) for each in actual))
-        over = max(0, spent.money - reserved.money)
+        spent = reserved if actual is None else actual
+        over = Amount(*(max(0, came - most) for came, most in zip(spent, reserved, strict=True)))
         now_ns = self._clock.now_ns()
         for account in reservation.accounts:
             account.turn(now_ns)
-            account.reserve(reserved, -1)
-            account.spend(spent)
-            account.overbilled += over
-            account.lower()
+            account.settle(reserved, spent)
+            if over != NOTHING:
+                account.overbilled += sum(over[unit] for unit in {limit.unit for limit in account.limits})
         return over
 
     def release(self, reservation: Reservation) -> None:

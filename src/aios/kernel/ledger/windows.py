@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import Literal
 
-Window = Literal["hour", "day", "month", "lifetime"]
-WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
+from aios.abi.account import Window
+
+TIMED: tuple[Window, ...] = ("hour", "day", "month")
+"""Those that end."""
 NS = 10**9
 HOUR_NS, DAY_NS = 3600 * NS, 86_400 * NS
 LATEST_NS = 250_000_000_000 * NS
@@ -14,7 +15,7 @@ LATEST_NS = 250_000_000_000 * NS
 
 
 def begun_ns(window: Window, at_ns: int) -> int:
-    """When the window began in which a moment lies, nanoseconds since 1970; 0 for a lifetime."""
+    """When the window began in which a moment lies, nanoseconds since 1970; 0 for what does not end."""
     at_ns = min(max(0, at_ns), LATEST_NS)
     if window == "hour":
         return at_ns - at_ns % HOUR_NS
@@ -24,7 +25,7 @@ def begun_ns(window: Window, at_ns: int) -> int:
 
 
 def ends_ns(window: Window, at_ns: int) -> int | None:
-    """When it ends; None for a lifetime."""
+    """When it ends; None for what does not end."""
     at_ns = min(max(0, at_ns), LATEST_NS)
     if window == "hour":
         return at_ns - at_ns % HOUR_NS + HOUR_NS

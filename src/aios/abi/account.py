@@ -1,0 +1,111 @@
+"""Accounts: what was spent, what is reserved, and what may be spent."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from aios.abi.bounds import within
+from aios.abi.request import Reply, Request
+
+Unit = Literal["money", "tokens", "calls"]
+UNITS: tuple[Unit, ...] = ("money", "tokens", "calls")
+Window = Literal["call", "hour", "day", "month", "lifetime"]
+WINDOWS: tuple[Window, ...] = ("call", "hour", "day", "month", "lifetime")
+MOST_AMOUNT = 2**53
+"""Of any unit; money is in nano-dollars, so it is nine million dollars. JSON can say it exactly."""
+TOP = "/"
+"""The account above all tenants."""
+MAX_ACCOUNT_CHARACTERS = 4096
+_account = re.compile(r"/|(/@?[A-Za-z0-9_][A-Za-z0-9_.@-]{0,80})+")
+
+
+def check_account_path(field: str, name: str) -> None:
+    """Raise ValueError for what cannot be the path of an account; letters beyond ASCII are in none."""
+    if len(name) > MAX_ACCOUNT_CHARACTERS or not _account.fullmatch(name):
+        raise ValueError(f"`{field}` must be a path as `/`, `/TENANT`, `/TENANT/@USER` or `/TENANT/AGENT`")
+
+
+class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A limit of `unit` in a window of UTC, and how much of it is gone. `account`: whose it is.
+
+    `wanted`: as it was set; `amount`: what holds, which is more as long as more was spent or reserved when it was set.
+    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call` and `lifetime`.
+    """
+
+    account: str
+    unit: Unit
+    window: Window
+    wanted: int
+    amount: int
+    spent: int
+    reserved: int
+    soft: int | None = None
+    resets_ns: int | None = None
+
+    @property
+    def free(self) -> int:
+        """What is neither spent nor reserved."""
+        return self.amount - self.spent - self.reserved
+
+
+class AccountState(Reply, frozen=True, omit_defaults=True):
+    """An account with all below it. Units: `money` in nano-dollars, `tokens`, `calls` of models.
+
+    `spent`: in each window by unit, `reserved` for calls that are under way. `limits`: its own. `effective`: of each unit and
+    window the limit that leaves least, its own or one above it. `overbilled`: nano-dollars that were billed beyond what had been
+    reserved; it blocks the account until a limit is set anew. `waiting`: calls that wait for room in it.
+    """
+
+    account: str
+    spent: dict[Window, dict[Unit, int]]
+    reserved: dict[Unit, int]
+    limits: tuple[LimitState, ...] = ()
+    effective: tuple[LimitState, ...] = ()
+    overbilled: int = 0
+    waiting: int = 0
+
+
+class AccountList(Reply, frozen=True):
+    """Accounts by name, each after the one above it. `at_ns`: when they stood so, UTC."""
+
+    accounts: tuple[AccountState, ...]
+    at_ns: int
+
+
+class ShowAccounts(Request[AccountList], frozen=True, kw_only=True):
+    """What was spent and may be spent: of an account, or with `below` of it and all accounts below it.
+
+    `account`: a path as `/TENANT/@USER/AGENT/PROCESS` (None: the caller's own). Who is no operator sees its own and those below.
+    """
+
+    account: str | None = None
+    below: bool = False
+
+    def __post_init__(self) -> None:
+        if self.account is not None:
+            check_account_path("account", self.account)
+
+
+class SetLimit(Request[AccountState], frozen=True, kw_only=True):
+    """Limit what an account, with all below it, may spend of a unit in a window. Operators only.
+
+    `amount`: nano-dollars, tokens or calls; None: no limit any more. One below what is spent and reserved holds what it can at
+    once, and the rest as calls end. `soft`: from there on its calls are of class batch. `window`: `call` is for each call by
+    itself, the others are those of UTC. Setting any limit also unblocks an account that was overbilled.
+    """
+
+    account: str
+    unit: Unit
+    amount: int | None
+    window: Window = "lifetime"
+    soft: int | None = None
+
+    def __post_init__(self) -> None:
+        check_account_path("account", self.account)
+        within("amount", self.amount, 0, MOST_AMOUNT)
+        within("soft", self.soft, 0, MOST_AMOUNT)
+        if self.soft is not None and self.amount is not None and self.soft > self.amount:
+            raise ValueError("`soft` must be at most `amount`")

@@ -1,0 +1,207 @@
+"""How a call comes to its reservation: in the very step that gives it a turn, or later, when others have given back.
+
+A call that has its turn and whose accounts are short only of what is reserved for others steps aside: it waits at the account that
+is short, with those of its class in the order in which they came, and goes back into its lane when there is room. Whoever comes
+after it waits behind it, so that many small calls do not keep out a large one. One that is short of what is spent is not for this
+place: it is refused, or parked until the limit is raised or the window ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from aios.abi.request import CLASSES, Class
+from aios.abi.waits import Wait
+from aios.kernel.ledger.accounts import NOTHING, Account, Amount
+from aios.kernel.ledger.ledger import Bound, Ledger, Reservation, Short
+from aios.kernel.ledger.windows import HOUR_NS
+from aios.ports.clock import Clock
+
+Taken = Literal["taken", "later", "never"]
+
+
+class Payment:
+    """What one attempt of a call needs of its accounts. `bounds`: by server."""
+
+    def __init__(self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], cls: Class, asked_ns: int) -> None:
+        self.accounts = accounts
+        self.bounds = bounds
+        self.reservation: Reservation | None = None
+        self.rank = (CLASSES.index(cls), asked_ns, next(till.arrivals))
+        self.server = ""
+        self.at: Account | None = None
+        self.short: Short | None = None
+        self.recall: Callable[[], None] | None = None
+        self._till = till
+        self._asked_ns = asked_ns
+
+    def take(self, server: str, recall: Callable[[], None]) -> Taken:
+        """Reserve for a turn on a server. `later`: it waits now, and `recall` is called when there may be room."""
+        return self._till.take(self, server, recall)
+
+    def leave(self) -> None:
+        """It waits no longer."""
+        self._till.leave(self)
+
+    def settle(self, actual: Amount | None) -> Amount:
+        """See `Ledger.settle`; what was not reserved is not settled."""
+        reservation, self.reservation = self.reservation, None
+        return NOTHING if reservation is None else self._till.settle(reservation, actual)
+
+    def why(self) -> Wait:
+        """What it waits for."""
+        assert self.short is not None
+        name = self.short.account.name
+        return Wait(code="B", on=f"room in `{name}`", since_ns=self._asked_ns, holder=f"calls of `{name}`")
+
+
+class Till:
+    """Where reservations are made and settled, and who waits for them."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self.ledger = ledger
+        self.arrivals = itertools.count()
+        self._clock = clock
+        self._waiting: dict[Account, list[Payment]] = {}
+        self._recalled: dict[Account, set[Payment]] = {}
+        self._parked: dict[Account, set[asyncio.Future[None]]] = {}
+        self._stirred: set[Account] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def waiting_at(self, account: Account) -> int:
+        """How many calls wait at an account."""
+        return len(self._waiting.get(account, ())) + len(self._parked.get(account, ()))
+
+    def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
+        """See `Payment.take`."""
+        again = self._done_with(payment)
+        short = None if again else self._in_front(payment)
+        if short is None:
+            got = self.ledger.reserve(payment.accounts, payment.bounds[server])
+            if isinstance(got, Reservation):
+                payment.reservation = got
+                return "taken"
+            if got.lasts:
+                payment.short = got
+                return "never"
+            short = got
+        payment.server, payment.recall = server, recall
+        self._wait_at(payment, short)
+        return "later"
+
+    def _in_front(self, payment: Payment) -> Short | None:
+        """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class."""
+        for account in payment.accounts if self._waiting else ():
+            queue = self._waiting.get(account)
+            if queue and queue[0].rank < payment.rank:
+                return queue[0].short
+        return None
+
+    def _wait_at(self, payment: Payment, short: Short) -> None:
+        account = short.account
+        payment.at, payment.short = account, short
+        bisect.insort(self._waiting.setdefault(account, []), payment, key=lambda other: other.rank)
+        self._wind()
+
+    def leave(self, payment: Payment) -> None:
+        """See `Payment.leave`."""
+        self._done_with(payment)
+        account, payment.at, payment.recall = payment.at, None, None
+        if account is not None:
+            queue = self._waiting[account]
+            del queue[bisect.bisect_left(queue, payment.rank, key=lambda other: other.rank)]
+            if not queue:
+                del self._waiting[account]
+            self._stir((account,))
+
+    def _done_with(self, payment: Payment) -> bool:
+        """Whether it had been told that there is room. Then the next one may be told."""
+        for account in [account for account, recalled in self._recalled.items() if payment in recalled]:
+            self._recalled[account].discard(payment)
+            if not self._recalled[account]:
+                del self._recalled[account]
+            self._stir((account,))
+            return True
+        return False
+
+    def settle(self, reservation: Reservation, actual: Amount | None) -> Amount:
+        """Settle, and let those hear of it who wait for room."""
+        over = self.ledger.settle(reservation, actual)
+        if self._waiting:
+            self._stir(reservation.accounts)
+        return over
+
+    def _stir(self, accounts: tuple[Account, ...]) -> None:
+        """There may be room in accounts: whoever is first there hears of it, each in a step of its own."""
+        for account in accounts:
+            if account in self._waiting and account not in self._stirred:
+                self._stirred.add(account)
+                asyncio.get_running_loop().call_soon(self._next, account)
+
+    def _next(self, account: Account) -> None:
+        """Let the first that waits at an account go back to its lane, if there is room for it, or never will be."""
+        self._stirred.discard(account)
+        queue = self._waiting.get(account)
+        if not queue:
+            return
+        first = queue[0]
+        recalled = self._recalled.get(account, ())
+        if any(other.server == first.server for other in recalled):
+            return
+        short = self.ledger.room(first.accounts, first.bounds[first.server])
+        if isinstance(short, Short) and not short.lasts:
+            if short.account is not account:
+                recall = first.recall
+                self.leave(first)
+                first.recall = recall
+                self._wait_at(first, short)
+            return
+        recall = first.recall
+        self.leave(first)
+        self._recalled.setdefault(account, set()).add(first)
+        assert recall is not None
+        recall()
+
+    # --- who is parked ------------------------------------------------------------------------------------------------
+
+    async def changed(self, account: Account) -> None:
+        """Return when the limits of an account have changed, or one of its windows may have ended."""
+        parked = asyncio.get_running_loop().create_future()
+        self._parked.setdefault(account, set()).add(parked)
+        self._wind()
+        try:
+            await parked
+        finally:
+            here = self._parked.get(account, set())
+            here.discard(parked)
+            if not here:
+                self._parked.pop(account, None)
+
+    def tell_changed(self, account: Account) -> None:
+        """The limits of an account have changed."""
+        for parked in self._parked.pop(account, set()):
+            if not parked.done():
+                parked.set_result(None)
+        self._stir((account,))
+
+    def _wind(self) -> None:
+        """Windows end at full hours: who waits then looks again."""
+        if self._timer is None:
+            left_ns = HOUR_NS - self._clock.now_ns() % HOUR_NS
+            self._timer = asyncio.get_running_loop().call_later(left_ns / 1e9, self._hour)
+
+    def _hour(self) -> None:
+        self._timer = None
+        for account in {*self._waiting, *self._parked}:
+            self.tell_changed(account)
+        if self._waiting or self._parked:
+            self._wind()
+
+    def close(self) -> None:
+        """Nothing is left to come."""
+        if self._timer is not None:
+            self._timer.cancel()
