@@ -158,7 +158,7 @@ def test_the_table_of_waits_holds_every_code_once() -> None:
 
 def test_every_state_has_a_word() -> None:
     words = {
-        (state, code, outcome): word_of(state, code, outcome)
+        (state, code, outcome): word_of(state, Wait(code=code, on="x", since_ns=1) if code else None, outcome)
         for state in get_args(State)
         for code in (None, *WAITS)
         for outcome in (None, *get_args(Outcome))
@@ -168,6 +168,7 @@ def test_every_state_has_a_word() -> None:
     assert words["waiting", None, None] == "idle"
     for code, kind in WAITS.items():
         assert words["waiting", code, None] == kind.word == Wait(code=kind.code, on="x", since_ns=1).word
+    assert word_of("waiting", Wait(code="B", on="a higher limit", since_ns=1, parked=True)) == "parked"
 
 
 # --- ids, events, records ---------------------------------------------------------------------------------------------

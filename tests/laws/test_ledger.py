@@ -4,9 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from aios.kernel.ledger.accounts import NOTHING, Account, Amount
-from aios.kernel.ledger.ledger import Bound, Ledger, Reservation, Short
 from aios.abi.account import WINDOWS
+from aios.kernel.amounts import NOTHING, Amount, Bound
+from aios.kernel.ledger.accounts import Account
+from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import DAY_NS, HOUR_NS
 
 MOST = 2**62

@@ -1,7 +1,7 @@
 """The errors of AIOS: one tree, one table. Doors, command line and reference pages are derived from it.
 
     AiosError
-      Refused       Unauthenticated Denied NeedsApproval RateLimited QueueFull NoCore Draining Unavailable Deadlock
+      Refused       Unauthenticated Denied NeedsApproval OverBudget RateLimited QueueFull NoCore Draining Unavailable Deadlock
       BadRequest    UnknownCall Invalid NotFound Conflict TooLarge
       Failed        CoreFailed ToolFailed ChildFailed ContextFull OutputInvalid OutcomeUnknown Internal
       Stopped       DeadlineExceeded Cancelled Killed Fenced
@@ -72,6 +72,12 @@ class NeedsApproval(Refused):
     """A person has not yet accepted what the manifest asks for."""
 
     http, exit_code, way_out = 403, 3, "an operator accepts the manifest once: `aios run` asks, `--yes` accepts"
+
+
+class OverBudget(Refused):
+    """An account has spent what it may, or may never spend as much as the call can come to."""
+
+    http, exit_code, way_out = 402, 5, "the command that the message names raises the limit"
 
 
 class RateLimited(Refused):

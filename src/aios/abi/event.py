@@ -84,7 +84,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
 
     `outcome`: "ok", or the error's code. `cached_tokens`: those of the input that the core need not read, since it had read them
     for another call. `answer`: a hash of what a model answered, equal for equal answers. `trace`: what its caller's tracing calls
-    it. `about`: which tool it ran. `frozen_s`: how long it stood back, after it had got its turn.
+    it. `about`: which tool it ran. `frozen_s`: how long it stood back, after it had got its turn. `cost`: nano-dollars.
     """
 
     call: str
@@ -105,6 +105,15 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     trace: Trace | None = None
     about: str = ""
     frozen_s: float = 0.0
+    cost: int = 0
+
+
+class AccountChanged(Happened, frozen=True, gc=False, tag="account"):
+    """An account was `limited`; a call of it was `refused` or `parked`, as its budget is spent; or more was billed than that."""
+
+    account: str
+    change: Literal["limited", "refused", "parked", "overbilled"]
+    detail: str = ""
 
 
 class CoreChanged(Happened, frozen=True, gc=False, tag="core"):
@@ -143,7 +152,18 @@ class KernelChanged(Happened, frozen=True, gc=False, tag="kernel"):
     detail: str = ""
 
 
-AnyEvent = ProcessChanged | Signalled | Dispatched | Preempted | CallEnded | CoreChanged | HostChanged | Strayed | KernelChanged
+AnyEvent = (
+    ProcessChanged
+    | Signalled
+    | Dispatched
+    | Preempted
+    | CallEnded
+    | AccountChanged
+    | CoreChanged
+    | HostChanged
+    | Strayed
+    | KernelChanged
+)
 
 
 class EventPage(Reply, frozen=True):
@@ -157,8 +177,8 @@ class EventPage(Reply, frozen=True):
 class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
-    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `preempt`, `call`, `core`,
-    `host`, `denied`, `kernel`).
+    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `preempt`, `call`, `account`,
+    `core`, `host`, `denied`, `kernel`).
     """
 
     after: int = 0

@@ -68,12 +68,13 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Tokens, as disjoint integers: their sum is what was processed."""
+    """Tokens, as disjoint integers: their sum is what was processed. `estimated`: the server did not tell, so it is a guess."""
 
     input_uncached: int = 0
     cache_read: int = 0
     output_visible: int = 0
     reasoning: int = 0
+    estimated: bool = False
 
     @property
     def input_tokens(self) -> int:

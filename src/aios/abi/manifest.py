@@ -14,6 +14,7 @@ _canonical = msgspec.json.Encoder(order="sorted")
 _resource = re.compile(r"/[^\s*]*\*?")
 _agent_name = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 Restart = Literal["permanent", "transient", "temporary"]
+OnBudget = Literal["park", "fail"]
 RESTART_RULES: tuple[Restart, ...] = ("permanent", "transient", "temporary")
 MAX_WORDS = 1000
 MAX_COMMAND_CHARACTERS = 64 * 1024
@@ -56,6 +57,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `restart`: whether it begins again by itself. `temporary`: never. `transient`: after a failure, which is the death of an agent
     function's process, or an exit code of a command that is not 0; after too many in a row it ends in an error. `permanent`:
     whenever it has ended; after too many in a row it is held.
+
+    `on_budget`: what becomes of an agent function's call when its budget is spent: it waits (`park`) until that is raised or
+    begins anew, or ends in `OverBudget` (`fail`), as a command's always does.
     """
 
     agent: str
@@ -67,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cls: Class = "standard"
     model: str = "default"
     restart: Restart = "transient"
+    on_budget: OnBudget = "park"
 
     def __post_init__(self) -> None:
         check_agent(self.agent)

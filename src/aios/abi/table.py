@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi import board, event, lane, lease, llm, mail, process, system, tool
+from aios.abi import account, board, event, lane, lease, llm, mail, process, system, tool
 from aios.abi.request import Request, reply_of
 
 Lane = Literal["cores", "index"]
@@ -111,6 +111,10 @@ TABLE: tuple[Row, ...] = (
         "repeatable", "read",         "long", None, "Read what happened."),
     Row("core.list",         system.ListCores,      "read /cores",                    None,
         "repeatable", "read",         "no",   10,   "List the cores and their load."),
+    Row("account.show",      account.ShowAccounts,  "",                               None,
+        "repeatable", "read",         "no",   10,   "Show what was spent and may be spent."),
+    Row("account.limit",     account.SetLimit,      "own /accounts",                  None,
+        "internal",   "private",      "no",   10,   "Limit what an account may spend."),
     Row("lane.list",         lane.ListLanes,        "read /lanes",                    None,
         "repeatable", "read",         "no",   10,   "List the lanes and their policies."),
     Row("lane.use",          lane.UseLane,          "own /lanes",                     None,

@@ -8,7 +8,10 @@ import msgspec
 
 State = Literal["declared", "ready", "running", "waiting", "suspended", "ended"]
 Outcome = Literal["result", "error", "killed"]
-Code = Literal["S", "L", "M", "T", "W", "C", "X"]
+Code = Literal["S", "B", "L", "M", "T", "W", "C", "X"]
+
+
+PARKED = "parked"
 
 
 class WaitKind(msgspec.Struct, frozen=True):
@@ -23,6 +26,7 @@ WAITS: dict[str, WaitKind] = {
     kind.code: kind
     for kind in (
         WaitKind("S", "queued", "a turn in a lane"),
+        WaitKind("B", "blocked", "room in a budget: what is reserved for others, or a higher limit"),
         WaitKind("L", "blocked", "a lease that another holds"),
         WaitKind("M", "sleeping", "a message or an event"),
         WaitKind("T", "sleeping", "a timer"),
@@ -36,7 +40,8 @@ WAITS: dict[str, WaitKind] = {
 class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a call waits: `code` of the table, who holds what it waits for, since when, and when it should end.
 
-    `since_ns`: UTC; `eta_s`: seconds from now, None where nobody can say.
+    `since_ns`: UTC; `eta_s`: seconds from now, None where nobody can say. `parked`: its budget is spent, and it goes on when that
+    is raised or begins anew.
     """
 
     code: Code
@@ -44,14 +49,15 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since_ns: int
     holder: str = ""
     eta_s: float | None = None
+    parked: bool = False
 
     @property
     def word(self) -> str:
-        return WAITS[self.code].word
+        return PARKED if self.parked else WAITS[self.code].word
 
 
-def word_of(state: State, code: str | None = None, outcome: Outcome | None = None) -> str:
-    """The word for a process: a pure function of (state, code), so that every surface says the same.
+def word_of(state: State, wait: Wait | None = None, outcome: Outcome | None = None) -> str:
+    """The word for a process: a pure function of (state, wait), so that every surface says the same.
 
     What waits for nothing is idle: a client's session between its calls.
     """
@@ -61,4 +67,4 @@ def word_of(state: State, code: str | None = None, outcome: Outcome | None = Non
         return "queued"
     if state in ("running", "suspended"):
         return state
-    return WAITS[code].word if code else "idle"
+    return wait.word if wait is not None else "idle"

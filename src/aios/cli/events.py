@@ -8,6 +8,7 @@ from typing import assert_never, get_args
 import click
 
 from aios.abi.event import (
+    AccountChanged,
     AnyEvent,
     CallEnded,
     CoreChanged,
@@ -102,6 +103,8 @@ def about(event: AnyEvent) -> str:
             return f"{event.name} ({event.cls}) on {event.core} {event.change} after {event.tokens} tokens, {why}"
         case CallEnded():
             return about_call(event)
+        case AccountChanged():
+            return f"{event.account} {event.change}{_detail(event.detail)}"
         case CoreChanged():
             return f"{event.core} {event.change}{f', process {event.os_pid}' if event.os_pid else ''}{_detail(event.detail)}"
         case HostChanged():

@@ -23,12 +23,15 @@ from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
 from aios.abi.table import ROW_OF, ROWS
 from aios.kernel.access.grants import Grants
+from aios.kernel.amounts import Bound
 from aios.kernel.awaited import awaiting, waited_for
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.fair import cost_of
 from aios.kernel.lanes.lane import Lane, Turn, Withdrawn
 from aios.kernel.lanes.policy import Accounts, Ticket, Waiter
+from aios.kernel.ledger.cashier import Cashier
+from aios.kernel.ledger.payments import Payment
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.programs import Program
 from aios.kernel.record.journal import Journal
@@ -49,6 +52,7 @@ class CallPath:
     def __init__(
         self, clock: Clock, processes: ProcessTable, grants: Grants, lanes: Mapping[str, Lane], journal: Journal,
         events: EventLog, syscalls: Mapping[str, Syscall], deadlines: Deadlines, weight: Callable[[str, str], float],
+        cashier: Cashier,
     ) -> None:  # fmt: skip
         """`weight`: of a tenant (with user ""), or of a user of it."""
         self._loop = asyncio.get_running_loop()  # asked for once: each time would be a system call, getpid
@@ -63,6 +67,7 @@ class CallPath:
         self._verbs = {name: ROWS[name].needs.partition(" ")[0] for name in syscalls}
         self._deadlines = deadlines
         self._weight = weight
+        self._cashier = cashier
         self.draining = False
         self._in_lanes = 0
         self._no_more = asyncio.Event()
@@ -95,7 +100,7 @@ class CallPath:
         finally:
             self._close(call)
         self._tell_end(call, "ok")
-        return Answer(value, call.label, call.id, call.wait_s)
+        return Answer(value, call.label, call.id, call.wait_s, call.cost)
 
     async def drain(self) -> None:
         """Take no new work; return when no call has a turn, or waits for one, any more."""
@@ -199,13 +204,15 @@ class CallPath:
 
     async def _attempts(self, call: Call, syscall: Syscall) -> Any:
         """Act in a turn; once more in another, on another core if there is one, if the core failed before it said anything."""
-        assert call.row.lane is not None and syscall.bind is not None and syscall.plan is not None
+        assert call.row.lane is not None and syscall.bind is not None and syscall.plan is not None and syscall.bound is not None
         call.feasible = syscall.bind(call)
         lane, last = self._lanes[call.row.lane], call.attempt + ATTEMPTS - 1
         while True:
             path_s = call.process.path_s
-            turn = call.turn = await self._turn(call, lane)
+            turn, payment = await self._turn(call, lane, syscall.bound)
+            call.turn, call.granted, call.acted = turn, payment.granted, False
             began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
+            failure: BaseException | None = None
             try:
                 call.core = turn.dispatch.server
                 call.turn_at, call.turn_ns = began, self._clock.now_ns()
@@ -214,22 +221,30 @@ class CallPath:
                 durable = self._journal.commit(self._journal.intent(call, call.plan))
                 if durable is not None:
                     await durable
+                call.acted = True
                 value = await syscall.act(call)
                 ended_well = True
                 return value
-            except CoreFailed:
+            except CoreFailed as error:
+                failure = error
                 if call.stopped is not None or call.attempt >= last or call.first_ns is not None or call.row.repeat == "once":
                     raise
+            except BaseException as error:
+                failure = error
+                raise
             finally:
-                ended = self._give_back(call, turn, ended_well)
+                ended = self._give_back(call, turn, ended_well, payment, failure)
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
 
-    def _give_back(self, call: Call, turn: Turn, ended_well: bool) -> float:
+    def _give_back(
+        self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None
+    ) -> float:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""
         cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
         turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
+        self._cashier.settle(call, payment, failure)
         turn.release()
         ended = self._clock.monotonic()
         if call.frozen is not None:
@@ -262,18 +277,20 @@ class CallPath:
             )
         )  # fmt: skip
 
-    async def _turn(self, call: Call, lane: Lane) -> Turn:
-        """A turn. A call whose process is held gives up its place meanwhile, and queues again."""
+    async def _turn(self, call: Call, lane: Lane, bound_on: Callable[[Call, str], Bound]) -> tuple[Turn, Payment]:
+        """A turn, with what is reserved for it. A call whose process is held gives up its place meanwhile, and queues again."""
         process, asked, again = call.process, call.asked, False
         program = process.program or self._processes.program_of(process, call.options.kind)
         accounts = self._accounts_of(process)
         deadline_s = call.options.deadline_s
         deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
+            await self._cashier.admit(call, bound_on)
+            payment = self._cashier.payment(call)
             waiters = self._waiters_of(process) if process.awaited else ()
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
-                call.near, accounts, program, call.options.remaining_s, deadline, waiters,
+                call.near, accounts, program, call.options.remaining_s, deadline, waiters, payment=payment,
             )  # fmt: skip
             call.requeue = partial(self._lend, lane, ticket, process)
             turn = lane.try_turn(ticket)
@@ -286,13 +303,18 @@ class CallPath:
                     turn = await lane.wait(ticket)
                 except Withdrawn:
                     pass
+                except BaseException:
+                    payment.release()  # who gives up waiting gets nothing reserved
+                    raise
                 finally:
+                    payment.leave()
                     lane.leave(ticket)
                     call.waits = call.ticket = call.withdraw = None
             if process.held is None and turn is not None:
-                return turn
+                return turn, payment
             if turn is not None:
                 turn.settle(0.0)
+                payment.release()
                 turn.release()
             await self._resumed(call)
             asked, again = self._clock.monotonic(), True
@@ -329,7 +351,7 @@ class CallPath:
             CallEnded(
                 call.id, process.pid, process.name, call.row.name, call.cls, outcome, call.asked_ns, call.turn_ns, call.first_ns,
                 call.core, call.attempt, call.input_tokens, call.cached_tokens, call.output_tokens, call.answer,
-                call.options.trace, call.about, frozen_s, seq=self._events.next, at_ns=self._clock.now_ns(),
+                call.options.trace, call.about, frozen_s, call.cost, seq=self._events.next, at_ns=self._clock.now_ns(),
                 tenant=process.tenant,
             )
         )  # fmt: skip

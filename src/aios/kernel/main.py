@@ -37,6 +37,11 @@ from aios.kernel.lanes.lane import Lane, LaneConfig
 from aios.kernel.lanes.policies import policy_of
 from aios.kernel.leases.calls import LeaseCalls
 from aios.kernel.leases.leases import Leases
+from aios.kernel.ledger.book import Book
+from aios.kernel.ledger.calls import AccountCalls
+from aios.kernel.ledger.cashier import Cashier
+from aios.kernel.ledger.ledger import Ledger
+from aios.kernel.ledger.payments import Till
 from aios.kernel.logs import Logs
 from aios.kernel.mail.calls import MailCalls
 from aios.kernel.mail.post import Post
@@ -96,7 +101,8 @@ class Kernel:
         self.events = EventLog(parts.clock)
         self.logs = Logs(parts.clock)
         self._strays = Strays(parts.clock, self.events, self.logs)
-        self.processes = ProcessTable(parts.clock, self.logs.forget)
+        self.accounts = Book()
+        self.processes = ProcessTable(parts.clock, self._forget)
         self.tokens = Tokens(parts.tokens, parts.clock)
         self.down = asyncio.Event()
         self._grants = Grants()
@@ -123,9 +129,15 @@ class Kernel:
         self._grace_s = 0.0
         self._unattended: set[asyncio.Task[Answer | AiosError]] = set()
 
+    def _forget(self, process: Process) -> None:
+        """An ended process is known no more."""
+        self.logs.forget(process)
+        self.accounts.forget(process)
+
     async def __aenter__(self) -> Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
         deadlines = Deadlines(self.clock)
+        self._till = Till(Ledger(self.clock), self.clock)
         holds = Holds(self.clock, deadlines)
         wards = Wards(self._hosts, self.events, self._tasks)
         self._supervisor = Supervisor(
@@ -151,6 +163,7 @@ class Kernel:
             self._syscalls(),
             deadlines,
             self.tokens.weight,
+            Cashier(self.accounts, self._till, self.clock, deadlines, self.events),
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -163,6 +176,7 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events),
             self._embedders,
+            AccountCalls(self.accounts, self._till, self.clock, self.events),
             LaneCalls(self._lanes, self._lane_configs, self.events),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
             MailCalls(self._post, self.processes, self._grants, self.clock),
@@ -189,6 +203,7 @@ class Kernel:
         await self._supervisor.close()
         await self.pool.close()
         await self._embedders.close()
+        self._till.close()
         for task in self._watch:
             task.cancel()
         await self._life.__aexit__(None, None, None)  # not with the block's own error, which a task group would wrap

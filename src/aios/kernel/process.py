@@ -6,7 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +20,7 @@ from aios.abi.request import CallOptions, Class, Request
 from aios.abi.table import Row
 from aios.abi.waits import State, Wait, word_of
 from aios.abi.wire import nearest
+from aios.kernel.amounts import Amount
 from aios.kernel.programs import History, Program
 from aios.ports.clock import Clock
 from aios.ports.kernel import Tell
@@ -59,6 +60,8 @@ class Call(msgspec.Struct, eq=False):
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity.
 
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
+    `bounds`: by server, the most that an attempt can come to there; `granted`: tokens that its answer may have, where they are fewer
+    than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all of them did, nano-dollars.
     `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 
@@ -98,6 +101,11 @@ class Call(msgspec.Struct, eq=False):
     cached_tokens: int = 0
     output_tokens: int = 0
     said_tokens: int = 0
+    bounds: Mapping[str, Any] = {}
+    granted: int | None = None
+    acted: bool = False
+    came_to: Amount | None = None
+    cost: int = 0
     answer: str = ""
     about: str = ""
     stopped: AiosError | None = None
@@ -271,7 +279,7 @@ class Process:
         outcome = self.exit.outcome if self.exit else None
         return ProcessInfo(
             pid=self.pid, name=self.name, kind=self.kind, cls=self.cls, state=state, started_ns=self.started_ns,
-            word=word_of(state, wait.code if wait else None, outcome), agent=self.agent, tenant=self.tenant,
+            word=word_of(state, wait, outcome), agent=self.agent, tenant=self.tenant,
             parent=self.parent.pid if self.parent else None, outcome=outcome, wait=wait, ended_ns=self.ended_ns,
             calls=self.call_count, tokens=self.tokens, restarts=self.life, host_pid=self.host_pid,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 from aios.abi.answers import check_json_value, handed_on
 from aios.abi.errors import Invalid, TooLarge
 from aios.abi.table import Row
+from aios.kernel.amounts import Bound
 from aios.kernel.process import Call
 
 MOST_VALUE_BYTES = 256 * 1024
@@ -32,12 +33,14 @@ class Syscall:
     row's template names. Pure.
     `bind`, `plan`: for rows with a lane. The servers that can do it, of what access has left; and, once it has its turn, all
     that the act will depend on, which is recorded before it begins. Chance is drawn there, and nowhere else.
+    `bound`: for rows with a lane, the most that the act can come to on a server.
     """
 
     act: Callable[[Call], Awaitable[Any]]
     prepare: Callable[[Call], tuple[str, ...]] | None = None
     bind: Callable[[Call], frozenset[str]] | None = None
     plan: Callable[[Call], Any] | None = None
+    bound: Callable[[Call, str], Bound] | None = None
 
 
 def check_range(field: str, value: float, least: float, most: float) -> None:

@@ -7,10 +7,12 @@ that every driver sits.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
 
+from aios.abi.bounds import within
 from aios.abi.errors import NoCore
 from aios.abi.llm import Completion, Count, Delta, Generate, Part, Score, Scores, Tokens
 
@@ -37,13 +39,29 @@ Emit = Callable[[Delta], Awaitable[None] | None]
 """Takes one delta; what it returns, if anything, is awaited before the next: that is the back-pressure."""
 
 
+MOST_PRICE = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Nano-dollars per token: of the question, of what of it had been read before, and of the answer. $3 per million is 3,000."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("input", "cached", "output"):
+            within(field, getattr(self, field), 0, MOST_PRICE)
+
+
 class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a core is. `slots`: calls at once. `window`: tokens of question and answer together, per call.
 
     `queues`: it queues calls beyond its slots by itself (a remote server does): then the lane is one wider than its
     slots, which saves the idle gap between two calls. `exact`: a generation is the same, bit by bit, whatever runs beside it
     and however often it was begun again; said only where that was tried. `reserved`: of a core with the feature `suspend`, calls
-    at once beside `slots` while others are frozen.
+    at once beside `slots` while others are frozen. `price`: None if nobody knows it; under a limit of money it is not used then.
     """
 
     name: str
@@ -56,6 +74,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     local: bool = False
     exact: bool = False
     reserved: int = 0
+    price: Price | None = None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,12 +36,13 @@ class Caller(Protocol):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The end of a call: its reply, its label, the call's id, and the seconds that it waited for a turn."""
+    """The end of a call: its reply, its label, the call's id, the seconds it waited for a turn, and its cost in nano-dollars."""
 
     value: Any
     label: Label
     call: str
     wait_s: float
+    cost: int = 0
 
 
 class Kernel(Protocol):

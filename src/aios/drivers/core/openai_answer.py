@@ -155,7 +155,7 @@ class AnswerReader:
         call, usage = self._call, self._usage
         if usage is None:
             asked = estimated_tokens(call.request.prompt or "", call.request.messages)
-            counted = Usage(input_uncached=asked, output_visible=self._pieces)
+            counted = Usage(input_uncached=asked, output_visible=self._pieces, estimated=True)
         else:
             details, out = usage.prompt_tokens_details, usage.completion_tokens_details
             cached = min((details and details.cached_tokens) or 0, usage.prompt_tokens)

@@ -33,7 +33,7 @@ from aios.drivers.core.openai_wire import (
     error_of,
     estimated_tokens,
 )
-from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, refuse_what_it_cannot
+from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, Price, refuse_what_it_cannot
 
 MOST_ERROR_BYTES = 1 << 16
 KEEP_ALIVE_S = 4.0
@@ -48,7 +48,8 @@ class OpenAIChatConfig:
     """An endpoint: `base_url` up to and with `/v1`, on this machine. `models` empty: those that it lists when we start.
 
     `slots`: calls that it works on at once; it queues more by itself. `window`: tokens per call. `features`: what it can do,
-    which its wire does not tell.
+    which its wire does not tell. `price`: nano-dollars per token (`input`, `cached`, `output`); without it no account with a
+    limit of money uses it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class OpenAIChatConfig:
     slots: int = 8
     window: int = 8192
     features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop"})
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         within("slots", self.slots, 1, 10_000)
@@ -188,6 +190,7 @@ class OpenAIChat:
             window=config.window,
             driver=WIRE,
             queues=True,
+            price=config.price,
         )
 
 

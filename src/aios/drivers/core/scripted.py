@@ -33,7 +33,7 @@ from aios.abi.llm import (
     Usage,
 )
 from aios.drivers.core.text import Tail
-from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, ScoreCall, refuse_what_it_cannot
+from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, Price, ScoreCall, refuse_what_it_cannot
 
 _TOKEN = re.compile(r"\s*\S+|\s+\Z")
 WORDS = ("the", "sea", "is", "wide", "and", "every", "ship", "that", "sails", "it", "comes", "home", "by", "its", "own", "star")
@@ -109,11 +109,12 @@ class ScriptedCore:
         window: int = 4096,
         queues: bool = False,
         reserved: int = 0,
+        price: Price | None = Price(),  # noqa: B008  # frozen
     ) -> None:
         self._answers = answers
         self._info = CoreInfo(
             name=name, models=models, features=features, slots=slots, window=window, driver="scripted", queues=queues, local=True,
-            reserved=reserved,
+            reserved=reserved, price=price,
         )  # fmt: skip
         self._slots = asyncio.Semaphore(slots + reserved)
         self._places: dict[str, _Place] = {}

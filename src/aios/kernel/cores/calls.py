@@ -32,12 +32,14 @@ from aios.abi.llm import (
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
+from aios.kernel.amounts import Bound
 from aios.kernel.cores.affinity import Affinity
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.cores.standing_back import StandingBack
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
+from aios.kernel.ledger.bounds import bound_of, came_to, so_far
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -66,8 +68,8 @@ class CoreCalls:
 
     def syscalls(self) -> dict[str, Syscall]:
         return {
-            "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan),
-            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score),
+            "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan, self._bound),
+            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
             "core.list": Syscall(self._cores),
@@ -93,6 +95,10 @@ class CoreCalls:
             call.near = self._affinity.near(call)
         return feasible
 
+    def _bound(self, call: Call, core: str) -> Bound:
+        assert isinstance(call.request, Generate | Score)
+        return bound_of(call.request, self._pool.info(core))
+
     def _plan(self, call: Call) -> CoreCall:
         """The call as its core gets it. A further attempt is the same call: same id, same seed."""
         request = call.request
@@ -100,9 +106,11 @@ class CoreCalls:
         model = self._pool.model_on(call.core, call.models)
         self._remember(call)
         if isinstance(call.plan, CoreCall):
-            return replace(call.plan, model=model)
+            return replace(call.plan, model=model, request=granted(request, call.granted))
         seed = random.getrandbits(63) if request.seed is None else request.seed
-        return CoreCall(id=self._ids(), model=model, request=request, seed=seed, tenant=call.process.tenant)
+        return CoreCall(
+            id=self._ids(), model=model, request=granted(request, call.granted), seed=seed, tenant=call.process.tenant
+        )
 
     def _remember(self, call: Call) -> None:
         """Where a call runs, if it could have run elsewhere."""
@@ -113,6 +121,8 @@ class CoreCalls:
         plan: CoreCall = call.plan
         self._tell_start(call, plan)
         self._may_stand_back(call, plan)
+        if self._pool.info(call.core).local:
+            call.came_to = so_far(call.bounds[call.core], 0)
         completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
         self._note(call, completion.usage, fingerprint(completion.choices))
         return completion
@@ -151,19 +161,22 @@ class CoreCalls:
         """What a call came to, where it is counted."""
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
         call.answer = answer
+        call.came_to = came_to(usage, self._pool.info(call.core).price)
         self._pool.add_usage(call.core, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
 
     def _emitter(self, call: Call) -> Emit:
         """Passes deltas on, and waits for a reader whose buffer is full."""
-        tell, now_ns = call.tell, self._clock.now_ns
+        tell, now_ns, local = call.tell, self._clock.now_ns, self._pool.info(call.core).local
 
         def emit(delta: Delta) -> Awaitable[None] | None:
             if call.first_ns is None:
                 call.first_ns = now_ns()
             before = call.said_tokens
             call.said_tokens += delta.tokens or 1
+            if local:
+                call.came_to = so_far(call.bounds[call.core], call.said_tokens)
             if call.said_tokens // QUANTUM_TOKENS > before // QUANTUM_TOKENS and isinstance(call.turn, Turn):
                 call.turn.quantum_over()
             full = tell(delta) if tell is not None else None
@@ -222,6 +235,11 @@ def _paths_of(asked: str, models: tuple[str, ...]) -> tuple[str, ...]:
 def fingerprint(choices: tuple[Choice | LabelScore, ...]) -> str:
     """A hash of what a model answered, 16 hexadecimal digits: equal for equal answers."""
     return blake2b(_answers.encode(choices), digest_size=8).hexdigest()
+
+
+def granted(request: Generate, tokens: int | None) -> Generate:
+    """A request for no more tokens than were reserved for its answers (None: as many as it likes)."""
+    return request if tokens is None else replace(request, max_tokens=tokens // request.n)
 
 
 def asked_model(call: Call) -> str:

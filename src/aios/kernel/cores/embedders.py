@@ -13,9 +13,11 @@ from aios.abi.label import FIRST_PARTY
 from aios.abi.llm import Embed, Embeddings, Model, Usage
 from aios.abi.system import EmbedderState
 from aios.abi.wire import nearest
+from aios.kernel.amounts import Bound
 from aios.kernel.cores.pool import DEFAULT
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Lane, Server
+from aios.kernel.ledger.bounds import bound_of_embedding, came_to
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.core import CoreEvent
@@ -50,7 +52,7 @@ class Embedders:
         self._events.add(CoreChanged, core=event.core, change=event.change, detail=event.detail, os_pid=event.pid)
 
     def syscalls(self) -> dict[str, Syscall]:
-        return {"llm.embed": Syscall(self._embed, self._resources, self._bind, self._plan)}
+        return {"llm.embed": Syscall(self._embed, self._resources, self._bind, self._plan, self._bound)}
 
     @property
     def models(self) -> frozenset[str]:
@@ -116,6 +118,10 @@ class Embedders:
             )
         return frozenset((info.name,))
 
+    def _bound(self, call: Call, server: str) -> Bound:
+        assert isinstance(call.request, Embed)
+        return bound_of_embedding(call.request, self._infos[self._model(call.request.model)].window)
+
     def _plan(self, call: Call) -> EmbedPlan:
         """A further attempt is the same call, under the same id."""
         assert isinstance(call.request, Embed)
@@ -129,6 +135,7 @@ class Embedders:
         self._tokens[plan.model] += found.tokens
         call.process.tokens += found.tokens
         call.input_tokens = found.tokens
+        call.came_to = came_to(Usage(found.tokens), None)
         call.label = call.process.label.join(FIRST_PARTY)
         return Embeddings(
             id=plan.id, model=plan.model, core=info.name, dimensions=info.dimensions, vectors=found.vectors, cut=found.cut,

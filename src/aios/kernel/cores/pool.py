@@ -68,6 +68,10 @@ class Pool:
     def core(self, name: str) -> Core:
         return self._cores[name]
 
+    def info(self, name: str) -> CoreInfo:
+        """What a core is."""
+        return self._infos[name]
+
     def add_usage(self, name: str, usage: Usage) -> None:
         """A call on this core has ended well."""
         given, cached, made = self._tokens[name]

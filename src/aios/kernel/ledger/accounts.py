@@ -8,24 +8,12 @@ reserved already holds what it can at once, and the rest as reservations are set
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from aios.abi.account import UNITS, Window
+from aios.kernel.amounts import CALLS, MONEY, TOKENS, Amount
 from aios.kernel.ledger.windows import HOUR_NS, LATEST_NS, TIMED, begun_ns
 
-MONEY, TOKENS, CALLS = range(len(UNITS))
 NONE_SPENT = (0,) * len(UNITS)
-
-
-class Amount(NamedTuple):
-    """So much of each unit. Money is in nano-dollars."""
-
-    money: int = 0
-    tokens: int = 0
-    calls: int = 0
-
-
-NOTHING = Amount()
 
 
 @dataclass(slots=True)

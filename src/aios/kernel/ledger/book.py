@@ -14,7 +14,7 @@ MOST_ACCOUNTS = 200_000
 
 
 class Book:
-    """Accounts by path: `/`, `/TENANT`, `/TENANT/@USER`, `/TENANT/AGENT`, `/TENANT/@USER/AGENT`, and below the agent its processes.
+    """Accounts by path: `/`, `/TENANT`, `/TENANT/@USER`, `/TENANT/AGENT` or `/TENANT/@USER/AGENT`, below which are its processes.
 
     A process stands below the one that started it, so that a limit of an agent is one of all that it begins; the first one stands
     below its agent. The account of a process is there as long as that is known; all others stay.

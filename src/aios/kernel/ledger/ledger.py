@@ -12,28 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from aios.kernel.ledger.accounts import MONEY, NOTHING, TOKENS, Account, Amount, Limit
+from aios.kernel.amounts import MONEY, NOTHING, TOKENS, Amount, Bound
+from aios.kernel.ledger.accounts import Account, Limit
 from aios.ports.clock import Clock
 
 Because = Literal["spent", "reserved", "limit", "overbilled", "price"]
-
-
-class Bound(msgspec.Struct, frozen=True):
-    """The most that a call can come to. `fixed`: whatever it answers; `per_token`: nano-dollars of each token of its answer.
-
-    `most`: tokens that it may answer with, `least`: the fewest that are of use. `priced`: whether anybody knows its price.
-    """
-
-    fixed: Amount
-    per_token: int
-    most: int
-    least: int = 1
-    priced: bool = True
-
-    def of(self, tokens: int) -> Amount:
-        """The most that it comes to with so many tokens."""
-        fixed = self.fixed
-        return Amount(fixed.money + self.per_token * tokens, fixed.tokens + tokens, fixed.calls)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,7 @@
 """How a call comes to its reservation: in the very step that gives it a turn, or later, when others have given back.
 
-A call that has its turn and whose accounts are short only of what is reserved for others steps aside: it waits at the account that
-is short, with those of its class in the order in which they came, and goes back into its lane when there is room. Whoever comes
+A call that has its turn and whose accounts are short only of what is reserved for others steps aside: it waits at the one that is
+short, with those of its class in the order in which they came, and goes back into its lane when there is room. Whoever comes
 after it waits behind it, so that many small calls do not keep out a large one. One that is short of what is spent is not for this
 place: it is refused, or parked until the limit is raised or the window ends.
 """
@@ -16,8 +16,9 @@ from typing import Literal
 
 from aios.abi.request import CLASSES, Class
 from aios.abi.waits import Wait
-from aios.kernel.ledger.accounts import NOTHING, Account, Amount
-from aios.kernel.ledger.ledger import Bound, Ledger, Reservation, Short
+from aios.kernel.amounts import NOTHING, Amount, Bound
+from aios.kernel.ledger.accounts import Account
+from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import HOUR_NS
 from aios.ports.clock import Clock
 
@@ -46,6 +47,16 @@ class Payment:
     def leave(self) -> None:
         """It waits no longer."""
         self._till.leave(self)
+
+    @property
+    def granted(self) -> int | None:
+        """Tokens that the answer may have, if they are fewer than the call could take."""
+        assert self.reservation is not None
+        return self.reservation.tokens if self.reservation.tokens < self.bounds[self.server].most else None
+
+    def release(self) -> None:
+        """Give back all that is reserved, if anything: nothing was done."""
+        self.settle(NOTHING)
 
     def settle(self, actual: Amount | None) -> Amount:
         """See `Ledger.settle`; what was not reserved is not settled."""
@@ -83,7 +94,7 @@ class Till:
         if short is None:
             got = self.ledger.reserve(payment.accounts, payment.bounds[server])
             if isinstance(got, Reservation):
-                payment.reservation = got
+                payment.reservation, payment.server = got, server
                 return "taken"
             if got.lasts:
                 payment.short = got

@@ -1,0 +1,80 @@
+"""The most that a request to a model can come to, before it is made."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aios.abi.llm import Embed, Generate, Message, Score, Usage
+from aios.kernel.amounts import Amount, Bound
+from aios.ports.core import CoreInfo, Price
+
+PER_MESSAGE = 32
+"""Tokens that a model's template puts around a message, at most."""
+PER_REQUEST = 512
+"""And around them all."""
+PER_IMAGE = 20_000
+USEFUL_TOKENS = 256
+"""Of an answer: a call for which there is less room waits, if it has asked for more."""
+MOST_TOKENS = 2**40
+"""In a usage that can be true."""
+FREE = Price()
+
+_encode = msgspec.json.Encoder().encode
+
+
+def bound_of(request: Generate | Score, info: CoreInfo) -> Bound:
+    """The most that a request can come to on a core. A token is at least a byte of UTF-8."""
+    price = info.price or FREE
+    given = input_bound(request.messages, request.prompt or "")
+    if isinstance(request, Score):
+        given *= len(request.labels) + 1
+        given += sum(map(_bytes, request.labels)) * 2 + _bytes(request.baseline or "") * len(request.labels)
+        most = least = 0
+    else:
+        given += 2 * len(_encode(request.tools)) + len(_encode(request.response_format)) if request.tools else 0
+        most = request.max_tokens or info.window
+        if info.local:
+            most = min(most, info.window)
+        least = min(most, USEFUL_TOKENS) * request.n
+        most *= request.n
+    if info.local:
+        given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
+    fixed = Amount(given * max(price.input, price.cached), given, 1)
+    return Bound(fixed, price.output, most, least, info.price is not None)
+
+
+def bound_of_embedding(request: Embed, window: int) -> Bound:
+    """The most that texts can come to. What embeds is on this machine, and is not paid for."""
+    return Bound(Amount(0, sum(min(_bytes(text) + PER_MESSAGE, window) for text in request.texts), 1), 0, 0, 0)
+
+
+def input_bound(messages: tuple[Message, ...], prompt: str) -> int:
+    """Tokens of a question, at most."""
+    return PER_REQUEST + _bytes(prompt) + sum(map(_message, messages))
+
+
+def _message(message: Message) -> int:
+    content = message.content
+    if type(content) is str and not message.tool_calls and message.extra is None:
+        return PER_MESSAGE + _bytes(content) + _bytes(message.name or "") + _bytes(message.tool_call_id or "")
+    images = 0 if type(content) is str else sum(part.type != "text" for part in content)  # type: ignore[union-attr]  # parts
+    return PER_MESSAGE * (1 + len(message.tool_calls)) + len(_encode(message)) + images * PER_IMAGE
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def came_to(usage: Usage, price: Price | None) -> Amount | None:
+    """What a usage comes to; None for one that cannot be true, or that nobody told."""
+    parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning)
+    if usage.estimated or not all(0 <= part <= MOST_TOKENS for part in parts):
+        return None
+    each = price or FREE
+    money = usage.input_uncached * each.input + usage.cache_read * each.cached + usage.output_tokens * each.output
+    return Amount(money, usage.input_tokens + usage.output_tokens, 1)
+
+
+def so_far(bound: Bound, said: int) -> Amount:
+    """What a generation came to that was ended in its midst, on a core of this machine, which makes no token unheard."""
+    return bound.of(min(said, bound.most))

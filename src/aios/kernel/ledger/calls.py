@@ -1,0 +1,96 @@
+"""The rows `account.*`."""
+
+from __future__ import annotations
+
+from aios.abi.account import UNITS, WINDOWS, AccountList, AccountState, LimitState, SetLimit, ShowAccounts
+from aios.abi.errors import NotFound, TooLarge
+from aios.abi.event import AccountChanged
+from aios.kernel.events import EventLog
+from aios.kernel.ledger.accounts import Account, Limit
+from aios.kernel.ledger.book import Book
+from aios.kernel.ledger.cashier import words
+from aios.kernel.ledger.payments import Till
+from aios.kernel.ledger.windows import ends_ns
+from aios.kernel.process import Call
+from aios.kernel.syscall import Syscall
+from aios.ports.clock import Clock
+
+MOST_SHOWN = 10_000
+
+
+class AccountCalls:
+    """Shows accounts, and limits them."""
+
+    def __init__(self, book: Book, till: Till, clock: Clock, events: EventLog) -> None:
+        self._book = book
+        self._till = till
+        self._clock = clock
+        self._events = events
+
+    def syscalls(self) -> dict[str, Syscall]:
+        return {"account.show": Syscall(self._show), "account.limit": Syscall(self._limit)}
+
+    async def _show(self, call: Call) -> AccountList:
+        request = call.request
+        assert isinstance(request, ShowAccounts)
+        account = self._visible(call, request.account)
+        found = list(self._book.below(account)) if request.below else [account]
+        if len(found) > MOST_SHOWN:
+            raise TooLarge(f"there are {len(found):,} accounts below `{account.name}`: name one of them", field="account")
+        return AccountList(accounts=tuple(map(self.state, found)), at_ns=self._clock.now_ns())
+
+    def _visible(self, call: Call, path: str | None) -> Account:
+        """An account that a caller may see: its own and those below; operators see all. Raises `NotFound`, for others too."""
+        own = self._book.of(call.process)
+        if path is None:
+            return own
+        if call.process.operator or path == own.name or path.startswith(own.name + "/"):
+            return self._book.named(path)
+        raise NotFound(f"there is no account `{path[:200]}` below `{own.name}`", field="account")
+
+    async def _limit(self, call: Call) -> AccountState:
+        request = call.request
+        assert isinstance(request, SetLimit)
+        account = self._book.limited(request.account)
+        account.turn(self._clock.now_ns())
+        unit = UNITS.index(request.unit)
+        account.limit(request.window, unit, request.amount, request.soft)
+        account.overbilled = 0
+        most = "no limit" if request.amount is None else words(unit, request.amount)
+        tenant = account.name.split("/")[1]
+        detail = f"{request.unit} per {request.window}: {most}, by {call.process.name}"
+        self._events.add(AccountChanged, tenant=tenant, account=account.name, change="limited", detail=detail)
+        self._till.tell_changed(account)
+        return self.state(account)
+
+    def state(self, account: Account) -> AccountState:
+        """An account as others see it."""
+        now_ns = self._clock.now_ns()
+        for each in account.path:
+            each.turn(now_ns)
+        above = [limit_state(each, limit, now_ns) for each in account.path for limit in each.limits]
+        tightest: dict[tuple[str, str], LimitState] = {}
+        for state in above:
+            kept = tightest.get((state.unit, state.window))
+            if kept is None or state.free < kept.free:
+                tightest[state.unit, state.window] = state
+        timed = [window for window in WINDOWS if window != "call"]
+        return AccountState(
+            account=account.name,
+            spent={window: {name: account.spent_in(window, unit) for unit, name in enumerate(UNITS)} for window in timed},
+            reserved=dict(zip(UNITS, account.reserved, strict=True)),
+            limits=tuple(limit_state(account, limit, now_ns) for limit in account.limits),
+            effective=tuple(tightest.values()),
+            overbilled=account.overbilled,
+            waiting=self._till.waiting_at(account),
+        )
+
+
+def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
+    """A limit as others see it."""
+    whole = limit.window != "call"
+    return LimitState(
+        account=account.name, unit=UNITS[limit.unit], window=limit.window, wanted=limit.wanted, amount=limit.amount,
+        spent=account.spent_in(limit.window, limit.unit), reserved=account.reserved[limit.unit] if whole else 0, soft=limit.soft,
+        resets_ns=ends_ns(limit.window, now_ns),
+    )  # fmt: skip

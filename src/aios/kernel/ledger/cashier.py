@@ -1,0 +1,166 @@
+"""What the call path asks of the ledger: may this call begin, what does its turn cost, what did it come to."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+
+from aios.abi.account import UNITS, Window
+from aios.abi.errors import BadRequest, ContextFull, OverBudget, Refused
+from aios.abi.event import AccountChanged
+from aios.abi.request import Class, lower
+from aios.abi.waits import Wait
+from aios.kernel.amounts import CALLS, MONEY, NOTHING, Amount, Bound
+from aios.kernel.deadlines import Deadlines
+from aios.kernel.events import EventLog
+from aios.kernel.ledger.accounts import Account
+from aios.kernel.ledger.book import Book
+from aios.kernel.ledger.ledger import Short
+from aios.kernel.ledger.payments import Payment, Till
+from aios.kernel.ledger.windows import ends_ns
+from aios.kernel.process import Call, Process
+from aios.ports.clock import Clock
+
+NANO = 10**9
+NOTHING_DONE = (Refused, BadRequest, ContextFull)
+"""A core that says this before its first word has done nothing."""
+SOFT: Class = "batch"
+"""The class of calls beyond a soft limit."""
+
+
+class Cashier:
+    """Joins accounts, limits and calls. `book`: the accounts; `till`: where reservations are made."""
+
+    def __init__(self, book: Book, till: Till, clock: Clock, deadlines: Deadlines, events: EventLog) -> None:
+        self._book = book
+        self._till = till
+        self._clock = clock
+        self._deadlines = deadlines
+        self._events = events
+
+    async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> None:
+        """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
+
+        Where there is none it is parked until there is, or ends in `OverBudget`.
+        """
+        accounts = self._book.of(call.process).path
+        bounds = {server: bound_on(call, server) for server in call.feasible}
+        while any(account.limits or account.overbilled for account in accounts):
+            shorts = {server: self._till.ledger.lasting(accounts, bound) for server, bound in bounds.items()}
+            able = frozenset(server for server, short in shorts.items() if short is None)
+            if able:
+                call.feasible = able
+                self._soften(call, accounts)
+                break
+            short = next(short for short in shorts.values() if short is not None)
+            bound = bounds[next(iter(shorts))]
+            if not parks(call.process):
+                self._tell(short.account, "refused", f"{call.process.name}: {why(short, bound, self._now_ns())}")
+                raise OverBudget(why(short, bound, self._now_ns()), retry_after_s=None)
+            await self._park(call, short, bound)
+        call.bounds = bounds
+
+    async def _park(self, call: Call, short: Short, bound: Bound) -> None:
+        """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
+        account, now_ns = short.account, self._now_ns()
+        ends = ends_ns(short.limit.window, now_ns) if short.limit is not None else None
+        eta_s = (ends - now_ns) / NANO if ends is not None and short.because == "spent" else None
+        wait = Wait(code="B", on=why(short, bound, now_ns), since_ns=now_ns, holder=account.name, eta_s=eta_s, parked=True)
+        self._tell(account, "parked", f"{call.process.name}: {wait.on}")
+        self._deadlines.pause(call)
+        call.waits = lambda: wait
+        try:
+            await self._till.changed(account)
+        finally:
+            call.waits = None
+            self._deadlines.go_on(call)
+
+    @staticmethod
+    def _soften(call: Call, accounts: tuple[Account, ...]) -> None:
+        """Beyond a soft limit a call is of a lower class."""
+        for account in accounts:
+            if any(limit.soft is not None and account.gone(limit) >= limit.soft for limit in account.limits):
+                call.cls = lower(call.cls, SOFT)
+
+    def payment(self, call: Call) -> Payment:
+        """What the next attempt of a call has to reserve with its turn."""
+        return Payment(self._till, self._book.of(call.process).path, call.bounds, call.cls, call.asked_ns)
+
+    def settle(self, call: Call, payment: Payment, error: BaseException | None) -> None:
+        """An attempt that had its turn has ended, in an error or well: book what it came to."""
+        if payment.reservation is None:
+            return
+        reserved = payment.reservation.amount
+        over = payment.settle(self._came_to(call, reserved, error))
+        if over != NOTHING:
+            self._alarm(call, payment, over)
+
+    def _came_to(self, call: Call, reserved: Amount, error: BaseException | None) -> Amount | None:
+        """What is known of it; None for what cannot be known."""
+        actual = call.came_to
+        call.came_to = None
+        if error is not None and (not call.acted or (isinstance(error, NOTHING_DONE) and not call.said_tokens)):
+            actual = NOTHING
+        spent = reserved if actual is None else actual
+        call.cost += spent.money
+        return actual
+
+    def _alarm(self, call: Call, payment: Payment, over: Amount) -> None:
+        said = ", ".join(f"{words(unit, amount)}" for unit, amount in enumerate(over) if amount)
+        blocked = [account for account in payment.accounts if account.overbilled]
+        for account in blocked or payment.accounts[-1:]:
+            self._tell(account, "overbilled", f"{call.process.name} on {call.core}: {said} beyond what was reserved")
+
+    def _tell(self, account: Account, change: str, detail: str) -> None:
+        tenant = account.name.split("/")[1]
+        self._events.add(AccountChanged, tenant=tenant, account=account.name, change=change, detail=detail)
+
+    def _now_ns(self) -> int:
+        return self._clock.now_ns()
+
+
+def parks(process: Process) -> bool:
+    """Whether a process waits for a higher limit instead of being refused: native agents do, if they do not say otherwise."""
+    manifest = process.manifest
+    return process.kind == "agent" and manifest is not None and not manifest.command and manifest.on_budget == "park"
+
+
+def why(short: Short, bound: Bound, now_ns: int) -> str:
+    """Why a call may not be made, with the account, the window's end and the command that raises the limit."""
+    name, limit = short.account.name, short.limit
+    if limit is None:
+        return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name} ...` sets its limit anew"
+    per = "" if limit.window == "lifetime" else f" per {limit.window}"
+    most = words(limit.unit, limit.wanted) + per
+    raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
+    if short.because == "price":
+        return f"`{name}` has a limit of {most}, and nobody knows the price of the model: set `price` of its core"
+    if short.because == "limit":
+        least = words(limit.unit, bound.of(bound.least)[limit.unit])
+        return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"
+    spent = words(limit.unit, short.account.spent_in(limit.window, limit.unit))
+    ends = ends_ns(limit.window, now_ns)
+    resets = f", begins anew at {utc(ends)}" if ends is not None else ""
+    return f"`{name}` has spent {spent} of {most}{resets}: {raises}"
+
+
+def words(unit: int, amount: int) -> str:
+    """An amount of a unit as people write it."""
+    if unit == MONEY:
+        whole, rest = divmod(amount, NANO)
+        return f"${whole}.{rest:09d}".rstrip("0").rstrip(".")
+    return f"{amount:,} {UNITS[unit]}" if amount != 1 or unit != CALLS else "1 call"
+
+
+def flag(unit: int) -> str:
+    """The option of `aios budget` for a unit."""
+    return "usd" if unit == MONEY else UNITS[unit]
+
+
+def _per(window: Window) -> str:
+    return "" if window == "lifetime" else f" --per {window}"
+
+
+def utc(at_ns: int) -> str:
+    """A moment as people read it."""
+    return f"{datetime.datetime.fromtimestamp(at_ns // NANO, datetime.UTC):%Y-%m-%d %H:%M} UTC"
