@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aios.abi.account import UNITS, WINDOWS, AccountList, AccountState, LimitState, SetLimit, ShowAccounts
-from aios.abi.errors import NotFound, TooLarge
+from aios.abi.errors import Denied, NotFound, TooLarge
 from aios.abi.event import AccountChanged
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.accounts import Account, Limit
@@ -51,6 +51,8 @@ class AccountCalls:
     async def _limit(self, call: Call) -> AccountState:
         request = call.request
         assert isinstance(request, SetLimit)
+        if not call.process.operator:
+            raise Denied(f"`{call.process.name}` cannot limit accounts: an operator does, with `aios budget`")
         account = self._book.limited(request.account)
         account.turn(self._clock.now_ns())
         unit = UNITS.index(request.unit)

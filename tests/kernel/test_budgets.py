@@ -1,0 +1,360 @@
+"""Budgets: what is limited is never overspent, who is short only of what is reserved waits, and who has spent it hears why."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aios.abi.account import AccountState, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.abi.errors import Cancelled, CoreFailed, Denied, NotFound, OverBudget
+from aios.abi.event import ReadEvents
+from aios.abi.llm import Generate, Score, Usage
+from aios.abi.process import Explain, WaitFor
+from aios.abi.system import AddToken
+from aios.drivers.core.scripted import Answers
+from aios.ports.core import CoreCall, Emit, Price
+from aios.ports.gate import Gate
+from aios.testing import Script, ScriptedCore, time
+from aios.testing.kernel import RunningKernel, kernel_for_tests
+
+PRICE = Price(10, 1, 100)
+WORST = 512 + 5
+"""Tokens of `hello`, at most."""
+hello = Generate(prompt="hello", max_tokens=4)
+
+
+def core(answers: Answers = "one two three four five", **fields: Any) -> ScriptedCore:
+    return ScriptedCore(answers, price=PRICE, **fields)
+
+
+async def limit(
+    k: RunningKernel, account: str, amount: int | None, unit: Unit = "money", window: Window = "lifetime", soft: int | None = None
+) -> AccountState:
+    return await k.operator.call(SetLimit(account=account, unit=unit, amount=amount, window=window, soft=soft))
+
+
+async def state(k: RunningKernel, account: str) -> AccountState:
+    return (await k.operator.call(ShowAccounts(account=account))).accounts[0]
+
+
+async def told(k: RunningKernel, kind: str) -> list[Any]:
+    return list((await k.operator.call(ReadEvents(kinds=(kind,)))).events)
+
+
+async def test_what_a_call_came_to_is_spent_in_each_account_above_it() -> None:
+    async with kernel_for_tests([core(Script(text="one two", cached=1))]) as k:
+        token = await k.operator.call(AddToken(agent="client", tenant="acme", user="ann"))
+        await k.attach(token.value).call(Generate(prompt="what is it"))
+        for account in ("/", "/acme", "/acme/@ann", "/acme/@ann/client", "/acme/@ann/client/client-1"):
+            spent = (await state(k, account)).spent
+            assert spent["lifetime"] == spent["hour"] == {"money": 2 * 10 + 1 * 1 + 2 * 100, "tokens": 5, "calls": 1}
+        assert (await told(k, "call"))[-1].cost == 221
+        assert (await state(k, "/acme")).reserved == {"money": 0, "tokens": 0, "calls": 0}
+
+
+async def test_while_a_call_runs_the_most_that_it_can_come_to_is_reserved() -> None:
+    async with kernel_for_tests([core(Script(text="one two", first_s=5))]) as k:
+        gate = await k.session()
+        call = asyncio.ensure_future(gate.call(hello))
+        await asyncio.sleep(1)
+        assert (await state(k, "/local/client")).reserved == {"money": WORST * 10 + 4 * 100, "tokens": WORST + 4, "calls": 1}
+        await call
+        assert (await state(k, "/local/client")).reserved["money"] == 0
+
+
+async def test_who_has_spent_it_is_refused_with_the_account_and_the_command_that_raises_it() -> None:
+    cores = core("one two")
+    async with kernel_for_tests([cores]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 6000, window="day")
+        await gate.call(hello)
+        with pytest.raises(OverBudget) as over:
+            for _ in range(9):
+                await gate.call(hello)
+        assert not over.value.retry and over.value.retry_after_s is None
+        assert "`/local/client` has spent $0.00000021 of $0.000006 per day, begins anew at 2023-11-15 00:00 UTC" in str(
+            over.value
+        )
+        assert "`aios budget /local/client --usd AMOUNT --per day` raises it" in str(over.value)
+        assert len(cores.calls) == 1
+        assert (await told(k, "account"))[-1].change == "refused"
+        await limit(k, "/local/client", 12000, window="day")
+        await gate.call(hello)
+
+
+async def test_calls_that_are_short_of_what_is_reserved_wait_and_none_is_refused() -> None:
+    cores = core(Script(text="one two", first_s=1), slots=64)
+    async with kernel_for_tests([cores]) as k:
+        gate = await k.session()
+        most = WORST * 10 + 4 * 100
+        await limit(k, "/local/client", 30_000)
+        calls = [asyncio.ensure_future(gate.call(hello)) for _ in range(20)]
+        await asyncio.sleep(0.5)
+        now = await state(k, "/local/client")
+        assert now.reserved["money"] == 5 * most and now.waiting == 15
+        explained = await k.operator.call(Explain(pid=gate.process.name))
+        assert {call.wait.code for call in explained.calls if call.wait is not None} == {"B"}
+        await asyncio.gather(*calls)
+        assert (await state(k, "/local/client")).spent["lifetime"]["calls"] == 20
+        assert time() >= 4
+
+
+async def test_where_there_is_less_room_than_a_call_would_like_its_answer_is_shorter() -> None:
+    cores = core(" ".join(["word"] * 2000), window=4000)
+    async with kernel_for_tests([cores]) as k:
+        gate = await k.session()
+        await limit(k, "/local", WORST * 10 + 100 * 300)
+        answer = await gate.call(Generate(prompt="hello", max_tokens=2000))
+        assert answer.usage.output_tokens == cores.calls[0].request.max_tokens == 300
+
+
+async def test_an_agent_is_parked_and_goes_on_when_its_limit_is_raised() -> None:
+    async def work(gate: Gate) -> str:
+        for _ in range(3):
+            await gate.call(hello)
+        return "done"
+
+    async with kernel_for_tests([core()], {"work": work}) as k:
+        await limit(k, "/local/work", WORST * 10 + 500)
+        agent = await k.spawn("work")
+        await asyncio.sleep(50_000 / 100)
+        explained = await k.operator.call(Explain(pid=agent.pid))
+        assert explained.process.word == "parked" and explained.process.wait is not None
+        assert (
+            explained.process.wait.code == "B" and "`aios budget /local/work --usd AMOUNT` raises it" in explained.process.wait.on
+        )
+        await limit(k, "/local/work", 10**9)
+        assert (await k.operator.call(WaitFor(pid=agent.pid))).result == "done"
+
+
+async def test_a_parked_agent_goes_on_when_the_window_begins_anew() -> None:
+    async def work(gate: Gate) -> float:
+        await gate.call(hello)
+        await gate.call(hello)
+        return time()
+
+    async with kernel_for_tests([core()], {"work": work}) as k:
+        await limit(k, "/local/work", 1, "calls", "hour")
+        agent = await k.spawn("work")
+        ended = await k.operator.call(WaitFor(pid=agent.pid))
+        assert ended.result == pytest.approx(3600 - 1_700_000_000 % 3600, abs=1)
+
+
+async def test_an_agent_that_would_rather_fail_does() -> None:
+    async def work(gate: Gate) -> None:
+        await gate.call(hello)
+
+    async with kernel_for_tests([core()], {"work": work}) as k:
+        await limit(k, "/local/work", 5)
+        agent = await k.spawn("work", on_budget="fail")
+        assert (await k.operator.call(WaitFor(pid=agent.pid))).error == "OverBudget"
+
+
+async def test_a_runaway_with_fifty_children_stops_within_one_call_of_each() -> None:
+    async def child(gate: Gate) -> None:
+        while True:
+            await gate.call(hello)
+
+    async def work(gate: Gate) -> None:
+        from_here = [gate.call(spawn_of("child")) for _ in range(50)]
+        await asyncio.gather(*from_here)
+        await asyncio.Event().wait()
+
+    spawn_of: Callable[[str], Any]
+    cores = core(Script(text="one two", first_s=1), slots=64)
+    async with kernel_for_tests([cores], {"work": work, "child": child}) as k:
+        from aios.abi.process import Spawn
+        from aios.testing.kernel import manifest_of
+
+        spawn_of = lambda entry: Spawn(manifest=manifest_of(entry))  # noqa: E731
+        agent = await k.spawn("work", grants=("use /llm/*", "spawn /agents/*"))
+        await asyncio.sleep(10.5)
+        before = len(cores.calls)
+        now = await limit(k, "/local/work", 0)
+        assert before >= 450 and now.limits[0].amount == now.limits[0].spent + now.limits[0].reserved
+        await asyncio.sleep(5)
+        assert len(cores.calls) == before
+        account = await state(k, f"/local/work/{agent.name}")
+        assert account.spent["lifetime"]["calls"] == before and account.effective[0].account == "/local/work"
+
+
+@pytest.mark.parametrize(
+    ("failure", "tokens"), [(CoreFailed("it broke"), 2 * (WORST + 1)), (OverBudget("the provider's own"), WORST + 1)]
+)
+async def test_what_a_core_of_this_machine_said_before_it_failed_is_spent(failure: Any, tokens: int) -> None:
+    script = Script(text="one two three", fail_after=1, failure=failure)
+    async with kernel_for_tests([core(script)]) as k:
+        gate = await k.session()
+        with pytest.raises(type(failure)):
+            await gate.call(hello)
+        assert (await state(k, "/local/client")).spent["lifetime"]["tokens"] == WORST + 1
+        assert (await state(k, "/local/client")).reserved["tokens"] == 0
+
+
+async def test_each_attempt_reserves_anew() -> None:
+    def answer(call: CoreCall) -> Script:
+        return Script(text="one two", fail_after=0 if len(cores.calls) == 1 else None)
+
+    cores = core(answer)
+    async with kernel_for_tests([cores]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10**9)
+        await gate.call(hello)
+        spent = (await state(k, "/local/client")).spent["lifetime"]
+        assert (spent["calls"], spent["tokens"]) == (2, WORST + 1 + 2)
+
+
+class Unknown(ScriptedCore):
+    """A core elsewhere, whose usage is what the test says."""
+
+    usage = Usage(estimated=True)
+
+    def info(self) -> Any:
+        from msgspec.structs import replace
+
+        return replace(super().info(), local=False)
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Any:
+        from msgspec.structs import replace
+
+        return replace(await super().generate(call, emit), usage=self.usage)
+
+
+@pytest.mark.parametrize("usage", [Usage(estimated=True), Usage(-5, 0, 3), Usage(2**62, 0, 3), Usage(0, 0, -(2**70))])
+async def test_a_usage_that_nobody_told_or_that_cannot_be_true_is_charged_in_full(usage: Usage) -> None:
+    unknown = Unknown("one two", price=PRICE)
+    unknown.usage = usage
+    async with kernel_for_tests([unknown]) as k:
+        gate = await k.session()
+        await gate.call(hello)
+        assert (await state(k, "/local/client")).spent["lifetime"]["tokens"] == WORST + 4
+
+
+async def test_a_bill_above_what_was_reserved_is_booked_told_and_blocks_until_a_limit_is_set() -> None:
+    unknown = Unknown("one two", price=PRICE)
+    unknown.usage = Usage(10_000, 0, 3)
+    async with kernel_for_tests([unknown]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10**9)
+        await gate.call(hello)
+        now = await state(k, "/local/client")
+        assert now.spent["lifetime"]["money"] == 100_300 and now.overbilled == 100_300 - WORST * 10 - 400
+        assert [event.change for event in await told(k, "account")] == ["limited", "overbilled"]
+        with pytest.raises(OverBudget, match="`/local/client` is blocked"):
+            await gate.call(hello)
+        unknown.usage = Usage(1, 0, 1)
+        await limit(k, "/local/client", 10**9)
+        await gate.call(hello)
+
+
+async def test_a_call_that_is_given_up_while_it_runs_elsewhere_is_charged_in_full_and_one_that_waits_is_free() -> None:
+    unknown = Unknown(Script(text="one two", token_s=9), price=PRICE, slots=1)
+    async with kernel_for_tests([unknown]) as k:
+        gate = await k.session()
+        runs, waits = (asyncio.ensure_future(gate.call(hello)) for _ in range(2))
+        await asyncio.sleep(1)
+        for call in (waits, runs):
+            call.cancel()
+            with pytest.raises((asyncio.CancelledError, Cancelled)):
+                await call
+        assert (await state(k, "/local/client")).spent["lifetime"] == {
+            "money": WORST * 10 + 400, "tokens": WORST + 4, "calls": 1
+        }  # fmt: skip
+        assert (await state(k, "/")).reserved["money"] == 0
+
+
+async def test_who_gives_up_while_it_stands_aside_leaves_room_for_the_next() -> None:
+    async with kernel_for_tests([core(Script(text="one two", first_s=5), slots=8)]) as k:
+        gate = await k.session()
+        await limit(k, "/local", WORST * 10 + 400 + 500)
+        first, second, third = (asyncio.ensure_future(gate.call(hello)) for _ in range(3))
+        await asyncio.sleep(1)
+        assert (await state(k, "/local")).waiting == 2
+        second.cancel()
+        first.cancel()
+        await asyncio.wait((first, second))
+        assert (await state(k, "/local")).waiting == 1
+        third.cancel()
+
+
+async def test_a_price_that_nobody_knows_is_refused_under_a_limit_of_money_alone() -> None:
+    async with kernel_for_tests([ScriptedCore("x", price=None)]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10**6, "tokens")
+        await gate.call(hello)
+        await limit(k, "/local/client", 10**12)
+        with pytest.raises(OverBudget, match="nobody knows the price of the model: set `price` of its core"):
+            await gate.call(hello)
+
+
+async def test_of_two_cores_the_one_is_used_that_can_be_paid() -> None:
+    dear, free = core(name="dear"), ScriptedCore(name="free", models=("scripted-1",))
+    async with kernel_for_tests([dear, free]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 100)
+        for _ in range(3):
+            assert (await gate.call(hello)).core == "free"
+
+
+async def test_beyond_a_soft_limit_calls_are_of_class_batch() -> None:
+    async with kernel_for_tests([core("one two")]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10**9, soft=1)
+        await gate.call(hello)
+        await gate.call(hello)
+        assert [event.cls for event in await told(k, "dispatch")] == ["standard", "batch"]
+
+
+async def test_a_limit_that_is_lowered_follows_as_calls_end() -> None:
+    async with kernel_for_tests([core(Script(text="one", first_s=1))]) as k:
+        gate = await k.session()
+        call = asyncio.ensure_future(gate.call(hello))
+        await asyncio.sleep(0.5)
+        (lowered,) = (await limit(k, "/local", 10)).limits
+        assert (lowered.wanted, lowered.amount, lowered.free) == (10, WORST * 10 + 400, 0)
+        await call
+        (lowered,) = (await state(k, "/local")).limits
+        assert isinstance(lowered, LimitState) and lowered.amount == lowered.spent == 110
+
+
+async def test_scores_are_paid_for_too() -> None:
+    async with kernel_for_tests([core()]) as k:
+        gate = await k.session()
+        await gate.call(Score(prompt="The sea is", labels=(" wide", " narrow")))
+        assert (await state(k, "/local/client")).spent["lifetime"]["tokens"] == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"amount": -1}, "amount"),
+        ({"amount": float("nan")}, "amount"),
+        ({"amount": 2**60}, "amount"),
+        ({"amount": 5, "soft": 9}, "soft"),
+        ({"amount": 5, "unit": "euro"}, "unit"),
+        ({"amount": 5, "account": "local"}, "account"),
+        ({"amount": 5, "account": "/ｌocal"}, "account"),
+        ({"amount": 5, "account": "/local/../x"}, "account"),
+        ({"amount": 5, "account": "/local/e\u0301"}, "account"),
+    ],
+)
+def test_what_cannot_be_a_limit_is_refused(fields: dict[str, Any], field: str) -> None:
+    import msgspec
+
+    with pytest.raises((ValueError, msgspec.ValidationError), match=field):
+        msgspec.convert({"account": "/local", "unit": "money", **fields}, SetLimit)
+
+
+async def test_clients_see_their_own_account_alone_and_limit_none() -> None:
+    async with kernel_for_tests([core()]) as k:
+        mine, other = await k.session("mine", ("own /*", "read /*", "use /*")), await k.session("other")
+        await other.call(hello)
+        assert [each.account for each in (await mine.call(ShowAccounts(below=True))).accounts] == ["/local/mine/mine-1"]
+        for account in ("/", "/local", "/local/mine", "/local/other/other-2", "/nobody"):
+            with pytest.raises(NotFound):
+                await mine.call(ShowAccounts(account=account))
+        with pytest.raises(Denied):
+            await mine.call(SetLimit(account="/local/mine", unit="calls", amount=1))
+        with pytest.raises(NotFound):
+            await k.operator.call(SetLimit(account="/local/mine/mine-9", unit="calls", amount=1))
