@@ -64,6 +64,8 @@ REQUIREMENTS = (
     Requirement("row event.read", "Events are read after a cursor and waited for.", f"{CALLS}: event.read (after a cursor)"),
     Requirement("row core.list", "The cores are listed with their load.", f"{CALLS}: core.list"),
     Requirement("row lane.list", "The lanes are listed with their policies.", f"{LANES}: a policy, chosen by name, per lane"),
+    Requirement("row account.show", "A process sees what it has spent, and what may be spent.", f"{CALLS}: account.show"),
+    Requirement("row account.limit", "A limit that is set holds for all that is below it.", f"{CALLS}: account.limit"),
     Requirement("row lane.use", "Another policy decides, and nobody who waits is lost.", f"{LANES}: changed at run time"),
     Requirement("row token.add", "A token is made and its value told once.", f"{CALLS}: token.add"),
     Requirement("row token.list", "Tokens are listed without their values.", f"{CALLS}: token.list"),

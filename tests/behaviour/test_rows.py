@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from requirements import proves
 
+from aios.abi.account import SetLimit, ShowAccounts
 from aios.abi.errors import Denied, Draining, Invalid, Killed, NotFound, Unauthenticated
 from aios.abi.event import ProcessChanged, ReadEvents
 from aios.abi.lane import ListLanes, UseLane
@@ -214,6 +215,26 @@ async def test_list_cores(transport: str) -> None:
         assert (core.name, core.up, core.slots, core.running, cores.waiting) == ("scripted", True, 2, 2, {"standard": 1})
         for call in calls:
             call.cancel()
+
+
+@proves("row account.show", "row account.limit")
+async def test_accounts(transport: str) -> None:
+    async with world(transport, [ScriptedCore("one two")]) as w:
+        gate, operator = await w.process(), w.k.operator
+        await gate.call(Generate(prompt="what is it"))
+        (own,) = (await gate.call(ShowAccounts())).accounts
+        assert own.spent["lifetime"] == own.spent["hour"] == {"money": 0, "tokens": 5, "calls": 1}
+        assert own.reserved["calls"] == 0 and own.effective == ()
+        account = own.account.rpartition("/")[0]
+        with pytest.raises(Denied):
+            await gate.call(SetLimit(account=account, unit="calls", amount=2))
+        with pytest.raises(NotFound):
+            await gate.call(ShowAccounts(account="/"))
+        state = await operator.call(SetLimit(account=account, unit="calls", amount=2))
+        assert [(each.wanted, each.free) for each in state.limits] == [(2, 1)]
+        await gate.call(Generate(prompt="what is it"))
+        (own,) = (await gate.call(ShowAccounts())).accounts
+        assert [(each.account, each.spent, each.free) for each in own.effective] == [(account, 2, 0)]
 
 
 @proves("row lane.list", "row lane.use")

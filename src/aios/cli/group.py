@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("logs", "Show what an agent printed."),
         ("events", "Show what happened."),
         ("models", "List, add, choose and remove models."),
+        ("spend", "Show what was spent, and what may be."),
         ("bench", "Measure what a kernel adds, and what its model does here."),
     ),
     "steer": (
@@ -47,6 +48,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("resume", "Let agents go on that are held."),
         ("nice", "Give agents another class."),
         ("token", "Make, list and revoke tokens."),
+        ("budget", "Limit what accounts may spend."),
     ),
     "know": (("prove", "Prove what AIOS promises, on this machine."),),
 }

@@ -22,6 +22,7 @@ GLYPHS = {
     "queued": "○",
     "running": "●",
     "blocked": "◐",
+    "parked": "◐",
     "sleeping": "·",
     "suspended": "‖",
     "idle": "·",

@@ -7,16 +7,30 @@ from typing import Any
 
 import msgspec
 
-from aios.abi.errors import AiosError, ContextFull, Denied, NeedsApproval, NotFound, QueueFull, RateLimited, Unauthenticated
+from aios.abi.errors import (
+    AiosError,
+    ContextFull,
+    Denied,
+    NeedsApproval,
+    NotFound,
+    OverBudget,
+    QueueFull,
+    RateLimited,
+    Unauthenticated,
+)
 from aios.abi.llm import TokenLogprob
 from aios.server.exchange import code_of
+from aios.server.spent import OverBudgetAgain
 
+QUOTA = "insufficient_quota"
 CODES: dict[type[AiosError], str] = {
     Unauthenticated: "invalid_api_key",
     NotFound: "model_not_found",
     ContextFull: "context_length_exceeded",
     RateLimited: "rate_limit_exceeded",
     QueueFull: "rate_limit_exceeded",
+    OverBudget: QUOTA,
+    OverBudgetAgain: QUOTA,
 }
 """Codes that clients look for; every other error has its own name."""
 TOOL_FIELD = re.compile(r"^(tools\[\d+\])\.(name|description|parameters|strict)\b")
@@ -36,12 +50,16 @@ class _ErrorBody(msgspec.Struct):
 
 def status_of(error: AiosError) -> int:
     """An error's status at OpenAI's doors."""
+    if isinstance(error, OverBudget):
+        return 400 if isinstance(error, OverBudgetAgain) else 429
     return DENIED_STATUS if isinstance(error, Denied | NeedsApproval) else error.http
 
 
 def error_body(error: AiosError, status: int, param: str | None, code: str = "") -> bytes:
     """An error in OpenAI's shape; without a `code` it is the one that clients look for, or the error's own name."""
-    if status == 429:
+    if isinstance(error, OverBudget):
+        kind = QUOTA
+    elif status == 429:
         kind = "rate_limit_error"
     elif status >= 500:
         kind = "server_error"

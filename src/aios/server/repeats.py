@@ -24,11 +24,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi.errors import AiosError, Draining
+from aios.abi.errors import AiosError, Draining, OverBudget
 from aios.abi.llm import Delta
 from aios.abi.request import CallOptions, Event, Request
 from aios.ports.kernel import Answer, Caller, Kernel, Tell
 from aios.server.exchange import HttpRequest, State, Writer
+from aios.server.spent import Spent
 
 LINGER_S = 5.0
 """How long a call goes on whose client went away before it had heard anything."""
@@ -131,6 +132,7 @@ class Repeats:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._spent = Spent()
         self._by_key: dict[bytes, list[Held]] = {}
         self._kept: dict[str, _Kept] = {}
         self._lingering: Counter[str] = Counter()
@@ -142,6 +144,14 @@ class Repeats:
         tell: Tell | None = None,
     ) -> Awaitable[Answer]:  # fmt: skip
         """As the kernel's `call`. `tell` may hear nothing, if the answer is here already. Raises `AiosError`."""
+        try:
+            return await self._call(request, writer, caller, wanted, options, tell)
+        except OverBudget as error:
+            raise self._spent.refusal(request, error) from None
+
+    async def _call(
+        self, request: HttpRequest, writer: Writer, caller: Caller, wanted: Request[Any], options: CallOptions, tell: Tell | None
+    ) -> Answer:
         tries = tries_of(request)
         if tries is None and not self._by_key:
             return self._plain(request, writer, caller, wanted, options, tell)

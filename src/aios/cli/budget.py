@@ -1,0 +1,107 @@
+"""`aios budget`: set and list the limits of accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from aios.abi.account import MOST_AMOUNT, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.abi.errors import NotFound
+from aios.abi.process import List
+from aios.cli.command import Command, as_json
+from aios.cli.money import Dollars, amount_of, per
+from aios.cli.show import put_json, say, since, table
+from aios.sdk.client import Client
+
+COUNT = click.IntRange(0, MOST_AMOUNT)
+HEADERS = ("ACCOUNT", "LIMIT", "SOFT", "SPENT", "RESERVED", "LEFT", "RESETS IN", "WAITING")
+
+
+@click.command(cls=Command)
+@click.argument("account", metavar="[ACCOUNT|PID|NAME]", default=TOP)
+@click.argument("usd", metavar="[USD]", required=False, type=Dollars())
+@click.option("--usd", "dollars", type=Dollars(), metavar="USD", help="Limit money, in dollars.")
+@click.option("--tokens", type=COUNT, metavar="N", help="Limit tokens, of questions and answers together.")
+@click.option("--calls", type=COUNT, metavar="N", help="Limit calls of models.")
+@click.option("--soft", metavar="AMOUNT", help="From there on calls are of class batch; in the unit of the limit.")
+@click.option("--per", "window", type=click.Choice(WINDOWS), default="lifetime", show_default=True, help="For how long, in UTC.")
+@click.option("--none", "lifted", type=click.Choice(UNITS), help="Lift the limit of this unit.")
+@as_json
+def budget(
+    account: str, usd: int | None, dollars: int | None, tokens: int | None, calls: int | None, soft: str | None, window: Window,
+    lifted: Unit | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Limit what an account may spend, or list the limits.
+
+    An account is a path as `/` (all), `/TENANT`, `/TENANT/@USER`, `/TENANT/AGENT`, or a process by its pid or name; what is below
+    it counts too. A limit below what is spent holds at once; calls that wait for a higher one go on when it is raised.
+    """
+    money = usd if dollars is None else dollars
+    asked: list[tuple[Unit, int | None]] = [("money", money), ("tokens", tokens), ("calls", calls)]
+    wanted: list[tuple[Unit, int | None]] = [(unit, amount) for unit, amount in asked if amount is not None]
+    if lifted is not None:
+        wanted.append((lifted, None))
+    if len(wanted) > 1:
+        raise click.UsageError("say one limit at a time")
+    with Client() as kernel:
+        path = path_of(kernel, account)
+        if not wanted:
+            limits(kernel, path, as_json)
+            return
+        unit, amount = wanted[0]
+        state = kernel.call(SetLimit(account=path, unit=unit, amount=amount, window=window, soft=soft_of(unit, soft)))
+    if as_json:
+        put_json(state)
+    elif amount is None:
+        say(f"{path} has no limit of {unit}{per(window)} any more")
+    else:
+        holds = next(each for each in state.limits if (each.unit, each.window) == (unit, window))
+        later = f", now {amount_of(unit, holds.amount)} as that is spent or reserved" if holds.amount > holds.wanted else ""
+        say(f"{path} may spend {amount_of(unit, amount)}{per(window)}{later}; {amount_of(unit, holds.free)} is left")
+
+
+def soft_of(unit: Unit, soft: str | None) -> int | None:
+    """A soft limit in the unit of its limit."""
+    if soft is None:
+        return None
+    return Dollars().convert(soft, None, None) if unit == "money" else COUNT.convert(soft, None, None)
+
+
+def path_of(kernel: Client, named: str) -> str:
+    """The path of an account that was named by it, or by a process. Raises `NotFound`."""
+    if named.startswith("/"):
+        return named
+    processes = {each.pid for each in kernel.call(List()).processes if named in (each.pid, each.name)}
+    for state in kernel.call(ShowAccounts(account=TOP, below=True)).accounts if processes else ():
+        if state.account.rpartition("/")[2] == named:
+            return state.account
+    raise NotFound(f"no process `{named[:80]}` has asked a model yet: name an account, as `/local/AGENT`", field="account")
+
+
+def limits(kernel: Client, path: str, as_json: bool) -> None:
+    """List the limits of an account and of all below it, and those above that hold for it."""
+    found = kernel.call(ShowAccounts(account=path, below=True))
+    if as_json:
+        put_json(found)
+        return
+    lines = list(lines_of(found.accounts[0].effective, path, found.at_ns, "-"))
+    for state in found.accounts:
+        lines += lines_of(state.limits, "", found.at_ns, str(state.waiting))
+    if lines:
+        table(HEADERS, lines)
+    else:
+        say(f"nothing limits {path}: `aios budget {path} --usd 5 --per day` would")
+
+
+def lines_of(states: tuple[LimitState, ...], below: str, at_ns: int, waiting: str) -> Iterator[tuple[str, ...]]:
+    """One line for each limit; with `below` of those above that account alone."""
+    for state in states:
+        if state.account == below:
+            continue
+        yield (
+            state.account, f"{amount_of(state.unit, state.amount)}{per(state.window)}",
+            amount_of(state.unit, state.soft) if state.soft is not None else "-", amount_of(state.unit, state.spent),
+            amount_of(state.unit, state.reserved), amount_of(state.unit, state.free),
+            since(at_ns, state.resets_ns) if state.resets_ns is not None else "-", waiting,
+        )  # fmt: skip

@@ -1,0 +1,42 @@
+"""Amounts of money, tokens and calls as people write and read them. Exact: no amount is ever a float."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+import click
+
+from aios.abi.account import MOST_AMOUNT, Unit, Window
+
+NANO = 10**9
+
+
+class Dollars(click.ParamType):  # type: ignore[type-arg]  # older versions have no argument
+    """Dollars with up to nine decimals, as nano-dollars."""
+
+    name = "dollars"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            nano = Decimal(str(value).removeprefix("$")) * NANO
+            if nano == nano.to_integral_value() and 0 <= nano <= MOST_AMOUNT:
+                return int(nano)
+        except InvalidOperation:
+            pass
+        self.fail(f"{value!r} is no amount: write dollars as `5` or `0.25`, at most {MOST_AMOUNT // NANO:,}", param, ctx)
+
+
+def amount_of(unit: Unit, amount: int) -> str:
+    """An amount of a unit: money in dollars with at least two decimals."""
+    if unit != "money":
+        return f"{amount:,} {unit}"
+    sign, (whole, rest) = "-" if amount < 0 else "", divmod(abs(amount), NANO)
+    decimals = f"{rest:09d}".rstrip("0")
+    return f"{sign}${whole:,}.{decimals:<02}"
+
+
+def per(window: Window) -> str:
+    """` per day`; nothing for a lifetime."""
+    return "" if window == "lifetime" else f" per {window}"

@@ -1,0 +1,85 @@
+"""`aios spend`: what was spent, what is reserved, and how long it will last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from aios.abi.account import TOP, AccountList, AccountState, LimitState, ShowAccounts, Unit
+from aios.cli.command import Command, as_json
+from aios.cli.money import amount_of, per
+from aios.cli.show import duration, put_json, say, table
+from aios.sdk.client import Client
+
+HOUR_NS = 3600 * 10**9
+HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "CALLS", "RESERVED", "LIMIT", "LEFT", "LASTS")
+
+
+@click.command(cls=Command)
+@click.argument("account", default=TOP)
+@click.option("--all", "-a", "everything", is_flag=True, help="Processes too, and accounts that have spent nothing.")
+@as_json
+def spend(account: str, everything: bool, as_json: bool) -> None:
+    """Show what was spent, and what may be.
+
+    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it. The limit is the
+    one that leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
+    """
+    with Client() as kernel:
+        found = kernel.call(ShowAccounts(account=account, below=True))
+    if as_json:
+        put_json(found)
+        return
+    shown = [each for each in found.accounts if everything or is_shown(each, account)]
+    if shown:
+        table(HEADERS, (tuple(cells(each, found)) for each in shown))
+    else:
+        say("nothing was spent yet")
+
+
+def is_shown(state: AccountState, asked: str) -> bool:
+    """Accounts that have spent something or have a limit; of processes those below the one that was asked for."""
+    depth = state.account.count("/") - ("/@" in state.account)
+    used = state.spent["lifetime"]["calls"] or state.limits or state.reserved["calls"]
+    return state.account == asked or bool(used and (depth <= 2 or state.limits or asked != TOP))
+
+
+def cells(state: AccountState, whole: AccountList) -> Iterator[str]:
+    """One line of the table."""
+    yield state.account
+    for window in ("hour", "day", "month", "lifetime"):
+        yield amount_of("money", state.spent[window]["money"])
+    yield f"{state.spent['lifetime']['tokens']:,}"
+    yield f"{state.spent['lifetime']['calls']:,}"
+    yield amount_of("money", state.reserved["money"])
+    limit = tightest(state, whole.at_ns)
+    if limit is None:
+        yield from ("-", "-", "-")
+        return
+    whose = "" if limit.account == state.account else f" of {limit.account}"
+    yield f"{amount_of(limit.unit, limit.amount)}{per(limit.window)}{whose}"
+    yield "BLOCKED" if state.overbilled else amount_of(limit.unit, limit.free)
+    left_s = lasts_s(state, limit, whole.at_ns)
+    yield duration(left_s) if left_s is not None else "-"
+
+
+def tightest(state: AccountState, at_ns: int) -> LimitState | None:
+    """Of the limits that hold for an account the one with the least part left."""
+    return min(state.effective, key=lambda limit: limit.free / max(1, limit.amount), default=None)
+
+
+def lasts_s(state: AccountState, limit: LimitState, at_ns: int) -> float | None:
+    """How long what is left lasts at this hour's rate; None if nothing was spent, or its window ends before."""
+    if limit.window == "call":
+        return None
+    rate = burn(state, limit.unit, at_ns)
+    if not rate:
+        return None
+    left_s = limit.free / rate
+    return left_s if limit.resets_ns is None or left_s * 1e9 < limit.resets_ns - at_ns else None
+
+
+def burn(state: AccountState, unit: Unit, at_ns: int) -> float:
+    """Units per second in this hour."""
+    return state.spent["hour"][unit] / max(1.0, at_ns % HOUR_NS / 1e9)
