@@ -65,7 +65,11 @@ def soft_of(unit: Unit, soft: str | None) -> int | None:
     """A soft limit in the unit of its limit."""
     if soft is None:
         return None
-    return Dollars().convert(soft, None, None) if unit == "money" else COUNT.convert(soft, None, None)
+    if unit == "money":
+        return Dollars().convert(soft, None, None)
+    if not soft.isdecimal() or int(soft) > MOST_AMOUNT:
+        raise click.BadParameter(f"{soft!r} is no number of {unit}", param_hint="--soft")
+    return int(soft)
 
 
 def path_of(kernel: Client, named: str) -> str:

@@ -10,6 +10,10 @@ from aios.cli.command import UNVERIFIED, Command
 from aios.cli.hog import BARS, MEANINGS, POLICY, TAKES_MS
 from aios.cli.hog import hog as measure_hog
 from aios.cli.measured import put, to_file
+from aios.cli.overspend import BARS as SPEND_BARS
+from aios.cli.overspend import CALLERS
+from aios.cli.overspend import MEANINGS as SPEND_MEANINGS
+from aios.cli.overspend import overspend as measure_overspend
 from aios.cli.proof import text
 from aios.cli.show import table
 from aios.kernel.lanes.policies import POLICIES
@@ -41,5 +45,20 @@ def hog(file: IO[bytes] | None, takes_ms: int, policy: str) -> None:
     """
     found = measure_hog(takes_ms, policy)
     put(found, text(found, BARS, MEANINGS), file)
+    if not found.holds:
+        raise click.exceptions.Exit(UNVERIFIED)
+
+
+@prove.command(cls=Command)
+@to_file
+@click.option("--callers", type=click.IntRange(1, 4096), default=CALLERS, hidden=True, help="How many call at once.")
+def overspend(file: IO[bytes] | None, callers: int) -> None:
+    """A thousand callers at once do not spend more than they may.
+
+    They have money for 256 calls, spend nearly all of it and nothing beyond. The control charges after each call, as gateways do,
+    and spends several times as much.
+    """
+    found = measure_overspend(callers)
+    put(found, text(found, SPEND_BARS, SPEND_MEANINGS), file)
     if not found.holds:
         raise click.exceptions.Exit(UNVERIFIED)

@@ -23,13 +23,14 @@ from aios.abi.errors import Failed
 
 MODEL = "waits"
 WHOLE, EVENTS = "application/json", "text/event-stream"
+PROMPT_TOKENS = 60
 PIECES = (
     '{"id":"c","object":"chat.completion.chunk","created":0,"model":"waits","choices":'
     '[{"index":0,"delta":{"role":"assistant","content":"done"},"finish_reason":null}]}',
     '{"id":"c","object":"chat.completion.chunk","created":0,"model":"waits","choices":'
     '[{"index":0,"delta":{},"finish_reason":"stop"}]}',
     '{"id":"c","object":"chat.completion.chunk","created":0,"model":"waits","choices":[],'
-    '"usage":{"prompt_tokens":60,"completion_tokens":1,"total_tokens":61}}',
+    f'"usage":{{"prompt_tokens":{PROMPT_TOKENS},"completion_tokens":1,"total_tokens":{PROMPT_TOKENS + 1}}}}}',
     "[DONE]",
 )
 ANSWER = "".join(f"data: {piece}\n\n" for piece in PIECES).encode()

@@ -137,7 +137,7 @@ class Kernel:
     async def __aenter__(self) -> Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
         deadlines = Deadlines(self.clock)
-        self._till = Till(Ledger(self.clock), self.clock)
+        self.till = Till(Ledger(self.clock), self.clock)
         holds = Holds(self.clock, deadlines)
         wards = Wards(self._hosts, self.events, self._tasks)
         self._supervisor = Supervisor(
@@ -163,7 +163,7 @@ class Kernel:
             self._syscalls(),
             deadlines,
             self.tokens.weight,
-            Cashier(self.accounts, self._till, self.clock, deadlines, self.events),
+            Cashier(self.accounts, self.till, self.clock, deadlines, self.events),
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -176,7 +176,7 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events),
             self._embedders,
-            AccountCalls(self.accounts, self._till, self.clock, self.events),
+            AccountCalls(self.accounts, self.till, self.clock, self.events),
             LaneCalls(self._lanes, self._lane_configs, self.events),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
             MailCalls(self._post, self.processes, self._grants, self.clock),
@@ -203,7 +203,7 @@ class Kernel:
         await self._supervisor.close()
         await self.pool.close()
         await self._embedders.close()
-        self._till.close()
+        self.till.close()
         for task in self._watch:
             task.cancel()
         await self._life.__aexit__(None, None, None)  # not with the block's own error, which a task group would wrap

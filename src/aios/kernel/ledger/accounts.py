@@ -101,8 +101,9 @@ class Account:
         before[MONEY] += spent[MONEY]
         before[TOKENS] += spent[TOKENS]
         before[CALLS] += spent[CALLS]
-        if self.limits:
-            self.lower()
+        for limit in self.limits:
+            if limit.amount != limit.wanted:
+                limit.amount = max(limit.wanted, self.gone(limit))
 
     def lower(self) -> None:
         """Bring limits as near to what is wanted as what is spent and reserved lets them."""

@@ -107,12 +107,15 @@ class Ledger:
         reservation.settled = True
         reserved = reservation.amount
         spent = reserved if actual is None else actual
-        over = Amount(*(max(0, came - most) for came, most in zip(spent, reserved, strict=True)))
+        over = NOTHING
+        if spent.money > reserved.money or spent.tokens > reserved.tokens or spent.calls > reserved.calls:
+            over = Amount(*(max(0, came - most) for came, most in zip(spent, reserved, strict=True)))
         now_ns = self._clock.now_ns()
         for account in reservation.accounts:
             account.turn(now_ns)
             account.settle(reserved, spent)
-            if over != NOTHING:
+            if over is not NOTHING:
+                account.lower()
                 account.overbilled += sum(over[unit] for unit in {limit.unit for limit in account.limits})
         return over
 
