@@ -60,11 +60,12 @@ def outcomes_of(way: str, seeds: Sequence[int], findings: Findings) -> dict[int,
     """What came of a way of charging, by the number of callers."""
     found = {}
     for callers in CALLERS:
-        found[callers] = [run_virtual(spend(WAYS[way], callers, seed)) for seed in seeds]
+        each_seed = found[callers] = [run_virtual(spend(WAYS[way], callers, seed)) for seed in seeds]
         findings.row(
-            f"{callers} callers", way, used=median(each.used for each in found[callers]), billed=median(each.billed for each in found[callers]),
-            overshoot=max(each.overshoot for each in found[callers]), calls=median(each.calls for each in found[callers]),
-            at_once=max(each.most_running for each in found[callers]),
+            f"{callers} callers", way, used=median(each.used for each in each_seed),
+            billed=median(each.billed for each in each_seed), overshoot=max(each.overshoot for each in each_seed),
+            calls=median(each.calls for each in each_seed),
+            at_once=max(each.most_running for each in each_seed),
         )  # fmt: skip
     return found
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from aios.cli import hog
-from benchmarks import convoy, local, overhead, scheduling
+from aios.cli import hog, overspend
+from benchmarks import budget, convoy, local, overhead, scheduling
 from benchmarks.rig.report import RESULTS, Bar, Result, shown
 
 README = Path(__file__).parents[1] / "README.md"
@@ -25,6 +25,8 @@ BARS: Mapping[str, Mapping[str, Bar]] = {
     "local": local.BARS,
     "scheduling": scheduling.BARS,
     "hog": hog.BARS,
+    "budget": budget.BARS,
+    "overspend": overspend.BARS,
 }
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "overhead": overhead.MEANINGS,
@@ -32,6 +34,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "local": local.MEANINGS,
     "scheduling": scheduling.MEANINGS,
     "hog": {name: hog.MEANINGS[name] for name in hog.BARS},
+    "budget": budget.MEANINGS,
+    "overspend": {name: overspend.MEANINGS[name] for name in overspend.BARS},
 }
 
 

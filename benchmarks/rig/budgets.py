@@ -134,7 +134,10 @@ class Resized(After):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Parts of the limit: `used` as the kernel booked it, `billed` by the provider, `overshoot` beyond the limit. `refused_early`: callers refused while enough was only reserved."""
+    """Parts of the limit: `used` as the kernel booked it, `billed` by the provider, `overshoot` beyond the limit.
+
+    `refused_early`: callers refused while enough was only reserved.
+    """
 
     used: float
     billed: float

@@ -86,7 +86,8 @@ def test_a_misspelled_command_is_wrong_usage_and_names_the_nearest() -> None:
     [
         ("ps",), ("why", "x"), ("logs", "x"), ("events",), ("kill", "x"), ("suspend", "x"), ("resume", "x"),
         ("nice", "x", "batch"), ("tree",),
-        ("call", "clock.now"), ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
+        ("call", "clock.now"), ("spend",), ("budget",), ("budget", "/", "5"),
+        ("token", "ls"), ("token", "add", "--agent", "x"), ("token", "rm", "x"),
     ],
 )  # fmt: skip
 def test_without_a_kernel_one_sentence_says_how_to_start_one(arguments: tuple[str, ...], home: Path) -> None:
@@ -117,6 +118,12 @@ def test_down_without_a_kernel_has_nothing_to_do(home: Path) -> None:
         (("events", "-f", "--json"), "--jsonl"),
         (("token", "add", "--agent", "x", "--grant", "everything"), "is no grant"),
         (("token", "add", "--agent", "x", "--weight", "nan"), "0.001 to 1000"),
+        (("budget", "/", "nan"), "is no amount"),
+        (("budget", "/", "--usd=-1"), "is no amount"),
+        (("budget", "/", "0.0000000001"), "is no amount"),
+        (("budget", "/", "1e30"), "is no amount"),
+        (("budget", "/", "5", "--calls", "3"), "one limit at a time"),
+        (("budget", "/", "--tokens", "-1"), "-1"),
         (("token", "add", "--agent", "x", "--tenant", "a/b"), "`tenant` must be"),
     ],
 )

@@ -104,6 +104,17 @@ def test_hog_is_proved_over_http_with_its_control(tmp_path: Path, policy: str, t
     assert not (tmp_path / "home").exists(), "its kernel has a home of its own"
 
 
+@pytest.mark.slow
+@pytest.mark.real
+def test_overspend_is_proved_over_http_with_its_control(tmp_path: Path) -> None:
+    file = tmp_path / "overspend.json"
+    done = aios("prove", "overspend", "--callers", "600", "--json", str(file), home=tmp_path)
+    found: dict[str, Any] = json.loads(file.read_bytes())
+    assert done.returncode == 0 and found["holds"] and "overspend holds" in done.stdout, (done.stderr, found)
+    assert found["figures"]["overshoot"] == 0 and found["figures"]["used"] >= 0.9
+    assert found["control"]["figures"]["overshoot"] > 0 and not found["control"]["holds"]
+
+
 @contextmanager
 def under_way(temporary: Path) -> Iterator[subprocess.Popen[str]]:
     """The proof, in a group of its own as a shell would have it, when its kernel has calls."""

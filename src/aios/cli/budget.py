@@ -76,9 +76,9 @@ def path_of(kernel: Client, named: str) -> str:
     """The path of an account that was named by it, or by a process. Raises `NotFound`."""
     if named.startswith("/"):
         return named
-    processes = {each.pid for each in kernel.call(List()).processes if named in (each.pid, each.name)}
-    for state in kernel.call(ShowAccounts(account=TOP, below=True)).accounts if processes else ():
-        if state.account.rpartition("/")[2] == named:
+    ends = [(f"/{each.tenant}/", f"/{each.name}") for each in kernel.call(List()).processes if named in (each.pid, each.name)]
+    for state in kernel.call(ShowAccounts(account=TOP, below=True)).accounts if ends else ():
+        if any(state.account.startswith(tenant) and state.account.endswith(name) for tenant, name in ends):
             return state.account
     raise NotFound(f"no process `{named[:80]}` has asked a model yet: name an account, as `/local/AGENT`", field="account")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import click
 
@@ -23,7 +23,7 @@ class Dollars(click.ParamType):  # type: ignore[type-arg]  # older versions have
             nano = Decimal(str(value).removeprefix("$")) * NANO
             if nano == nano.to_integral_value() and 0 <= nano <= MOST_AMOUNT:
                 return int(nano)
-        except InvalidOperation:
+        except ArithmeticError:
             pass
         self.fail(f"{value!r} is no amount: write dollars as `5` or `0.25`, at most {MOST_AMOUNT // NANO:,}", param, ctx)
 

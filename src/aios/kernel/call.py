@@ -100,7 +100,8 @@ class CallPath:
         finally:
             self._close(call)
         self._tell_end(call, "ok")
-        return Answer(value, call.label, call.id, call.wait_s, call.cost)
+        quota = self._cashier.quota(call) if call.row.lane is not None else ()
+        return Answer(value, call.label, call.id, call.wait_s, call.cost, quota)
 
     async def drain(self) -> None:
         """Take no new work; return when no call has a turn, or waits for one, any more."""

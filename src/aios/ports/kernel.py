@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.errors import AiosError
 from aios.abi.label import Label
 from aios.abi.request import NO_OPTIONS, CallOptions, Event, Request
@@ -36,13 +37,17 @@ class Caller(Protocol):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The end of a call: its reply, its label, the call's id, the seconds it waited for a turn, and its cost in nano-dollars."""
+    """The end of a call: its reply, its label, the call's id, the seconds it waited for a turn, and its cost in nano-dollars.
+
+    `quota`: of its limits of calls and of tokens those that leave least, one each, where there are any.
+    """
 
     value: Any
     label: Label
     call: str
     wait_s: float
     cost: int = 0
+    quota: tuple[LimitState, ...] = ()
 
 
 class Kernel(Protocol):

@@ -17,6 +17,7 @@ from aios.server.exchange import JSON, Handler, Headers, HttpRequest, Refusal, W
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.message_events import MessageStream, whole_message
 from aios.server.messages import read_message, read_question, version_of
+from aios.server.quota import anthropic_quota_headers
 from aios.server.repeats import Repeats
 
 KINDS: Mapping[int, str] = {
@@ -72,7 +73,7 @@ class AnthropicDoor:
             writer.be_patient(patience_of(request))
             answer = await self._repeats.call(request, writer, caller, asked.request, options)
             body = whole_message(answer.value, self._ids(), asked.thinks)
-            await writer.whole(200, body, [*answer_headers(answer), *more])
+            await writer.whole(200, body, [*answer_headers(answer), *anthropic_quota_headers(answer.quota), *more])
 
     async def _count(self, request: HttpRequest, writer: Writer) -> None:
         question = read_question(request.body, version_of(request.header(b"anthropic-version")))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from aios.abi.account import UNITS, WINDOWS, AccountList, AccountState, LimitState, SetLimit, ShowAccounts
+from aios.abi.account import UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
 from aios.abi.errors import Denied, NotFound, TooLarge
 from aios.abi.event import AccountChanged
 from aios.kernel.events import EventLog
-from aios.kernel.ledger.accounts import Account, Limit
+from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.cashier import words
 from aios.kernel.ledger.payments import Till
-from aios.kernel.ledger.windows import ends_ns
+from aios.kernel.ledger.states import limit_state, tightest
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -70,29 +70,13 @@ class AccountCalls:
         now_ns = self._clock.now_ns()
         for each in account.path:
             each.turn(now_ns)
-        above = [limit_state(each, limit, now_ns) for each in account.path for limit in each.limits]
-        tightest: dict[tuple[str, str], LimitState] = {}
-        for state in above:
-            kept = tightest.get((state.unit, state.window))
-            if kept is None or state.free < kept.free:
-                tightest[state.unit, state.window] = state
         timed = [window for window in WINDOWS if window != "call"]
         return AccountState(
             account=account.name,
             spent={window: {name: account.spent_in(window, unit) for unit, name in enumerate(UNITS)} for window in timed},
             reserved=dict(zip(UNITS, account.reserved, strict=True)),
             limits=tuple(limit_state(account, limit, now_ns) for limit in account.limits),
-            effective=tuple(tightest.values()),
+            effective=tightest(account.path, now_ns),
             overbilled=account.overbilled,
             waiting=self._till.waiting_at(account),
         )
-
-
-def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
-    """A limit as others see it."""
-    whole = limit.window != "call"
-    return LimitState(
-        account=account.name, unit=UNITS[limit.unit], window=limit.window, wanted=limit.wanted, amount=limit.amount,
-        spent=account.spent_in(limit.window, limit.unit), reserved=account.reserved[limit.unit] if whole else 0, soft=limit.soft,
-        resets_ns=ends_ns(limit.window, now_ns),
-    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 
-from aios.abi.account import UNITS, Window
+from aios.abi.account import UNITS, LimitState, Window
 from aios.abi.errors import BadRequest, ContextFull, OverBudget, Refused
 from aios.abi.event import AccountChanged
 from aios.abi.request import Class, lower
@@ -17,6 +17,7 @@ from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.ledger import Short
 from aios.kernel.ledger.payments import Payment, Till
+from aios.kernel.ledger.states import tightest
 from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
 from aios.ports.clock import Clock
@@ -81,6 +82,18 @@ class Cashier:
         for account in accounts:
             if any(limit.soft is not None and account.gone(limit) >= limit.soft for limit in account.limits):
                 call.cls = lower(call.cls, SOFT)
+
+    def quota(self, call: Call) -> tuple[LimitState, ...]:
+        """Of the limits of calls and of tokens those that leave a call's process least, one each."""
+        path = self._book.of(call.process).path
+        if not any(account.limits for account in path):
+            return ()
+        least: dict[str, LimitState] = {}
+        for state in tightest(path, self._now_ns()):
+            kept = least.get(state.unit)
+            if state.unit != "money" and state.window != "call" and (kept is None or state.free < kept.free):
+                least[state.unit] = state
+        return tuple(least.values())
 
     def payment(self, call: Call) -> Payment:
         """What the next attempt of a call has to reserve with its turn."""

@@ -1,0 +1,29 @@
+"""Limits as others see them."""
+
+from __future__ import annotations
+
+from aios.abi.account import UNITS, LimitState
+from aios.kernel.ledger.accounts import Account, Limit
+from aios.kernel.ledger.windows import ends_ns
+
+
+def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
+    """A limit as others see it."""
+    whole = limit.window != "call"
+    return LimitState(
+        account=account.name, unit=UNITS[limit.unit], window=limit.window, wanted=limit.wanted, amount=limit.amount,
+        spent=account.spent_in(limit.window, limit.unit), reserved=account.reserved[limit.unit] if whole else 0, soft=limit.soft,
+        resets_ns=ends_ns(limit.window, now_ns),
+    )  # fmt: skip
+
+
+def tightest(path: tuple[Account, ...], now_ns: int) -> tuple[LimitState, ...]:
+    """Of the limits of an account and all above it those that leave least, one of each unit and window."""
+    found: dict[tuple[str, str], LimitState] = {}
+    for account in path:
+        for limit in account.limits:
+            state = limit_state(account, limit, now_ns)
+            kept = found.get((state.unit, state.window))
+            if kept is None or state.free < kept.free:
+                found[state.unit, state.window] = state
+    return tuple(found.values())

@@ -1,0 +1,41 @@
+"""How much a client may still ask for, in the headers that vendors' clients know."""
+
+from __future__ import annotations
+
+import datetime
+import time
+
+from aios.abi.account import LimitState
+from aios.ports.kernel import Answer
+from aios.server.exchange import Headers
+
+NAMES = {"calls": "requests", "tokens": "tokens"}
+NANO = 10**9
+
+
+def quota_headers(answer: Answer) -> Headers:
+    """As OpenAI says it, and what the call came to in dollars, where it came to anything."""
+    headers: Headers = []
+    for limit in answer.quota:
+        name = NAMES[limit.unit]
+        headers += [
+            (f"x-ratelimit-limit-{name}".encode(), b"%d" % limit.amount),
+            (f"x-ratelimit-remaining-{name}".encode(), b"%d" % max(0, limit.free)),
+        ]
+        if limit.resets_ns is not None:
+            headers.append((f"x-ratelimit-reset-{name}".encode(), b"%ds" % max(0, (limit.resets_ns - time.time_ns()) // NANO)))
+    if answer.cost:
+        headers.append((b"x-aios-cost", f"{answer.cost // NANO}.{answer.cost % NANO:09d}".encode()))
+    return headers
+
+
+def anthropic_quota_headers(quota: tuple[LimitState, ...]) -> Headers:
+    """As Anthropic says it."""
+    headers: Headers = []
+    for limit in quota:
+        name = f"anthropic-ratelimit-{NAMES[limit.unit]}"
+        headers += [(f"{name}-limit".encode(), b"%d" % limit.amount), (f"{name}-remaining".encode(), b"%d" % max(0, limit.free))]
+        if limit.resets_ns is not None:
+            at = datetime.datetime.fromtimestamp(limit.resets_ns // NANO, datetime.UTC)
+            headers.append((f"{name}-reset".encode(), f"{at:%Y-%m-%dT%H:%M:%SZ}".encode()))
+    return headers

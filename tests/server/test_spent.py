@@ -1,0 +1,74 @@
+"""A spent budget at each door: one attempt of every client, and what is left stands in the headers that it knows."""
+
+from typing import Any
+
+import openai
+import pytest
+from served import CHAT, Served, served
+
+from aios.abi.account import SetLimit, Unit, Window
+from aios.ports.core import Price
+from aios.server.local import LocalGate
+from aios.testing import ScriptedCore
+
+QUESTION: dict[str, Any] = {"model": "scripted-1", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+
+
+async def limit(s: Served, amount: int, unit: Unit = "calls", window: Window = "lifetime") -> None:
+    operator = LocalGate(s.kernel, s.kernel.attach(s.kernel.tokens.new_operator()))
+    await operator.call(SetLimit(account="/", unit=unit, amount=amount, window=window))
+
+
+def refused(s: Served) -> int:
+    """How many calls the kernel refused: a client that tries again makes another one."""
+    return s.kernel.statistics().calls_failed
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_openai_client_makes_one_attempt(stream: bool) -> None:
+    async with served(ScriptedCore("one two")) as s, openai.AsyncOpenAI(base_url=s.url + "/v1", api_key=s.token) as client:
+        await limit(s, 0)
+        asked: dict[str, Any] = {**CHAT, "stream": stream}
+        with pytest.raises(openai.RateLimitError) as spent:
+            await client.chat.completions.create(**asked)
+        assert (spent.value.status_code, spent.value.code, spent.value.type) == (429, "insufficient_quota", "insufficient_quota")
+        assert "`aios budget / --calls AMOUNT` raises it" in spent.value.message
+        assert spent.value.response.headers["x-should-retry"] == "false" and refused(s) == 1
+        with pytest.raises(openai.BadRequestError) as again:
+            await client.chat.completions.create(**asked)
+        assert again.value.code == "insufficient_quota" and refused(s) == 2
+
+
+@pytest.mark.real
+async def test_so_does_one_that_asks_for_responses() -> None:
+    async with served(ScriptedCore("one two")) as s, openai.AsyncOpenAI(base_url=s.url + "/v1", api_key=s.token) as client:
+        await limit(s, 0)
+        with pytest.raises(openai.RateLimitError):
+            await client.responses.create(model="scripted-1", input="hello")
+        assert refused(s) == 1
+
+
+async def test_anthropic_clients_are_told_402_and_not_to_try_again() -> None:
+    async with served(ScriptedCore("one two")) as s:
+        await limit(s, 0)
+        for _ in range(2):
+            async with s.post("/v1/messages", QUESTION, anthropic_version="2023-06-01") as spent:
+                assert (spent.status, spent.headers["x-should-retry"]) == (402, "false")
+                assert (await spent.json())["error"]["type"] == "billing_error"
+
+
+async def test_what_is_left_stands_in_the_headers_that_clients_know() -> None:
+    async with served(ScriptedCore("one two", price=Price(1, 1, 10**9))) as s:
+        async with s.post("/v1/chat/completions", CHAT) as free:
+            assert free.headers["x-aios-cost"].startswith("2.0") and "x-ratelimit-limit-tokens" not in free.headers
+        await limit(s, 10)
+        await limit(s, 100_000, "tokens", "hour")
+        async with s.post("/v1/chat/completions", CHAT) as answer:
+            said = answer.headers
+            assert (said["x-ratelimit-limit-requests"], said["x-ratelimit-remaining-requests"]) == ("10", "8")
+            assert int(said["x-ratelimit-remaining-tokens"]) < 100_000 and said["x-ratelimit-reset-tokens"].endswith("s")
+        async with s.post("/v1/messages", QUESTION, anthropic_version="2023-06-01") as answer:
+            said = answer.headers
+            assert (said["anthropic-ratelimit-requests-limit"], said["anthropic-ratelimit-requests-remaining"]) == ("10", "7")
+            assert said["anthropic-ratelimit-tokens-reset"].endswith("Z")
