@@ -358,7 +358,6 @@ def test_a_token_is_shown_once_works_at_the_door_and_is_worthless_when_it_was_re
 
 
 def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Place) -> None:
-    fleet.aios("call", "llm.generate", "prompt=hello", "max_tokens=2")
     set_it = fleet.aios("budget", "/nobody/agent", "0.25", "--per", "day", "--soft", "0.1")
     assert "/nobody/agent may spend $0.25 per day; $0.25 is left" in set_it.stderr
     fleet.aios("budget", "/nobody", "--tokens", "1000")
@@ -366,11 +365,8 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     assert re.search(r"^/nobody +1,000 tokens +- +0 tokens +0 tokens +1,000 tokens +- ", listed, re.MULTILINE)
     assert re.search(r"^/nobody/agent +\$0\.25 per day +\$0\.10 +\$0\.00 ", listed, re.MULTILINE)
     spent = fleet.aios("spend").stdout
-    assert re.search(r"^/local +\$0\.00 ", spent, re.MULTILINE) and re.search(
-        r"^/nobody/agent .*\$0\.25 per day", spent, re.MULTILINE
-    )
-    [top, *_] = fleet.json("spend", "--json")["accounts"]
-    assert top["account"] == "/" and top["spent"]["lifetime"]["calls"] >= 1
+    assert re.search(r"^/nobody/agent +\$0\.00 .*1,000 tokens of /nobody", spent, re.MULTILINE)
+    assert fleet.json("spend", "--json")["accounts"][0]["account"] == "/"
     assert "no account `/nowhere`" in fleet.aios("spend", "/nowhere", expect=4).stderr
     assert (
         "has no limit of money per day any more"

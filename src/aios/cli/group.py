@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("resume", "Let agents go on that are held."),
         ("nice", "Give agents another class."),
         ("token", "Make, list and revoke tokens."),
-        ("budget", "Limit what accounts may spend."),
+        ("budget", "Limit what an account may spend, or list the limits."),
     ),
     "know": (("prove", "Prove what AIOS promises, on this machine."),),
 }
