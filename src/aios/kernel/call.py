@@ -286,8 +286,8 @@ class CallPath:
         deadline_s = call.options.deadline_s
         deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
-            await self._cashier.admit(call, bound_on)
-            payment = self._cashier.payment(call)
+            payment = self._cashier.payment(call, bound_on) or await self._cashier.admit(call, bound_on)
+            call.bounds = payment.bounds
             waiters = self._waiters_of(process) if process.awaited else ()
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,

@@ -406,7 +406,8 @@ class Lane:
     def try_turn(self, ticket: Ticket) -> Turn | None:
         """A turn at once, if a server is idle: the way that costs no future.
 
-        None of those who wait could have it: each change was followed by a dispatch. Raises `Withdrawn` where it can never pay.
+        None of those who wait could have it: each change was followed by a dispatch. A ticket that can never pay was not to be
+        brought here.
         """
         urgent = self._preempts() and self.policy.urgent(ticket)
         idle = self._idle(ticket.feasible, urgent)

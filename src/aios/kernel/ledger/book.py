@@ -24,6 +24,7 @@ class Book:
         self.top = Account(TOP)
         self._accounts: dict[str, Account] = {TOP: self.top}
         self._of: dict[Process, Account] = {}
+        self._limited: set[Account] = set()
 
     def of(self, process: Process) -> Account:
         """The account of a process. Raises `QueueFull` where there are too many."""
@@ -48,11 +49,21 @@ class Book:
             account = self._accounts[path] = Account(path, above)
         return account
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether any account has one: if not, nothing has to be looked at before a call."""
+        return bool(self._limited)
+
+    def note_limits(self, account: Account) -> None:
+        """The limits of an account have changed."""
+        (self._limited.add if account.limits else self._limited.discard)(account)
+
     def forget(self, process: Process) -> None:
         """A process is known no more."""
         account = self._of.pop(process, None)
         if account is not None:
             self._accounts.pop(account.name, None)
+            self._limited.discard(account)
 
     def named(self, path: str) -> Account:
         """An account that there is. Raises `NotFound` with the nearest."""

@@ -58,6 +58,7 @@ class AccountCalls:
         unit = UNITS.index(request.unit)
         account.limit(request.window, unit, request.amount, request.soft)
         account.overbilled = 0
+        self._book.note_limits(account)
         most = "no limit" if request.amount is None else words(unit, request.amount)
         tenant = account.name.split("/")[1]
         detail = f"{request.unit} per {request.window}: {most}, by {call.process.name}"

@@ -39,7 +39,14 @@ class Cashier:
         self._deadlines = deadlines
         self._events = events
 
-    async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> None:
+    def payment(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment | None:
+        """What the next attempt of a call has to reserve with its turn; None where it has to be admitted first."""
+        account = self._book.of(call.process)
+        if self._book.has_limits and any(each.limits for each in account.path):
+            return None
+        return Payment(self._till, account.path, {server: bound_on(call, server) for server in call.feasible}, call)
+
+    async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
 
         Where there is none it is parked until there is, or ends in `OverBudget`.
@@ -59,7 +66,7 @@ class Cashier:
                 self._tell(short.account, "refused", f"{call.process.name}: {why(short, bound, self._now_ns())}")
                 raise OverBudget(why(short, bound, self._now_ns()), retry_after_s=None)
             await self._park(call, short, bound)
-        call.bounds = bounds
+        return Payment(self._till, accounts, bounds, call)
 
     async def _park(self, call: Call, short: Short, bound: Bound) -> None:
         """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
@@ -85,19 +92,15 @@ class Cashier:
 
     def quota(self, call: Call) -> tuple[LimitState, ...]:
         """Of the limits of calls and of tokens those that leave a call's process least, one each."""
-        path = self._book.of(call.process).path
-        if not any(account.limits for account in path):
+        if not self._book.has_limits:
             return ()
+        path = self._book.of(call.process).path
         least: dict[str, LimitState] = {}
         for state in tightest(path, self._now_ns()):
             kept = least.get(state.unit)
             if state.unit != "money" and state.window != "call" and (kept is None or state.free < kept.free):
                 least[state.unit] = state
         return tuple(least.values())
-
-    def payment(self, call: Call) -> Payment:
-        """What the next attempt of a call has to reserve with its turn."""
-        return Payment(self._till, self._book.of(call.process).path, call.bounds, call.cls, call.asked_ns)
 
     def settle(self, call: Call, payment: Payment, error: BaseException | None) -> None:
         """An attempt that had its turn has ended, in an error or well: book what it came to."""

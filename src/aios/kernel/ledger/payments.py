@@ -14,12 +14,13 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from aios.abi.request import CLASSES, Class
+from aios.abi.request import CLASSES
 from aios.abi.waits import Wait
 from aios.kernel.amounts import NOTHING, Amount, Bound
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import HOUR_NS
+from aios.kernel.process import Call
 from aios.ports.clock import Clock
 
 Taken = Literal["taken", "later", "never"]
@@ -28,17 +29,19 @@ Taken = Literal["taken", "later", "never"]
 class Payment:
     """What one attempt of a call needs of its accounts. `bounds`: by server."""
 
-    def __init__(self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], cls: Class, asked_ns: int) -> None:
+    __slots__ = ("_call", "_till", "accounts", "at", "bounds", "rank", "recall", "reservation", "server", "short")
+
+    def __init__(self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call) -> None:
         self.accounts = accounts
         self.bounds = bounds
         self.reservation: Reservation | None = None
-        self.rank = (CLASSES.index(cls), asked_ns, next(till.arrivals))
+        self.rank = (CLASSES.index(call.cls), call.asked_ns, next(till.arrivals))
         self.server = ""
         self.at: Account | None = None
         self.short: Short | None = None
         self.recall: Callable[[], None] | None = None
         self._till = till
-        self._asked_ns = asked_ns
+        self._call = call
 
     def take(self, server: str, recall: Callable[[], None]) -> Taken:
         """Reserve for a turn on a server. `later`: it waits now, and `recall` is called when there may be room."""
@@ -46,7 +49,8 @@ class Payment:
 
     def leave(self) -> None:
         """It waits no longer."""
-        self._till.leave(self)
+        if self.recall is not None or self.short is not None:
+            self._till.leave(self)
 
     @property
     def granted(self) -> int | None:
@@ -67,7 +71,7 @@ class Payment:
         """What it waits for."""
         assert self.short is not None
         name = self.short.account.name
-        return Wait(code="B", on=f"room in `{name}`", since_ns=self._asked_ns, holder=f"calls of `{name}`")
+        return Wait(code="B", on=f"room in `{name}`", since_ns=self._call.asked_ns, holder=f"calls of `{name}`")
 
 
 class Till:
@@ -89,8 +93,8 @@ class Till:
 
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
-        again = self._done_with(payment)
-        short = None if again else self._in_front(payment)
+        again = bool(self._recalled) and self._done_with(payment)
+        short = self._in_front(payment) if self._waiting and not again else None
         if short is None:
             got = self.ledger.reserve(payment.accounts, payment.bounds[server])
             if isinstance(got, Reservation):
@@ -106,7 +110,7 @@ class Till:
 
     def _in_front(self, payment: Payment) -> Short | None:
         """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class."""
-        for account in payment.accounts if self._waiting else ():
+        for account in payment.accounts:
             queue = self._waiting.get(account)
             if queue and queue[0].rank < payment.rank:
                 return queue[0].short
