@@ -8,12 +8,14 @@ import pytest
 from msgspec.structs import replace
 
 from aios.abi.account import AccountState, LimitState, SetLimit, ShowAccounts, Unit, Window
-from aios.abi.errors import Cancelled, CoreFailed, Denied, NotFound, OverBudget
+from aios.abi.errors import Cancelled, CoreFailed, Denied, NotFound, OverBudget, QueueFull
 from aios.abi.event import ReadEvents
+from aios.abi.lane import UseLane
 from aios.abi.llm import Generate, Score, Usage
-from aios.abi.process import Explain, Spawn, WaitFor
+from aios.abi.process import Explain, Renice, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
+from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.core import CoreCall, Emit, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
@@ -266,6 +268,33 @@ async def test_who_gives_up_while_it_stands_aside_leaves_room_for_the_next() -> 
         now = await state(k, "/local")
         assert (now.waiting, now.reserved["calls"]) == (0, 1)
         await third
+
+
+async def test_who_stands_aside_is_not_lost_by_another_policy_or_class_and_goes_in_order_of_class() -> None:
+    async with kernel_for_tests([core(lambda call: Script(text="one two", first_s=5), slots=8)]) as k:
+        gate, urgent = await k.session(), await k.session("urgent", cls="interactive")
+        await limit(k, "/local", 5_570 + 1_000)
+        calls = [asyncio.ensure_future(gate.call(hello)) for _ in range(3)]
+        await asyncio.sleep(1)
+        calls.append(asyncio.ensure_future(urgent.call(hello)))
+        await asyncio.sleep(1)
+        assert (await state(k, "/local")).waiting == 3
+        await k.operator.call(UseLane(lane="cores", policy="elas"))
+        await k.operator.call(Renice(pid=gate.process.name, cls="batch"))
+        assert (await state(k, "/local")).waiting == 3
+        await asyncio.gather(*calls)
+        names = [event.name for event in await told(k, "dispatch")]
+        assert names[:2] == [gate.process.name, urgent.process.name] and len(names) == 4
+
+
+async def test_a_queue_that_is_full_is_full_for_who_stands_aside_too() -> None:
+    async with kernel_for_tests([core(Script(text="one", first_s=5), slots=8)], lane=LaneConfig(queue=2)) as k:
+        gate = await k.session()
+        await limit(k, "/local", 5_570 + 1_000)
+        calls = [asyncio.ensure_future(gate.call(hello)) for _ in range(4)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(end) for end in ended if isinstance(end, Exception)] == [QueueFull]
+        assert (await state(k, "/local")).waiting == 0
 
 
 async def test_a_price_that_nobody_knows_is_refused_under_a_limit_of_money_alone() -> None:

@@ -39,7 +39,7 @@ from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.cores.standing_back import StandingBack
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
-from aios.kernel.ledger.bounds import bound_of, came_to, so_far
+from aios.kernel.ledger.bounds import bound_of, came_to
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -121,8 +121,6 @@ class CoreCalls:
         plan: CoreCall = call.plan
         self._tell_start(call, plan)
         self._may_stand_back(call, plan)
-        if self._pool.info(call.core).local:
-            call.came_to = so_far(call.bounds[call.core], 0)
         completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
         self._note(call, completion.usage, fingerprint(completion.choices))
         return completion
@@ -168,15 +166,13 @@ class CoreCalls:
 
     def _emitter(self, call: Call) -> Emit:
         """Passes deltas on, and waits for a reader whose buffer is full."""
-        tell, now_ns, local = call.tell, self._clock.now_ns, self._pool.info(call.core).local
+        tell, now_ns = call.tell, self._clock.now_ns
 
         def emit(delta: Delta) -> Awaitable[None] | None:
             if call.first_ns is None:
                 call.first_ns = now_ns()
             before = call.said_tokens
             call.said_tokens += delta.tokens or 1
-            if local:
-                call.came_to = so_far(call.bounds[call.core], call.said_tokens)
             if call.said_tokens // QUANTUM_TOKENS > before // QUANTUM_TOKENS and isinstance(call.turn, Turn):
                 call.turn.quantum_over()
             full = tell(delta) if tell is not None else None

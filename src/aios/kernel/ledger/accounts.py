@@ -60,9 +60,9 @@ class Account:
 
     def turn(self, now_ns: int) -> None:
         """Begin the windows anew whose time is over. A clock that goes back changes nothing."""
-        now_ns = min(max(0, now_ns), LATEST_NS)
         if now_ns < self._until:
             return
+        now_ns = min(max(0, now_ns), LATEST_NS)
         for window in TIMED:
             begun = begun_ns(window, now_ns)
             if begun > self._begun.get(window, -1):

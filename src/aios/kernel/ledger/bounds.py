@@ -40,7 +40,7 @@ def bound_of(request: Generate | Score, info: CoreInfo) -> Bound:
     if info.local:
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
     fixed = Amount(given * max(price.input, price.cached), given, 1)
-    return Bound(fixed, price.output, most, least, info.price is not None)
+    return Bound(fixed, price.output, most, least, info.price is not None, info.local)
 
 
 def bound_of_embedding(request: Embed, window: int) -> Bound:
@@ -67,14 +67,9 @@ def _bytes(text: str) -> int:
 
 def came_to(usage: Usage, price: Price | None) -> Amount | None:
     """What a usage comes to; None for one that cannot be true, or that nobody told."""
-    parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning)
-    if usage.estimated or not all(0 <= part <= MOST_TOKENS for part in parts):
+    given, cached, visible, reasoning = usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning
+    if usage.estimated or min(given, cached, visible, reasoning) < 0 or max(given, cached, visible, reasoning) > MOST_TOKENS:
         return None
     each = price or FREE
-    money = usage.input_uncached * each.input + usage.cache_read * each.cached + usage.output_tokens * each.output
-    return Amount(money, usage.input_tokens + usage.output_tokens, 1)
-
-
-def so_far(bound: Bound, said: int) -> Amount:
-    """What a generation came to that was ended in its midst, on a core of this machine, which makes no token unheard."""
-    return bound.of(min(said, bound.most))
+    money = given * each.input + cached * each.cached + (visible + reasoning) * each.output
+    return Amount(money, given + cached + visible + reasoning, 1)

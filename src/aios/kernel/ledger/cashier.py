@@ -107,16 +107,19 @@ class Cashier:
         if payment.reservation is None:
             return
         reserved = payment.reservation.amount
-        over = payment.settle(self._came_to(call, reserved, error))
+        over = payment.settle(self._came_to(call, payment.bounds[payment.server], reserved, error))
         if over != NOTHING:
             self._alarm(call, payment, over)
 
-    def _came_to(self, call: Call, reserved: Amount, error: BaseException | None) -> Amount | None:
+    @staticmethod
+    def _came_to(call: Call, bound: Bound, reserved: Amount, error: BaseException | None) -> Amount | None:
         """What is known of it; None for what cannot be known."""
         actual = call.came_to
         call.came_to = None
         if error is not None and (not call.acted or (isinstance(error, NOTHING_DONE) and not call.said_tokens)):
             actual = NOTHING
+        elif error is not None and actual is None and bound.heard:
+            actual = bound.of(min(call.said_tokens, bound.most))
         spent = reserved if actual is None else actual
         call.cost += spent.money
         return actual
