@@ -150,7 +150,8 @@ async def test_tool_calls_reasoning_logprobs_and_usage_are_understood() -> None:
             'data: {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}',
             "",
             'data: {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17,'
-            ' "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}}}',
+            ' "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 5},'
+            ' "completion_tokens_details": {"reasoning_tokens": 2}}}',
             "",
             "data: [DONE]",
             "",
@@ -161,7 +162,7 @@ async def test_tool_calls_reasoning_logprobs_and_usage_are_understood() -> None:
     assert (choice.text, choice.reasoning, choice.finish) == ("Hé", "hm ", "tool_calls")
     assert choice.tool_calls == (ToolCall("t1", "look", '{"a": 1}'),)
     assert choice.logprobs == (TokenLogprob("Hé", -0.5, (TokenLogprob("Ho", -1),)),)
-    assert done.usage == Usage(input_uncached=6, cache_read=4, output_visible=5, reasoning=2)
+    assert done.usage == Usage(input_uncached=1, cache_read=4, output_visible=5, reasoning=2, cache_write=5)
     assert [piece.arguments for delta in heard.deltas for piece in delta.tool_calls] == ['{"a', '": 1}']
 
 

@@ -68,17 +68,21 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Tokens, as disjoint integers: their sum is what was processed. `estimated`: the server did not tell, so it is a guess."""
+    """Tokens, as disjoint integers: their sum is what was processed.
+
+    `cache_write`: input that went into the provider's cache. `estimated`: the server did not tell, so it is a guess.
+    """
 
     input_uncached: int = 0
     cache_read: int = 0
     output_visible: int = 0
     reasoning: int = 0
+    cache_write: int = 0
     estimated: bool = False
 
     @property
     def input_tokens(self) -> int:
-        return self.input_uncached + self.cache_read
+        return self.input_uncached + self.cache_read + self.cache_write
 
     @property
     def output_tokens(self) -> int:

@@ -87,9 +87,9 @@ def _stop(choice: Choice) -> bytes:
 
 def _usage(usage: Usage) -> bytes:
     return (
-        b'{"input_tokens":%d,"cache_creation_input_tokens":0,"cache_read_input_tokens":%d,"output_tokens":%d,'
+        b'{"input_tokens":%d,"cache_creation_input_tokens":%d,"cache_read_input_tokens":%d,"output_tokens":%d,'
         b'"output_tokens_details":{"thinking_tokens":%d}}'
-        % (usage.input_uncached, usage.cache_read, usage.output_tokens, usage.reasoning)
+        % (usage.input_uncached, usage.cache_write, usage.cache_read, usage.output_tokens, usage.reasoning)
     )  # fmt: skip
 
 

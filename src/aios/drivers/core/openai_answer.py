@@ -159,8 +159,10 @@ class AnswerReader:
         else:
             details, out = usage.prompt_tokens_details, usage.completion_tokens_details
             cached = min((details and details.cached_tokens) or 0, usage.prompt_tokens)
+            written = min((details and details.cache_write_tokens) or 0, usage.prompt_tokens - cached)
             reasoning = min((out and out.reasoning_tokens) or 0, usage.completion_tokens)
-            counted = Usage(usage.prompt_tokens - cached, cached, usage.completion_tokens - reasoning, reasoning)
+            said = usage.completion_tokens - reasoning
+            counted = Usage(usage.prompt_tokens - cached - written, cached, said, reasoning, written)
         choices = tuple([part.choice() for part in self._parts])
         return Completion(id=call.id, model=call.model, core=core, choices=choices, usage=counted, extra=self._extra or None)
 

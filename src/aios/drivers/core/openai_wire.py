@@ -85,6 +85,7 @@ class WireChoice(Piece):
 
 class InputDetails(Wire):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class OutputDetails(Wire):
