@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: help setup demo test test-all test-clients check format bench lock clean
+.PHONY: help setup demo test test-all test-clients check format bench lock prices clean
 help:         ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 setup:        ## all that development, tests and benchmarks need, in .venv
@@ -30,5 +30,7 @@ bench: setup  ## each benchmark, in its quick form
 	@$(BIN)/python -m benchmarks --quick
 lock:         ## resolve the dependencies anew (maintainers)
 	@$(PYTHON) tools/lock.py
+prices:       ## make the table of prices anew (maintainers)
+	@$(PYTHON) tools/prices.py
 clean:        ## back to the fresh checkout
 	rm -rf .venv .clients .setup.log .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

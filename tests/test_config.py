@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aios.abi.errors import Invalid, NotFound, Unavailable
+from aios.abi.price import Rates
 from aios.boot import cores, embedders
 from aios.config import chosen_core, find_file, open_home, project_folder, read_config, with_options
 from aios.drivers.core.local.shelf import Added, Shelf
@@ -42,6 +43,14 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
     assert (config.server.host, config.lanes.cores.policy) == (default.server.host, default.lanes.cores.policy)
 
 
+PRICE = """\
+[prices.models."b/y"]
+input = 1
+output = 1
+[prices.models."a/x"]
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -77,6 +86,22 @@ def test_what_a_file_says_replaces_the_default_and_nothing_else() -> None:
         ("[local]\ntemperature = 3", "`local.temperature` must be 0 to 2"),
         ("[local]\nfreeze_s = 0", "`local.freeze_s` must be above 0"),
         ("[[core]]\nname = 'x'\nbase_url = 'y'\nslots = 0", "`core[0].slots` must be 1 to 10000"),
+        ("port = " + "9" * 5000, "is no TOML"),
+        ("port = 1e" + "9" * 30, "no number is as large"),
+        ("[prices.local]\ninput = nan\noutput = 1", "`prices.local.input` must be 0 to 10000"),
+        ("[prices.local]\ninput = 1", "`prices.local`: Object missing required field `output`"),
+        (PRICE + "input = -0.1\noutput = 1", '`prices.models."a/x".input` must be 0 to 10000'),
+        (PRICE + "input = 1\noutput = inf", '`prices.models."a/x".output` must be 0 to 10000'),
+        (PRICE + "input = 1\noutput = 1e999999", '`prices.models."a/x".output` must be 0 to 10000'),
+        (PRICE + "input = 1\noutput = 1e-10", '`prices.models."a/x".output` must have at most nine decimals'),
+        (PRICE + "input = 1\noutput = 1\nrequest = 101", '`prices.models."a/x".request` must be 0 to 100'),
+        (PRICE + "output = 1", '`prices.models."a/x"`: Object missing required field `input`'),
+        (PRICE + "input = 1\noutput = true", '`prices.models."a/x".output`: Expected `decimal`, got `bool`'),
+        (PRICE + "input = 1\noutpt = 1", 'unknown key `prices.models."a/x".outpt`; did you mean `output`?'),
+        ("[prices.models]\n'a/x' = 3", '`prices.models."a/x"`: Expected `object`, got `int`'),
+        ("[prices.models]\nx = {input = 1, output = 1}", "`prices.models` must hold prices by `PROVIDER/MODEL`, and not by `x`"),
+        ("[prices]\nmodels = 3", "`prices.models`: Expected `object`, got `int`"),
+        ("[prices]\nlocl = {}", "unknown key `prices.locl`; did you mean `local`?"),
     ],
 )
 def test_a_slip_is_an_error_with_the_file_and_the_path_in_it(text: str, said: str) -> None:
@@ -84,6 +109,21 @@ def test_a_slip_is_an_error_with_the_file_and_the_path_in_it(text: str, said: st
     with pytest.raises(Invalid) as caught:
         read_config()
     assert said in str(caught.value) and str(caught.value).startswith("aios.toml")
+
+
+def test_prices_are_what_is_written_to_the_last_digit() -> None:
+    write('[prices.local]\ninput = 0.1\noutput = 1e-9\n[prices.models."openai/gpt-5"]\ninput = 1\noutput = 10.000000001\n')
+    prices = read_config().prices
+    assert prices.local is not None
+    assert prices.local.price().rates == Rates(input=100_000_000, output=1)
+    assert prices.models["openai/gpt-5"].price().rates == Rates(input=10**9, output=10_000_000_001)
+
+
+def test_numbers_of_other_settings_are_still_floats() -> None:
+    write("[lanes.cores]\nweights = {a = 0.5}\n[local]\ntemperature = 0.7")
+    config = read_config()
+    assert config.local is not None and type(config.local.temperature) is float and config.local.temperature == 0.7
+    assert config.lanes.cores.weights == {"a": 0.5} and type(config.lanes.cores.weights["a"]) is float
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

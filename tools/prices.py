@@ -38,6 +38,24 @@ FEES = {f"{name}_kcount": name for name in ("web_searches", "social_searches", "
 COVERED = {"requests_kcount", *FEES, *(key for keys in RATES.values() for key in keys)}
 # Of what is read in a cache only the text's rate is told; a call with media is charged in full.
 COVERED |= {f"cache_{kind}_read_mtok" for kind in ("audio", "image", "video")}
+# What the data is made of. What is not named here is not skipped but stops us: it may be a new way to bill.
+FIELDS: dict[str, set[str] | None] = {
+    "Provider": {"id", "name", "api_pattern", "pricing_urls", "description", "price_comments", "model_match", "provider_match",
+                 "extractors", "fallback_model_providers", "models"},
+    "ModelInfo": {"id", "match", "name", "description", "context_window", "price_comments", "deprecated", "prices",
+                  "price_variants"},
+    "ModelPrice": None,  # looked at by `price_of`
+    "TieredPrices": {"base", "tiers"},
+    "Tier": {"start", "price"},
+    "ConditionalPrice": {"constraint", "prices"},
+    "PriceVariant": {"when", "prices", "constraint"},
+    "StartDateConstraint": {"start_date"},
+    "TimeOfDateConstraint": {"start_time", "end_time"},
+    **{f"Clause{name.title().replace('_', '')}": {name} for name in ("equals", "starts_with", "ends_with", "contains", "regex")},
+    "ClauseOr": {"or_"},
+    "ClauseAnd": {"and_"},
+    **dict.fromkeys(("UsageExtractor", "UsageExtractorMapping", "ArrayMatch", "time")),
+}  # fmt: skip
 
 
 class Unfit(ValueError):
@@ -114,7 +132,9 @@ def value_of(node: ast.expr) -> Any:
             return Decimal(given[0])
         if name == "date":
             return date(*given)
-        return Made(name, {word.arg: value_of(word.value) for word in node.keywords if word.arg})
+        words = {str(word.arg) for word in node.keywords}
+        if name in FIELDS and (FIELDS[name] is None or words <= (FIELDS[name] or set())):
+            return Made(name, {str(word.arg): value_of(word.value) for word in node.keywords})
     return sys.exit(f"the package's data holds what is not understood: {ast.unparse(node)[:200]}")
 
 

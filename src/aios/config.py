@@ -12,6 +12,7 @@ import re
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ from aios.drivers.core.local.models import EMBEDDED
 from aios.drivers.core.local.shelf import Shelf
 from aios.drivers.core.openai_chat import OpenAIChatConfig
 from aios.drivers.embed.driver import EmbedderConfig
+from aios.drivers.price.book import PriceConfig, PricesConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.lanes.policies import POLICIES
 from aios.sdk import client
@@ -59,6 +61,7 @@ class Settings:
     it runs unless a `core` is; without a `path` it is the model that `aios models use` chose, else the embedded one.
     `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key. `embedder`: what turns texts into
     vectors, or `false` for nothing; not given, it is there if its model is installed. `aliases`: further names of models.
+    `prices`: what tokens cost, where the table that comes with AIOS does not say it or is wrong.
     """
 
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
@@ -67,6 +70,7 @@ class Settings:
     core: tuple[OpenAIChatConfig, ...] = ()
     embedder: EmbedderConfig | bool | None = None
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+    prices: PricesConfig = dataclasses.field(default_factory=PricesConfig)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Config:
     aliases: Mapping[str, str]
     added: str | None = None
     embedder: EmbedderConfig | None = None
+    prices: PricesConfig = dataclasses.field(default_factory=PricesConfig)
 
     @property
     def names_model_file(self) -> bool:
@@ -107,7 +112,9 @@ def read_config(path: Path | None = None) -> Config:
     local, added = local_of(settings, home)
     embedder = (EmbedderConfig() if settings.embedder is None else settings.embedder) or None
     assert embedder is not True, "`read_settings` refuses it"
-    return Config(home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added, embedder)
+    return Config(
+        home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added, embedder, settings.prices
+    )
 
 
 def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, str | None]:
@@ -144,8 +151,8 @@ def find_file(named: Path | None = None) -> Path | None:
 def read_settings(file: Path) -> Settings:
     """The settings in a file. Raises `Invalid` with the file, and the path in it, of what is wrong."""
     try:
-        found = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = tomllib.loads(file.read_text(), parse_float=exactly)
+    except ValueError as error:  # also of an integer of thousands of digits
         raise Invalid(f"{file} is no TOML: {error}") from None
     except OSError as error:
         raise Invalid(f"{file} cannot be read: {error.strerror}") from None
@@ -159,8 +166,29 @@ def read_settings(file: Path) -> Settings:
     try:
         return msgspec.convert(found, Settings, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
-        place, said = place_in(str(error))
+        place, said = place_in(with_key(str(error), found))
         raise Invalid(f"{file}: {said}", field=place or None) from None
+
+
+def exactly(number: str) -> Decimal:
+    """A number as it is written: sums of money are made of some. Raises ValueError for one that nothing can hold."""
+    try:
+        return Decimal(number)
+    except InvalidOperation:
+        raise ValueError(f"no number is as large or small as {number[:40]}") from None
+
+
+def with_key(said: str, found: Mapping[str, Any]) -> str:
+    """What the decoder says, with the name of the price at fault, where it says no more than that it is one of them."""
+    nameless = "$.prices.models[...]"
+    if nameless not in said:
+        return said
+    for name, value in found["prices"]["models"].items():
+        try:
+            msgspec.convert(value, PriceConfig)
+        except msgspec.ValidationError:
+            return said.replace(nameless, f'$.prices.models."{name[:80]}"')
+    return said
 
 
 def place_in(said: str) -> tuple[str, str]:
@@ -182,10 +210,19 @@ def unknown_keys(found: Mapping[str, Any], kind: type, place: str = "") -> Itera
             yield place, key, list(hints)
             continue
         below = table_of(hints[key])
-        items = enumerate(value) if isinstance(value, list) else [(None, value)]
-        for number, item in items:
+        for where, item in tables_in(value, hints[key]):
             if below and isinstance(item, dict):
-                yield from unknown_keys(item, below, f"{place}{key}." if number is None else f"{place}{key}[{number}].")
+                yield from unknown_keys(item, below, f"{place}{key}{where}.")
+
+
+def tables_in(value: Any, hint: Any) -> Iterator[tuple[str, Any]]:
+    """What may be a table in a value, each after its place: the value itself, the members of a list, or of a table of tables."""
+    if isinstance(value, list):
+        yield from ((f"[{number}]", item) for number, item in enumerate(value))
+    elif isinstance(value, dict) and get_origin(hint) is dict:
+        yield from ((f'."{name[:80]}"', item) for name, item in value.items())
+    else:
+        yield "", value
 
 
 def keys_of(kind: type) -> dict[str, Any]:
@@ -194,10 +231,10 @@ def keys_of(kind: type) -> dict[str, Any]:
 
 
 def table_of(hint: Any) -> type | None:
-    """The dataclass in a type hint: itself, one side of a union, or the members of a list of tables."""
+    """The dataclass in a type hint: itself, one side of a union, or the members of a list or a table of tables."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return hint
-    if isinstance(hint, types.UnionType) or get_origin(hint) is tuple:
+    if isinstance(hint, types.UnionType) or get_origin(hint) in (tuple, dict):
         return next((found for found in map(table_of, get_args(hint)) if found), None)
     return None
 

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("events", "Show what happened."),
         ("models", "List, add, choose and remove models."),
         ("spend", "Show what was spent, and what may be."),
+        ("prices", "Say what models cost, and who says so."),
         ("bench", "Measure what a kernel adds, and what its model does here."),
     ),
     "steer": (

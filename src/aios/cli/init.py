@@ -31,6 +31,15 @@ CONFIG = """\
 
 # [aliases]
 # fast = "smollm2-135m-instruct"
+
+# [prices.local]         # dollars per million tokens of the model on this machine; not given, they cost nothing
+# input = 0.02
+# output = 0.08
+
+# [prices.models."openai/gpt-5"]   # comes before what `aios prices openai/gpt-5` says
+# input = 1.25
+# cached = 0.125
+# output = 10
 """
 
 CORE = """

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -92,6 +93,8 @@ def tables(kind: type, path: str) -> Iterator[str]:
     for key, inner in below.items():
         array = get_origin(hints[key]) is tuple
         inside = f"{path.strip('[]`')}.{key}" if path else key
+        if get_origin(hints[key]) is dict:
+            inside += '."NAME"'
         yield from tables(inner, f"`[[{inside}]]`" if array else f"`[{inside}]`")
 
 
@@ -100,6 +103,7 @@ WORDS: Mapping[Any, str] = {
     Path: "path",
     int: "integer",
     float: "number",
+    Decimal: "number",
     bool: "true or false",
     type(None): "nothing",
 }
