@@ -18,12 +18,14 @@ from aios.drivers.clock import SystemClock
 from aios.drivers.core.local.driver import LocalCore
 from aios.drivers.core.openai_chat import OpenAIChat
 from aios.drivers.embed.driver import MiniLMEmbedder, find
+from aios.drivers.price.book import PriceBook
 from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel, interpreter_paths
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
 from aios.ports.embedder import Embedder
+from aios.ports.prices import LOCAL
 from aios.ports.sandbox import Sandbox
 from aios.server.doors import doors_to
 from aios.server.http import HttpServer
@@ -75,8 +77,12 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     sandbox = LandlockSandbox()
     hosts = SocketHosts(sandbox, config.home / "work", interpreter_paths(), config.home)
     programs = ConfinedPrograms(sandbox, config.home / "work", config.home)
+    clock = SystemClock()
+    prices = PriceBook(config.prices, clock)
+    if any(core.provider not in ("", LOCAL) for core in config.cores):
+        prices.info()  # it is read now, and not on the kernel's loop when a call comes
     parts = Parts(
-        clock=SystemClock(),
+        clock=clock,
         store=MemoryStore(),
         tokens=FileDocument(config.home / "tokens.json"),
         consents=FileDocument(config.home / "consents.json"),
@@ -86,6 +92,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         index=config.lanes.index,
         embedders=tuple(embedders(config, sandbox)),
         aliases={alias: (model,) for alias, model in config.aliases.items()},
+        prices=prices,
     )
     async with Kernel(parts) as kernel:
         hosts.serve(kernel)

@@ -43,14 +43,23 @@ def test_without_a_model_it_lists_what_is_configured() -> None:
     assert (local["provider"], local["source"], local["price"]["rates"]) == ("local", "default", {"input": 0, "output": 0})
     Path("aios.toml").write_text(
         '[prices.local]\ninput = 0.02\noutput = 0.08\n[prices.models."openai/gpt-4o"]\ninput = 3\noutput = 9\n'
-        '[[core]]\nname = "near"\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["one", "two"]\n'
+        '[[core]]\nname = "near"\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["one", "two"]\nprovider = "local"\n'
+        '[[core]]\nname = "far"\nbase_url = "http://127.0.0.1:8/v1"\nmodels = ["gpt-4o", "gpt-4oo"]\nprovider = "openai"\n'
+        '[[core]]\nname = "own"\nbase_url = "http://127.0.0.1:7/v1"\nmodels = ["x"]\nprice = {input = 10, output = 20}\n'
+        '[[core]]\nname = "none"\nbase_url = "http://127.0.0.1:6/v1"\n'
     )
-    listed = json.loads(prices("--json").stdout)["prices"]
+    told = json.loads(prices("--json").stdout)
+    listed = told["prices"]
     assert [(one["provider"], one["model"], one["source"]) for one in listed] == [
         ("local", "one", "operator"),
         ("local", "two", "operator"),
         ("openai", "gpt-4o", "operator"),
+        ("", "x", "operator"),
+        ("openai", "gpt-4o", "operator"),
     ]
+    assert told["unknown"] == ["`gpt-4oo` on `far`", "`any model` on `none`"]
+    assert listed[3]["price"]["rates"] == {"input": 10_000_000, "output": 20_000_000}
+    assert "nobody knows the price of `gpt-4oo` on `far`: where money is limited it is refused" in prices().stderr
     assert listed[0]["price"]["rates"] == {"input": 20_000_000, "output": 80_000_000}
     assert "aios.toml" in prices("openai/gpt-4o").stdout and "table" in prices("openai/gpt-4o-mini").stdout
 

@@ -303,7 +303,7 @@ async def test_a_price_that_nobody_knows_is_refused_under_a_limit_of_money_alone
         await limit(k, "/local/client", 10**6, "tokens")
         await gate.call(hello)
         await limit(k, "/local/client", 10**12)
-        with pytest.raises(OverBudget, match="nobody knows the price of the model: set `price` of its core"):
+        with pytest.raises(OverBudget, match="nobody knows what this call costs: say it in `.prices.` of aios.toml"):
             await gate.call(hello)
 
 

@@ -108,6 +108,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
         `media`: whether there are pictures or sounds in it. `words`: what it asks of the provider, as `service_tier=priority`.
         """
+        if not self.tiers and not words:
+            return Worst(_up(self.rates.worst_input(media)), _up(self.rates.worst_output()), self.request)
         rates = [rates for price in self._asked(words) for rates in price._up_to(input_tokens)]
         return Worst(
             _up(max(each.worst_input(media) for each in rates)),
@@ -119,12 +121,16 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         """What a call came to: nano-dollars, rounded up. Raises ValueError for tokens below nothing."""
         if min(usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write) < 0:
             raise ValueError("a usage of less than no tokens")
-        return max(price.request + _up(price.at(usage.input_tokens).sum(usage, media)) for price in self._asked(words))
+        own = self.request + _up(self.at(usage.input_tokens).sum(usage, media))
+        return max([own, *(variant.cost(usage, media=media) for variant in self._variants(words))])
 
     def _asked(self, words: Collection[str]) -> Iterator[Price]:
         """The price, and those of the variants that a call asks for: it may be given either."""
         yield self
-        yield from (price for word, price in self.variants.items() if word in words)
+        yield from self._variants(words)
+
+    def _variants(self, words: Collection[str]) -> Iterator[Price]:
+        return (price for word, price in self.variants.items() if word in words)
 
     def _up_to(self, input_tokens: int) -> Iterator[Rates]:
         yield self.rates
@@ -160,10 +166,11 @@ class PriceTable(msgspec.Struct, frozen=True):
 
 
 class PriceList(Reply, frozen=True):
-    """Prices that hold now, and the table that comes with AIOS."""
+    """Prices that hold now, and the table that comes with AIOS. `unknown`: configured models whose price nobody knows."""
 
     table: PriceTable
     prices: tuple[ModelPrice, ...]
+    unknown: tuple[str, ...] = ()
 
 
 def _up(of_million: int) -> int:

@@ -16,6 +16,7 @@ from aios.cli.show import put_json, say, table
 from aios.config import Config, read_config
 from aios.drivers.clock import SystemClock
 from aios.drivers.price.book import PriceBook
+from aios.ports.core import Price as CorePrice
 from aios.ports.prices import LOCAL
 
 HEADERS = ("MODEL", "INPUT", "CACHED", "CACHE WRITE", "OUTPUT", "PER CALL", "ALSO", "FROM")
@@ -33,26 +34,31 @@ def prices(model: str | None, as_json: bool) -> None:
     """
     config = read_config()
     book = PriceBook(config.prices, SystemClock())
-    found = tuple(configured(config, book) if model is None else book.search(model))
+    asked = dict(configured(config, book)) if model is None else {}
+    found = tuple(book.search(model)) if model is not None else (*filter(None, asked.values()), *book.said())
+    nameless = tuple(name for name, price in asked.items() if price is None)
     if model is not None and not found:
         raise NotFound(unknown(book, model), field="model")
     if as_json:
-        put_json(PriceList(book.info(), found))
+        put_json(PriceList(book.info(), found, nameless))
         return
     if found:
         table(HEADERS, map(cells, found))
+    for name in nameless:
+        say(f"nobody knows the price of {name}: where money is limited it is refused")
     say(about(book.info()))
 
 
-def configured(config: Config, book: PriceBook) -> Iterator[ModelPrice]:
-    """What is made on this machine, and what aios.toml says of others."""
-    names = [config.local.model] if config.local is not None else []
-    names += [name for core in config.cores for name in core.models or (core.name,)]
-    for name in dict.fromkeys(names):
-        price = book.price(LOCAL, name)
-        assert price is not None
-        yield price
-    yield from book.said()
+def configured(config: Config, book: PriceBook) -> Iterator[tuple[str, ModelPrice | None]]:
+    """The models of aios.toml by core, as `MODEL on CORE`, with their prices, None if nobody knows one."""
+    cores: list[tuple[str, tuple[str, ...], str, CorePrice | None]] = []
+    if config.local is not None:
+        cores.append((config.local.name, (config.local.model,), LOCAL, config.local.price))
+    cores += [(core.name, core.models or ("any model",), core.provider, core.price) for core in config.cores]
+    for core, models, provider, own in cores:
+        for model in models:
+            price = book.price(provider, model) if own is None else ModelPrice(provider, model, "operator", core, own.exact())
+            yield f"`{model}` on `{core}`", price
 
 
 def unknown(book: PriceBook, model: str) -> str:
@@ -72,7 +78,7 @@ def cells(found: ModelPrice) -> tuple[str, ...]:
     known = (rates.input, rates.cached, rates.cache_write, rates.output)
     source = SOURCES[found.source] + (f": {found.entry}" if found.entry != f"{found.provider}/{found.model}" else "")
     return (
-        f"{found.provider}/{found.model}",
+        f"{found.provider}/{found.model}".lstrip("/"),
         *("" if rate is None else dollars(rate) for rate in known),
         dollars(found.price.request) if found.price.request else "",
         "; ".join(also(found.price)),

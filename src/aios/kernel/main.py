@@ -59,6 +59,7 @@ from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.host import Hosts, Stream
 from aios.ports.kernel import Answer, Caller, Tell
+from aios.ports.prices import OwnPrices, Prices
 from aios.ports.program import NoPrograms, Programs
 from aios.ports.store import Document, Store
 
@@ -91,6 +92,7 @@ class Parts(msgspec.Struct, frozen=True):
     embedders: tuple[Embedder, ...] = ()
     aliases: dict[str, tuple[str, ...]] = {}
     programs: Programs = NoPrograms()
+    prices: Prices = OwnPrices()
 
 
 class Kernel:
@@ -116,7 +118,7 @@ class Kernel:
         self._embedders = Embedders(self._lanes["index"], parts.embedders, self.events, parts.aliases)
         embed = self._embedders.models
         aliases = {name: models for name, models in parts.aliases.items() if embed.isdisjoint(models)}
-        self.pool = Pool(self._lanes["cores"], self.events, aliases)
+        self.pool = Pool(self._lanes["cores"], self.events, aliases, parts.prices)
         self._post = Post()
         self._boards = Boards()
         self._leases = Leases(parts.clock)

@@ -15,6 +15,8 @@ import msgspec
 from aios.abi.bounds import within
 from aios.abi.errors import NoCore
 from aios.abi.llm import Completion, Count, Delta, Generate, Part, Score, Scores, Tokens
+from aios.abi.price import MTOK, Rates
+from aios.abi.price import Price as ExactPrice
 
 Feature = Literal[
     "chat",
@@ -39,20 +41,28 @@ Emit = Callable[[Delta], Awaitable[None] | None]
 """Takes one delta; what it returns, if anything, is awaited before the next: that is the back-pressure."""
 
 
-MOST_PRICE = 10**9
+MOST_PRICE = 10**7
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Nano-dollars per token: of the question, of what of it had been read before, and of the answer. $3 per million is 3,000."""
+    """Nano-dollars per token: of the question, of what of it had been read before, and of the answer. $3 per million is 3,000.
+
+    `cached`: None: as `input`.
+    """
 
     input: int = 0
-    cached: int = 0
+    cached: int | None = None
     output: int = 0
 
     def __post_init__(self) -> None:
         for field in ("input", "cached", "output"):
             within(field, getattr(self, field), 0, MOST_PRICE)
+
+    def exact(self) -> ExactPrice:
+        """The same as the ledger counts with it."""
+        cached = None if self.cached is None else self.cached * MTOK
+        return ExactPrice(rates=Rates(input=self.input * MTOK, cached=cached, output=self.output * MTOK))
 
 
 class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +71,9 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     `queues`: it queues calls beyond its slots by itself (a remote server does): then the lane is one wider than its
     slots, which saves the idle gap between two calls. `exact`: a generation is the same, bit by bit, whatever runs beside it
     and however often it was begun again; said only where that was tried. `reserved`: of a core with the feature `suspend`, calls
-    at once beside `slots` while others are frozen. `price`: None if nobody knows it; under a limit of money it is not used then.
+    at once beside `slots` while others are frozen. `price`: of all its models, if it has one of its own; else the
+    price that `provider` asks for a model: its name in the table of prices, or `local`. Without a price that somebody knows it is
+    not used under a limit of money.
     """
 
     name: str
@@ -75,6 +87,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     reserved: int = 0
     price: Price | None = None
+    provider: str = ""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,8 +48,8 @@ class OpenAIChatConfig:
     """An endpoint: `base_url` up to and with `/v1`, on this machine. `models` empty: those that it lists when we start.
 
     `slots`: calls that it works on at once; it queues more by itself. `window`: tokens per call. `features`: what it can do,
-    which its wire does not tell. `price`: nano-dollars per token (`input`, `cached`, `output`); without it no account with a
-    limit of money uses it.
+    which its wire does not tell. `price`: nano-dollars per token (`input`, `cached`, `output`). Without it, `provider` says whose
+    prices hold: a provider's name (see `aios prices`), or `local`. With neither, no account with a limit of money uses it.
     """
 
     name: str
@@ -59,6 +59,7 @@ class OpenAIChatConfig:
     window: int = 8192
     features: frozenset[Feature] = frozenset({"chat", "completion", "seed", "stop"})
     price: Price | None = None
+    provider: str = ""
 
     def __post_init__(self) -> None:
         within("slots", self.slots, 1, 10_000)
@@ -191,6 +192,7 @@ class OpenAIChat:
             driver=WIRE,
             queues=True,
             price=config.price,
+            provider=config.provider,
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 
 from aios.abi.price import FREE, MOST_FEE, MOST_RATE, NANO, ModelPrice, Price, PriceTable, Rates
-from aios.drivers.price.table import MAX_NAME_CHARACTERS, Table, day_of, shipped
+from aios.drivers.price.table import MAX_NAME_CHARACTERS, Entry, Table, day_of, shipped
 from aios.ports.clock import Clock
 from aios.ports.prices import LOCAL
 
@@ -96,6 +96,7 @@ class PriceBook:
     def __init__(self, config: PricesConfig, clock: Clock, table: Table | None = None) -> None:
         self._clock = clock
         self._table = table
+        self._found: dict[tuple[str, str], Entry | None] = {}
         self._local = config.local.price() if config.local else FREE
         self._said = {name.lower(): (name, price.price()) for name, price in config.models.items()}
 
@@ -112,11 +113,19 @@ class PriceBook:
         said = self._said.get(f"{provider}/{model}".lower())
         if said is not None:
             return ModelPrice(provider, model, "operator", said[0], said[1])
-        entry = self.table.find(provider, model)
+        entry = self._entry(provider, model)
         if entry is None:
             return None
         price = entry.on(day_of(self._clock.now_ns()))
         return ModelPrice(provider, model, "table", f"{entry.provider}/{entry.model}", price)
+
+    def _entry(self, provider: str, model: str) -> Entry | None:
+        """What the table has of it. A search goes through all that a provider has, and a call cannot wait for one."""
+        if (provider, model) not in self._found:
+            if len(self._found) >= MAX_PRICES:
+                self._found.clear()
+            self._found[provider, model] = self.table.find(provider, model) if provider else None
+        return self._found[provider, model]
 
     def search(self, model: str) -> Iterator[ModelPrice]:
         """The prices of a model, named as `PROVIDER/MODEL` or as it is called by whoever has it."""

@@ -97,7 +97,8 @@ class CoreCalls:
 
     def _bound(self, call: Call, core: str) -> Bound:
         assert isinstance(call.request, Generate | Score)
-        return bound_of(call.request, self._pool.info(core))
+        price = self._pool.price(core, self._pool.model_on(core, self._usable(call)))
+        return bound_of(call.request, self._pool.info(core), price)
 
     def _plan(self, call: Call) -> CoreCall:
         """The call as its core gets it. A further attempt is the same call: same id, same seed."""
@@ -159,7 +160,8 @@ class CoreCalls:
         """What a call came to, where it is counted."""
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
         call.answer = answer
-        call.came_to = came_to(usage, self._pool.info(call.core).price)
+        assert isinstance(call.request, Generate | Score)
+        call.came_to = came_to(usage, self._pool.price(call.core, call.plan.model), call.request)
         self._pool.add_usage(call.core, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)

@@ -9,11 +9,13 @@ from typing import cast
 from aios.abi.errors import NoCore, NotFound, Unavailable
 from aios.abi.event import CoreChanged
 from aios.abi.llm import Generate, Model, Score, Usage
+from aios.abi.price import Price
 from aios.abi.system import CoreState
 from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Lane, Server
 from aios.ports.core import FEATURES, Core, CoreEvent, CoreInfo, Feature, PreemptibleCore, wanted_features
+from aios.ports.prices import Prices
 
 DEFAULT = "default"
 MOST_KEPT = 1000
@@ -23,9 +25,11 @@ MOST_KEPT = 1000
 class Pool:
     """All model cores behind one lane. `aliases`: names that stand for models, the first that can do the call first."""
 
-    def __init__(self, lane: Lane, events: EventLog, aliases: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, lane: Lane, events: EventLog, aliases: dict[str, tuple[str, ...]], prices: Prices) -> None:
         self.lane = lane
         self._events = events
+        self._prices = prices
+        self._own_prices: dict[str, Price] = {}
         self._cores: dict[str, Core] = {}
         self._infos: dict[str, CoreInfo] = {}
         self._tokens: dict[str, tuple[int, int, int]] = {}
@@ -43,6 +47,8 @@ class Pool:
             raise Unavailable(f"two cores are named `{info.name}`: give one of them another name")
         self._cores[info.name] = core
         self._infos[info.name] = info
+        if info.price is not None:
+            self._own_prices[info.name] = info.price.exact()
         self._tokens[info.name] = (0, 0, 0)
         for model in info.models:
             self._having[model] = (*self._having.get(model, ()), info)
@@ -71,6 +77,14 @@ class Pool:
     def info(self, name: str) -> CoreInfo:
         """What a core is."""
         return self._infos[name]
+
+    def price(self, name: str, model: str) -> Price | None:
+        """What a model costs on a core now; None if nobody knows it."""
+        own = self._own_prices.get(name)
+        if own is not None:
+            return own
+        found = self._prices.price(self._infos[name].provider, model)
+        return found.price if found is not None else None
 
     def add_usage(self, name: str, usage: Usage) -> None:
         """A call on this core has ended well."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from aios.abi.llm import Embed, Generate, Message, Score, Usage
+from aios.abi.price import FREE, NO_WORDS, Price
 from aios.kernel.amounts import Amount, Bound
-from aios.ports.core import CoreInfo, Price
+from aios.ports.core import CoreInfo
 
 PER_MESSAGE = 32
 """Tokens that a model's template puts around a message, at most."""
@@ -17,14 +18,14 @@ USEFUL_TOKENS = 256
 """Of an answer: a call for which there is less room waits, if it has asked for more."""
 MOST_TOKENS = 2**40
 """In a usage that can be true."""
-FREE = Price()
+SERVICES = frozenset({"web_search_options", "plugins"})
+"""Fields of providers' own that ask them for what is paid by its uses, which nobody can count beforehand."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-def bound_of(request: Generate | Score, info: CoreInfo) -> Bound:
-    """The most that a request can come to on a core. A token is at least a byte of UTF-8."""
-    price = info.price or FREE
+def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None) -> Bound:
+    """The most that a request can come to on a core, at a price (None: nobody knows it). A token is at least a byte of UTF-8."""
     given = input_bound(request.messages, request.prompt or "")
     if isinstance(request, Score):
         given *= len(request.labels) + 1
@@ -39,8 +40,9 @@ def bound_of(request: Generate | Score, info: CoreInfo) -> Bound:
         most *= request.n
     if info.local:
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
-    fixed = Amount(given * max(price.input, price.cached), given, 1)
-    return Bound(fixed, price.output, most, least, info.price is not None, info.local)
+    priced = price is not None and not asks_for_services(request)
+    worst = (price or FREE).worst(given, media=has_media(request), words=words_of(request))
+    return Bound(Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local)
 
 
 def bound_of_embedding(request: Embed, window: int) -> Bound:
@@ -65,11 +67,30 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def came_to(usage: Usage, price: Price | None) -> Amount | None:
-    """What a usage comes to; None for one that cannot be true, or that nobody told."""
-    given, cached, visible, reasoning = usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning
-    if usage.estimated or min(given, cached, visible, reasoning) < 0 or max(given, cached, visible, reasoning) > MOST_TOKENS:
+def has_media(request: Generate | Score) -> bool:
+    """Whether there are pictures or sounds in a question."""
+    return any(
+        type(message.content) is tuple and any(part.type != "text" for part in message.content) for message in request.messages
+    )
+
+
+def words_of(request: Generate | Score) -> frozenset[str]:
+    """What a request asks of its provider in the provider's own words, as prices name it: `service_tier=priority`."""
+    if isinstance(request, Score) or not request.extra:
+        return NO_WORDS
+    return frozenset(f"{name}={value}" for name, value in request.extra.items() if type(value) is str)
+
+
+def asks_for_services(request: Generate | Score) -> bool:
+    """Whether it asks for more than tokens."""
+    return isinstance(request, Generate) and bool(request.extra) and not SERVICES.isdisjoint(request.extra or ())
+
+
+def came_to(usage: Usage, price: Price | None, request: Generate | Score | None = None) -> Amount | None:
+    """What a usage of a request comes to; None for one that cannot be true, or that nobody told. Texts alone need no request."""
+    parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write)
+    if usage.estimated or not all(0 <= part <= MOST_TOKENS for part in parts):
         return None
-    each = price or FREE
-    money = given * each.input + cached * each.cached + (visible + reasoning) * each.output
-    return Amount(money, given + cached + visible + reasoning, 1)
+    media, words = (has_media(request), words_of(request)) if request is not None else (False, NO_WORDS)
+    money = (price or FREE).cost(usage, media=media, words=words)
+    return Amount(money, usage.input_tokens + usage.output_tokens, 1)

@@ -153,7 +153,8 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     most = words(limit.unit, limit.wanted) + per
     raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
     if short.because == "price":
-        return f"`{name}` has a limit of {most}, and nobody knows the price of the model: set `price` of its core"
+        says = "say it in `[prices]` of aios.toml, see `aios prices`"
+        return f"`{name}` has a limit of {most}, and nobody knows what this call costs: {says}"
     if short.because == "limit":
         least = words(limit.unit, bound.of(bound.least)[limit.unit])
         return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"

@@ -61,6 +61,7 @@ from aios.ports.core import (
     ScoreCall,
     refuse_what_it_cannot,
 )
+from aios.ports.prices import LOCAL
 
 POISONED_AFTER = 3
 """Crashes in a row, without a new token in between, after which a call is given up. From the one before, it runs alone."""
@@ -108,7 +109,7 @@ class LocalCoreConfig:
     is not enough, and with 0, the core is not exact. `share`: calls of one tenant that begin with the same tokens read them once;
     `store_bytes`: memory for what was read, when its slot is needed. `public`: files with texts, such as system prompts, with
     which calls of all tenants may begin and share that; how fast an answer comes then tells that somebody else asks so.
-    `price`: nano-dollars per token that its calls are booked at.
+    `price`: nano-dollars per token that its calls are booked at; not given, it is that of `[prices.local]`.
     """
 
     home: Path
@@ -130,7 +131,7 @@ class LocalCoreConfig:
     store_bytes: int = 64 << 20
     public: tuple[Path, ...] = ()
     share: bool = True
-    price: Price = Price()
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
@@ -218,6 +219,7 @@ class LocalCore:
             exact=self._ready is not None and self._ready.exact,
             reserved=self.config.reserve,
             price=self.config.price,
+            provider=LOCAL,
         )
 
     def health(self) -> Health:
