@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import msgspec
 import pytest
+from price_tables import entry, price, written
 
 from aios.abi.errors import Unavailable
 from aios.abi.llm import Usage
@@ -29,29 +30,6 @@ class Fixed:
 
     def monotonic(self) -> float:
         return 0.0
-
-
-def written(*entries: dict[str, object], **stand_in: list[str]) -> bytes:
-    """A table as the maintainers' tool writes it."""
-    lines = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-    digest = hashlib.sha256(lines).hexdigest()
-    head = {
-        "date": "2026-11-01",
-        "made_from": "a test",
-        "wheel_sha256": "",
-        "licence": "",
-        "sha256": digest,
-        "stand_in": stand_in,
-    }
-    return json.dumps(head).encode() + b"\n" + lines
-
-
-def entry(model: str, *match: object, provider: str = "acme", dollars: int = 1, **more: object) -> dict[str, object]:
-    return {"provider": provider, "model": model, "match": match, "price": price(dollars), **more}
-
-
-def price(dollars: int) -> dict[str, object]:
-    return {"rates": {"input": dollars * 10**9, "output": dollars * 10**9}}
 
 
 def book(table: bytes, at_ns: int = NOVEMBER_NS, **said: PriceConfig) -> PriceBook:

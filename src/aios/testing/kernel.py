@@ -32,6 +32,7 @@ from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.gate import Gate
 from aios.ports.host import HostGone, Hosts
+from aios.ports.prices import OwnPrices, Prices
 from aios.ports.program import Ending, Launch
 from aios.ports.store import Store
 from aios.server.local import LocalGate
@@ -314,18 +315,20 @@ async def kernel_for_tests(
     aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, hosts: ServedHosts | None = None,
     index: LaneConfig | None = None, embedders: Sequence[Embedder] = (),
     programs: Mapping[str, ProgramFunction] | None = None, tools: Mapping[str, ToolFunction] | None = None,
-    limit_s: float = 4000.0,
+    limit_s: float = 4000.0, prices: Prices | None = None,
 ) -> AsyncIterator[RunningKernel]:  # fmt: skip
     """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time.
 
     `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run; `tools`: the functions that
-    they may register. `programs`: what commands do, by their name. `tokens`: content of the token file.
+    they may register. `programs`: what commands do, by their name. `tokens`: content of the token file. `prices`: not
+    given, what is made on this machine costs nothing, and nobody knows other prices.
     """
     scripted, store, document = ScriptedHosts(agents or {}, tools=tools), MemoryStore(), MemoryDocument(tokens)
     served, commands = hosts or scripted, ScriptedPrograms(programs or {})
     parts = Parts(
         clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=served, lane=lane or LaneConfig(),
         index=index or LaneConfig(), embedders=tuple(embedders), aliases=dict(aliases or {}), programs=commands,
+        prices=prices or OwnPrices(),
     )  # fmt: skip
     async with asyncio.timeout(limit_s), Kernel(parts) as kernel:
         served.serve(kernel)

@@ -161,7 +161,8 @@ class CoreCalls:
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
         call.answer = answer
         assert isinstance(call.request, Generate | Score)
-        call.came_to = came_to(usage, self._pool.price(call.core, call.plan.model), call.request)
+        price = self._pool.price(call.core, call.plan.model)
+        call.came_to = came_to(usage, price, call.request, self._pool.info(call.core))
         self._pool.add_usage(call.core, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)

@@ -13,11 +13,11 @@ from aios.abi.label import FIRST_PARTY
 from aios.abi.llm import Embed, Embeddings, Model, Usage
 from aios.abi.system import EmbedderState
 from aios.abi.wire import nearest
-from aios.kernel.amounts import Bound
+from aios.kernel.amounts import Amount, Bound
 from aios.kernel.cores.pool import DEFAULT
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Lane, Server
-from aios.kernel.ledger.bounds import bound_of_embedding, came_to
+from aios.kernel.ledger.bounds import bound_of_embedding
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.core import CoreEvent
@@ -135,7 +135,7 @@ class Embedders:
         self._tokens[plan.model] += found.tokens
         call.process.tokens += found.tokens
         call.input_tokens = found.tokens
-        call.came_to = came_to(Usage(found.tokens), None)
+        call.came_to = Amount(0, found.tokens, 1)
         call.label = call.process.label.join(FIRST_PARTY)
         return Embeddings(
             id=plan.id, model=plan.model, core=info.name, dimensions=info.dimensions, vectors=found.vectors, cut=found.cut,

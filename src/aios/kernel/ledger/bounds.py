@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from aios.abi.llm import Embed, Generate, Message, Score, Usage
-from aios.abi.price import FREE, NO_WORDS, Price
+from aios.abi.price import FREE, Price
 from aios.kernel.amounts import Amount, Bound
 from aios.ports.core import CoreInfo
 
@@ -40,8 +43,8 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None) -> 
         most *= request.n
     if info.local:
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
-    priced = price is not None and not asks_for_services(request)
-    worst = (price or FREE).worst(given, media=has_media(request), words=words_of(request))
+    priced = price is not None and SERVICES.isdisjoint(asked_of(request, info))
+    worst = (price or FREE).worst(given, media=has_media(request), words=words_of(request, info))
     return Bound(Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local)
 
 
@@ -74,23 +77,20 @@ def has_media(request: Generate | Score) -> bool:
     )
 
 
-def words_of(request: Generate | Score) -> frozenset[str]:
-    """What a request asks of its provider in the provider's own words, as prices name it: `service_tier=priority`."""
-    if isinstance(request, Score) or not request.extra:
-        return NO_WORDS
-    return frozenset(f"{name}={value}" for name, value in request.extra.items() if type(value) is str)
+def asked_of(request: Generate | Score, info: CoreInfo) -> Mapping[str, Any]:
+    """What a core hears of a request in words of its own wire."""
+    return request.extra or {} if isinstance(request, Generate) and request.wire == info.driver else {}
 
 
-def asks_for_services(request: Generate | Score) -> bool:
-    """Whether it asks for more than tokens."""
-    return isinstance(request, Generate) and bool(request.extra) and not SERVICES.isdisjoint(request.extra or ())
+def words_of(request: Generate | Score, info: CoreInfo) -> frozenset[str]:
+    """The same as prices name it: `service_tier=priority`."""
+    return frozenset(f"{name}={value}" for name, value in asked_of(request, info).items() if type(value) is str)
 
 
-def came_to(usage: Usage, price: Price | None, request: Generate | Score | None = None) -> Amount | None:
-    """What a usage of a request comes to; None for one that cannot be true, or that nobody told. Texts alone need no request."""
+def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> Amount | None:
+    """What a usage of a request on a core comes to; None for one that cannot be true, or that nobody told."""
     parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write)
     if usage.estimated or not all(0 <= part <= MOST_TOKENS for part in parts):
         return None
-    media, words = (has_media(request), words_of(request)) if request is not None else (False, NO_WORDS)
-    money = (price or FREE).cost(usage, media=media, words=words)
+    money = (price or FREE).cost(usage, media=has_media(request), words=words_of(request, info))
     return Amount(money, usage.input_tokens + usage.output_tokens, 1)

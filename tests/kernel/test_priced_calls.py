@@ -1,0 +1,173 @@
+"""A call is reserved at the worst price of its model, and settled at the price that it came to."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from price_tables import price, written
+
+from aios.abi.account import AccountState, SetLimit, ShowAccounts
+from aios.abi.errors import OverBudget
+from aios.abi.llm import Generate, Message, Part, Usage
+from aios.drivers.price.book import PriceBook, PriceConfig, PricesConfig
+from aios.drivers.price.table import Table
+from aios.ports.core import CoreCall, CoreInfo, Emit
+from aios.ports.prices import LOCAL
+from aios.testing import ScriptedCore
+from aios.testing.kernel import RunningKernel, VirtualClock, kernel_for_tests
+
+WORST = 512 + 5
+"""Tokens of `hello`, at most."""
+hello = Generate(prompt="hello", max_tokens=4)
+USAGE = Usage(input_uncached=100, cache_read=20, output_visible=3, reasoning=1)
+LATER_NS = 1_796_083_200 * 10**9  # 2026-12-01T00:00Z
+
+
+def row(model: str, of: dict[str, object], **more: object) -> dict[str, object]:
+    return {"provider": "acme", "model": model, "match": [f"={model}"], "price": of, **more}
+
+
+TABLE = written(
+    row("plain", price(2.5, 10, cached=1_250_000_000)),
+    row("quick", price(1, 1, variants={"service_tier=priority": price(2, 2)}, fees={"web_searches": 10_000_000})),
+    row("hears", price(0.3, 2.5, media=1_000_000_000)),
+    row("keeps", price(3, 15, cache_write=3_750_000_000, cache_write_long=6_000_000_000)),
+    row("rises", price(1, 1), later=[{"since": "2026-12-01", "price": price(2, 2)}]),
+)
+
+
+class Remote(ScriptedCore):
+    """A model of a provider, that tells whatever usage it is given."""
+
+    def __init__(self, provider: str, model: str, usage: Usage = USAGE, name: str = "remote") -> None:
+        super().__init__("one", name=name, models=(model,), price=None)
+        self.provider, self.usage = provider, usage
+
+    def info(self) -> CoreInfo:
+        return replace(super().info(), local=False, provider=self.provider, driver="openai_chat")
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Any:
+        return replace(await super().generate(call, emit), usage=self.usage)
+
+
+def prices(**config: Any) -> PriceBook:
+    return PriceBook(PricesConfig(**config), VirtualClock(), Table(TABLE))
+
+
+async def limit(k: RunningKernel, amount: int) -> None:
+    await k.operator.call(SetLimit(account="/local/client", unit="money", amount=amount))
+
+
+async def spent(k: RunningKernel) -> int:
+    found: AccountState = (await k.operator.call(ShowAccounts(account="/local/client"))).accounts[0]
+    assert found.reserved["money"] == 0 and found.overbilled == 0
+    return found.spent["lifetime"]["money"]
+
+
+async def test_a_call_comes_to_what_the_table_says_of_its_model() -> None:
+    async with kernel_for_tests([Remote("acme", "plain")], prices=prices()) as k:
+        gate = await k.session()
+        await limit(k, 10**9)
+        await gate.call(hello)
+        assert await spent(k) == 100 * 2500 + 20 * 1250 + 4 * 10_000
+
+
+async def test_the_operators_price_comes_before_the_tables_and_has_parts_of_nano_dollars() -> None:
+    said = {"Acme/plain": PriceConfig(input=Decimal("0.0028"), output=Decimal(1), request=Decimal("0.001"))}
+    async with kernel_for_tests([Remote("acme", "plain")], prices=prices(models=said)) as k:
+        gate = await k.session()
+        await limit(k, 10**9)
+        await gate.call(hello)
+        assert await spent(k) == 336 + 4 * 1000 + 10**6, "120 tokens of 2.8 nano-dollars"
+
+
+async def test_what_is_made_here_costs_what_the_operator_says_and_else_nothing() -> None:
+    paid = prices(local=PriceConfig(input=Decimal(1), output=Decimal(2)))
+    for book, cost in ((prices(), 0), (paid, 120 * 1000 + 4 * 2000)):
+        async with kernel_for_tests([Remote(LOCAL, "any")], prices=book) as k:
+            gate = await k.session()
+            await limit(k, 10**9)
+            await gate.call(hello)
+            assert await spent(k) == cost
+
+
+@pytest.mark.parametrize(("provider", "model"), [("acme", "other"), ("nobody", "plain"), ("", "plain")])
+async def test_an_unknown_price_is_refused_under_a_limit_of_money_and_no_other(provider: str, model: str) -> None:
+    async with kernel_for_tests([Remote(provider, model)], prices=prices()) as k:
+        gate = await k.session()
+        await gate.call(hello)
+        await limit(k, 10**15)
+        with pytest.raises(OverBudget, match="nobody knows what this call costs"):
+            await gate.call(hello)
+
+
+async def test_who_asks_for_priority_pays_for_it_also_if_the_words_are_the_providers_own() -> None:
+    """A client's `service_tier` rides along unread: it must not buy at twice the price what was reserved at once."""
+    asks = replace(hello, wire="openai_chat", extra={"service_tier": "priority"})
+    async with kernel_for_tests([Remote("acme", "quick")], prices=prices()) as k:
+        gate = await k.session()
+        await limit(k, 10**9)
+        await gate.call(hello)
+        once = await spent(k)
+        await gate.call(asks)
+        assert await spent(k) == 3 * once
+        await gate.call(replace(asks, wire="anthropic_messages"))
+        assert await spent(k) == 4 * once, "another wire's words do not reach it"
+
+
+@pytest.mark.parametrize("extra", [{"web_search_options": {}}, {"plugins": [{"id": "web"}]}])
+async def test_services_that_are_paid_by_their_uses_are_refused_under_a_limit_of_money(extra: dict[str, Any]) -> None:
+    async with kernel_for_tests([Remote("acme", "plain")], prices=prices()) as k:
+        gate = await k.session()
+        asks = replace(hello, wire="openai_chat", extra=extra)
+        await gate.call(asks)
+        await limit(k, 10**12)
+        with pytest.raises(OverBudget, match="nobody knows what this call costs"):
+            await gate.call(asks)
+        await gate.call(hello)
+
+
+async def test_pictures_and_cache_writes_are_reserved_and_charged_at_their_own_rates() -> None:
+    sound = Message("user", (Part("text", "what is it"), Part("other", extra={"type": "input_audio"})))
+    hears = Remote("acme", "hears", Usage(input_uncached=10), name="hears")
+    keeps = Remote("acme", "keeps", Usage(input_uncached=10, cache_write=100), name="keeps")
+    async with kernel_for_tests([hears, keeps], prices=prices()) as k:
+        gate = await k.session()
+        await limit(k, 10**12)
+        await gate.call(Generate(model="hears", messages=(sound,), max_tokens=4))
+        assert await spent(k) == 10 * 1000, "$1 per million, and not the $0.30 of texts"
+        await gate.call(Generate(model="keeps", prompt="hello", max_tokens=4))
+        assert await spent(k) == 10 * 1000 + 10 * 3000 + 100 * 3750
+
+
+async def test_a_later_price_holds_from_its_day_on_without_a_restart() -> None:
+    class Clock(VirtualClock):
+        at_ns = LATER_NS - 1
+
+        def now_ns(self) -> int:
+            return self.at_ns
+
+    clock = Clock()
+    async with kernel_for_tests([Remote("acme", "rises")], prices=PriceBook(PricesConfig(), clock, Table(TABLE))) as k:
+        gate = await k.session()
+        await gate.call(hello)
+        once = await spent(k)
+        clock.at_ns += 1
+        await gate.call(hello)
+        assert once == 124 * 1000 and await spent(k) == 3 * once
+
+
+async def test_a_reservation_is_of_the_dearest_way_to_bill_it() -> None:
+    """One token of room less than the worst, and the call is refused before it is made."""
+    for model, each in (("plain", (2500, 10_000)), ("keeps", (6000, 15_000)), ("quick", (1000, 1000))):
+        most = WORST * each[0] + 4 * each[1]
+        for amount, fits in ((most, True), (most - each[1], False)):
+            async with kernel_for_tests([Remote("acme", model)], prices=prices()) as k:
+                gate = await k.session()
+                await limit(k, amount)
+                if fits:
+                    await gate.call(hello)
+                    continue
+                with pytest.raises(OverBudget):
+                    await gate.call(hello)
