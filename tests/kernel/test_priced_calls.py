@@ -1,5 +1,6 @@
 """A call is reserved at the worst price of its model, and settled at the price that it came to."""
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -10,11 +11,12 @@ from price_tables import price, written
 from aios.abi.account import AccountState, SetLimit, ShowAccounts
 from aios.abi.errors import OverBudget
 from aios.abi.llm import Generate, Message, Part, Usage
+from aios.drivers.core.scripted import Answers
 from aios.drivers.price.book import PriceBook, PriceConfig, PricesConfig
 from aios.drivers.price.table import Table
 from aios.ports.core import CoreCall, CoreInfo, Emit
 from aios.ports.prices import LOCAL
-from aios.testing import ScriptedCore
+from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, VirtualClock, kernel_for_tests
 
 WORST = 512 + 5
@@ -40,8 +42,8 @@ TABLE = written(
 class Remote(ScriptedCore):
     """A model of a provider, that tells whatever usage it is given."""
 
-    def __init__(self, provider: str, model: str, usage: Usage = USAGE, name: str = "remote") -> None:
-        super().__init__("one", name=name, models=(model,), price=None)
+    def __init__(self, provider: str, model: str, usage: Usage = USAGE, name: str = "remote", answers: Answers = "one") -> None:
+        super().__init__(answers, name=name, models=(model,), price=None)
         self.provider, self.usage = provider, usage
 
     def info(self) -> CoreInfo:
@@ -139,6 +141,19 @@ async def test_pictures_and_cache_writes_are_reserved_and_charged_at_their_own_r
         assert await spent(k) == 10 * 1000, "$1 per million, and not the $0.30 of texts"
         await gate.call(Generate(model="keeps", prompt="hello", max_tokens=4))
         assert await spent(k) == 10 * 1000 + 10 * 3000 + 100 * 3750
+
+
+async def test_while_a_question_with_sounds_runs_all_of_it_is_reserved_at_the_rate_of_sounds() -> None:
+    sound = Message("user", (Part("text", "what is it"), Part("other", extra={"type": "input_audio"})))
+    remote = Remote("acme", "hears", Usage(1), answers=Script(text="one", first_s=5))
+    async with kernel_for_tests([remote], prices=prices()) as k:
+        gate = await k.session()
+        for question, each in (((sound,), 1000), ((Message("user", "what is it"),), 300)):
+            call = asyncio.ensure_future(gate.call(Generate(messages=question, max_tokens=4)))
+            await asyncio.sleep(1)
+            reserved = (await k.operator.call(ShowAccounts(account="/local/client"))).accounts[0].reserved
+            assert reserved["money"] == (reserved["tokens"] - 4) * each + 4 * 2500
+            await call
 
 
 async def test_a_later_price_holds_from_its_day_on_without_a_restart() -> None:
