@@ -24,7 +24,8 @@ from aios.ports.core import Core, CoreCall, CoreInfo, Emit, Health, Price
 from aios.ports.gate import Gate
 from aios.testing.kernel import RunningKernel, kernel_for_tests
 
-PRICE = Price(3000, 300, 15_000)
+CACHED = 300
+PRICE = Price(3000, CACHED, 15_000)
 """$3, $0.30 and $15 per million tokens."""
 LIMIT = 5 * 10**9
 MAX_TOKENS, LEAST_TOKENS = 8192, 256
@@ -82,7 +83,7 @@ class Billing(Core):
         finally:
             self.running -= 1
             made = made or min(tokens, int(max(0.0, asyncio.get_running_loop().time() - began - FIRST_S) * PER_S) + 1)
-            self.billed += (given - cached) * PRICE.input + cached * PRICE.cached + made * PRICE.output
+            self.billed += (given - cached) * PRICE.input + cached * CACHED + made * PRICE.output
         usage = Usage(given - cached, cached, tokens)
         return Completion(id=call.id, model=call.model, core="provider", choices=(Choice("a"),), usage=usage)
 
