@@ -108,7 +108,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
         `media`: whether there are pictures or sounds in it. `words`: what it asks of the provider, as `service_tier=priority`.
         """
-        if not self.tiers and not words:
+        if not words and (not self.tiers or input_tokens <= self.tiers[0].above):
             return Worst(_up(self.rates.worst_input(media)), _up(self.rates.worst_output()), self.request)
         rates = [rates for price in self._asked(words) for rates in price._up_to(input_tokens)]
         return Worst(
@@ -122,7 +122,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if min(usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write) < 0:
             raise ValueError("a usage of less than no tokens")
         own = self.request + _up(self.at(usage.input_tokens).sum(usage, media))
-        return max([own, *(variant.cost(usage, media=media) for variant in self._variants(words))])
+        return max([own, *(variant.cost(usage, media=media) for variant in self._variants(words))]) if words else own
 
     def _asked(self, words: Collection[str]) -> Iterator[Price]:
         """The price, and those of the variants that a call asks for: it may be given either."""

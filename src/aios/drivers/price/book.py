@@ -116,7 +116,7 @@ class PriceBook:
         entry = self._entry(provider, model)
         if entry is None:
             return None
-        price = entry.on(day_of(self._clock.now_ns()))
+        price = entry.on(day_of(self._clock.now_ns())) if entry.later else entry.price
         return ModelPrice(provider, model, "table", f"{entry.provider}/{entry.model}", price)
 
     def _entry(self, provider: str, model: str) -> Entry | None:
