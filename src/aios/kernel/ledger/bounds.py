@@ -90,7 +90,7 @@ def words_of(request: Generate | Score, info: CoreInfo) -> frozenset[str]:
 def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> Amount | None:
     """What a usage of a request on a core comes to; None for one that cannot be true, or that nobody told."""
     parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write)
-    if usage.estimated or not all(0 <= part <= MOST_TOKENS for part in parts):
+    if usage.estimated or min(parts) < 0 or max(parts) > MOST_TOKENS:
         return None
     money = (price or FREE).cost(usage, media=has_media(request), words=words_of(request, info))
     return Amount(money, usage.input_tokens + usage.output_tokens, 1)
