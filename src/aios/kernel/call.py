@@ -239,9 +239,7 @@ class CallPath:
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
 
-    def _give_back(
-        self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None
-    ) -> float:
+    def _give_back(self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None) -> float:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""
         cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
         turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to

@@ -60,8 +60,8 @@ class Call(msgspec.Struct, eq=False):
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity.
 
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
-    `bounds`: by server, the most that an attempt can come to there; `granted`: tokens that its answer may have, where they are fewer
-    than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all of them did, nano-dollars.
+    `bounds`: by server, the most that an attempt can come to there; `granted`: tokens that its answer may have, where they are
+    fewer than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars.
     `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 

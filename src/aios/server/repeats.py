@@ -144,14 +144,6 @@ class Repeats:
         tell: Tell | None = None,
     ) -> Awaitable[Answer]:  # fmt: skip
         """As the kernel's `call`. `tell` may hear nothing, if the answer is here already. Raises `AiosError`."""
-        try:
-            return await self._call(request, writer, caller, wanted, options, tell)
-        except OverBudget as error:
-            raise self._spent.refusal(request, error) from None
-
-    async def _call(
-        self, request: HttpRequest, writer: Writer, caller: Caller, wanted: Request[Any], options: CallOptions, tell: Tell | None
-    ) -> Answer:
         tries = tries_of(request)
         if tries is None and not self._by_key:
             return self._plain(request, writer, caller, wanted, options, tell)
@@ -164,11 +156,14 @@ class Repeats:
         """A call that may be a try of another, or have others."""
         key = key_of(request)
         known = self._find(key, tries or 0)
-        if known is not None:
-            return await self._join(known, writer, tell, tries)
-        if tries is None:
+        if known is None and tries is None:
             return await self._plain(request, writer, caller, wanted, options, tell)
-        return await self._begin(Held(key, request.token_id, tries, writer, tell), writer, caller, wanted, options)
+        try:
+            if known is not None:
+                return await self._join(known, writer, tell, tries)
+            return await self._begin(Held(key, request.token_id, tries or 0, writer, tell), writer, caller, wanted, options)
+        except OverBudget as error:
+            raise self._spent.refusal(request, error) from None
 
     # making calls
 
@@ -184,6 +179,8 @@ class Repeats:
                 held.finish(error)
                 self._by_key.setdefault(held.key, []).append(held)
                 self._keep(held, "broken")
+            if isinstance(error, OverBudget):
+                raise self._spent.refusal(request, error) from None
             raise
 
     async def _begin(self, held: Held, writer: Writer, caller: Caller, wanted: Request[Any], options: CallOptions) -> Answer:
