@@ -200,7 +200,7 @@ def test_a_record_has_the_shape_that_the_contract_gives_it() -> None:
         "body",
     )  # fmt: skip
     kinds = typing.get_type_hints(Record)
-    assert set(get_args(kinds["kind"])) == {"intent", "result", "error", "end"}
+    assert set(get_args(kinds["kind"])) == {"intent", "result", "error", "end", "reservation", "settlement", "change"}
 
 
 def test_policies_are_found_by_their_own_names() -> None:

@@ -219,6 +219,7 @@ class CallPath:
                 call.turn_at, call.turn_ns = began, self._clock.now_ns()
                 self._tell_turn(call, turn)
                 call.plan = syscall.plan(call)
+                self._cashier.record(call, payment)
                 durable = self._journal.commit(self._journal.intent(call, call.plan))
                 if durable is not None:
                     await durable

@@ -165,7 +165,7 @@ class Kernel:
             self._syscalls(),
             deadlines,
             self.tokens.weight,
-            Cashier(self.accounts, self.till, self.clock, deadlines, self.events),
+            Cashier(self.accounts, self.till, self.clock, deadlines, self.events, self._journal),
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -178,7 +178,7 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events),
             self._embedders,
-            AccountCalls(self.accounts, self.till, self.clock, self.events),
+            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal),
             LaneCalls(self._lanes, self._lane_configs, self.events),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
             MailCalls(self._post, self.processes, self._grants, self.clock),

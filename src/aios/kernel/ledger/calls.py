@@ -12,6 +12,7 @@ from aios.kernel.ledger.cashier import words
 from aios.kernel.ledger.payments import Till
 from aios.kernel.ledger.states import limit_state, tightest
 from aios.kernel.process import Call
+from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
 
@@ -21,11 +22,12 @@ MOST_SHOWN = 10_000
 class AccountCalls:
     """Shows accounts, and limits them."""
 
-    def __init__(self, book: Book, till: Till, clock: Clock, events: EventLog) -> None:
+    def __init__(self, book: Book, till: Till, clock: Clock, events: EventLog, journal: Journal) -> None:
         self._book = book
         self._till = till
         self._clock = clock
         self._events = events
+        self._journal = journal
 
     def syscalls(self) -> dict[str, Syscall]:
         return {"account.show": Syscall(self._show), "account.limit": Syscall(self._limit)}
@@ -58,6 +60,7 @@ class AccountCalls:
         unit = UNITS.index(request.unit)
         account.limit(request.window, unit, request.amount, request.soft)
         account.overbilled = 0
+        self._journal.change(call, request)
         self._book.note_limits(account)
         most = "no limit" if request.amount is None else words(unit, request.amount)
         tenant = account.name.split("/")[1]

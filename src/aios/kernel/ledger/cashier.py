@@ -8,6 +8,7 @@ from collections.abc import Callable
 from aios.abi.account import UNITS, LimitState, Window
 from aios.abi.errors import BadRequest, ContextFull, OverBudget, Refused
 from aios.abi.event import AccountChanged
+from aios.abi.record import Reserved, Settled
 from aios.abi.request import Class, lower
 from aios.abi.waits import Wait
 from aios.kernel.amounts import CALLS, MONEY, NOTHING, Amount, Bound
@@ -20,6 +21,7 @@ from aios.kernel.ledger.payments import Payment, Till
 from aios.kernel.ledger.states import tightest
 from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
+from aios.kernel.record.journal import Journal
 from aios.ports.clock import Clock
 
 NANO = 10**9
@@ -32,12 +34,13 @@ SOFT: Class = "batch"
 class Cashier:
     """Joins accounts, limits and calls. `book`: the accounts; `till`: where reservations are made."""
 
-    def __init__(self, book: Book, till: Till, clock: Clock, deadlines: Deadlines, events: EventLog) -> None:
+    def __init__(self, book: Book, till: Till, clock: Clock, deadlines: Deadlines, events: EventLog, journal: Journal) -> None:
         self._book = book
         self._till = till
         self._clock = clock
         self._deadlines = deadlines
         self._events = events
+        self._journal = journal
 
     def payment(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment | None:
         """What the next attempt of a call has to reserve with its turn; None where it has to be admitted first."""
@@ -66,7 +69,7 @@ class Cashier:
                 self._tell(short.account, "refused", f"{call.process.name}: {why(short, bound, self._now_ns())}")
                 raise OverBudget(why(short, bound, self._now_ns()), retry_after_s=None)
             await self._park(call, short, bound)
-        return Payment(self._till, accounts, bounds, call)
+        return Payment(self._till, accounts, bounds, call, limited=True)
 
     async def _park(self, call: Call, short: Short, bound: Bound) -> None:
         """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
@@ -102,12 +105,23 @@ class Cashier:
                 least[state.unit] = state
         return tuple(least.values())
 
+    def record(self, call: Call, payment: Payment) -> None:
+        """Record what is reserved for an attempt, if any limit or any money stands on it: of others, the result tells enough."""
+        reservation = payment.reservation
+        if reservation is not None and (payment.limited or reservation.amount.money):
+            payment.recorded = True
+            accounts = tuple([account.name for account in reservation.accounts])
+            self._journal.reservation(call, Reserved(payment.server, accounts, *reservation.amount))
+
     def settle(self, call: Call, payment: Payment, error: BaseException | None) -> None:
         """An attempt that had its turn has ended, in an error or well: book what it came to."""
         if payment.reservation is None:
             return
         reserved = payment.reservation.amount
-        over = payment.settle(self._came_to(call, payment.bounds[payment.server], reserved, error))
+        actual = self._came_to(call, payment.bounds[payment.server], reserved, error)
+        over = payment.settle(actual)
+        if payment.recorded:
+            self._journal.settlement(call, Settled(*(reserved if actual is None else actual), actual is not None))
         if over != NOTHING:
             self._alarm(call, payment, over)
 

@@ -27,13 +27,22 @@ Taken = Literal["taken", "later", "never"]
 
 
 class Payment:
-    """What one attempt of a call needs of its accounts. `bounds`: by server."""
+    """What one attempt of a call needs of its accounts. `bounds`: by server.
 
-    __slots__ = ("_call", "_till", "accounts", "at", "bounds", "rank", "recall", "reservation", "server", "short")
+    `limited`: one of its accounts has a limit. `recorded`: the journal has its reservation.
+    """
 
-    def __init__(self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call) -> None:
+    __slots__ = (
+        "_call", "_till", "accounts", "at", "bounds", "limited", "rank", "recall", "recorded", "reservation", "server", "short",
+    )  # fmt: skip
+
+    def __init__(
+        self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call, limited: bool = False
+    ) -> None:
         self.accounts = accounts
         self.bounds = bounds
+        self.limited = limited
+        self.recorded = False
         self.reservation: Reservation | None = None
         self.rank = (CLASSES.index(call.cls), call.asked_ns, next(till.arrivals))
         self.server = ""

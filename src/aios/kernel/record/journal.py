@@ -10,7 +10,8 @@ import msgspec
 
 from aios.abi.errors import AiosError, Conflict, Fault, OutcomeUnknown
 from aios.abi.label import Label
-from aios.abi.record import ABI_VERSION, Kind, Record
+from aios.abi.record import ABI_VERSION, Kind, Record, Reserved, Settled
+from aios.abi.request import Request
 from aios.abi.table import TABLE
 from aios.kernel.process import Call
 from aios.ports.clock import Clock
@@ -72,6 +73,18 @@ class Journal:
     def error(self, call: Call, error: AiosError) -> int:
         """Record that a call failed."""
         return self._append(call, "error", call.process.label, _encoder.encode(error.fault()))
+
+    def reservation(self, call: Call, reserved: Reserved) -> int:
+        """Record what an attempt may come to, before its intent: where that is durable, this is."""
+        return self._append(call, "reservation", call.process.label, _encoder.encode(reserved))
+
+    def settlement(self, call: Call, settled: Settled) -> int:
+        """Record what an attempt came to."""
+        return self._append(call, "settlement", call.process.label, _encoder.encode(settled))
+
+    def change(self, call: Call, request: Request[Any]) -> int:
+        """Record what holds from now on for others too."""
+        return self._append(call, "change", call.process.label, _encoder.encode(request))
 
     def commit(self, lsn: int) -> Awaitable[None] | None:
         """Output commit: nothing leaves the kernel before what it stands on is as durable as the store makes it.
