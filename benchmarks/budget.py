@@ -31,7 +31,7 @@ BARS = {
 MEANINGS = {
     "overshoot": "spent beyond a budget of $5 that 1 to 1,024 callers share, the most of all seeds ÷ the budget",
     "used": "what of it is spent when all are refused, the least median over seeds",
-    "billed": "what of it the provider bills, who says nothing of calls whose callers went away; they are charged in full",
+    "billed": "what of it the provider bills; answers that broke off, or were read on for too long, are charged in full",
     "refused_early": "callers refused while what they need was only reserved",
     "charge_after_overshoot": "the same overshoot where calls are charged afterwards",
     "resize_overshoot": "the same where what is left is reserved if the most does not fit",

@@ -211,7 +211,7 @@ class CallPath:
         while True:
             path_s = call.process.path_s
             turn, payment = await self._turn(call, lane, syscall.bound)
-            call.turn, call.granted, call.acted = turn, payment.granted, False
+            call.turn, call.granted, call.limited, call.acted = turn, payment.granted, payment.limited, False
             began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
             failure: BaseException | None = None
             try:
@@ -235,10 +235,17 @@ class CallPath:
                 failure = error
                 raise
             finally:
-                ended = self._give_back(call, turn, ended_well, payment, failure)
+                ended = self._ended(call, turn, ended_well, payment, failure)
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
+
+    def _ended(self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None) -> float:
+        """An attempt has ended: its turn is given back, now or when its answer was heard out. When it ended."""
+        if call.hear_out is None:
+            return self._give_back(call, turn, ended_well, payment, failure)
+        call.hear_out(partial(self._give_back, call, turn, ended_well, payment, failure))
+        return self._clock.monotonic()
 
     def _give_back(self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None) -> float:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""

@@ -27,6 +27,7 @@ from aios.kernel.boards.boards import Boards
 from aios.kernel.boards.calls import BoardCalls
 from aios.kernel.call import CallPath
 from aios.kernel.cores.calls import CoreCalls
+from aios.kernel.cores.drains import Drains
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import Pool
 from aios.kernel.deadlines import Deadlines
@@ -129,6 +130,7 @@ class Kernel:
         self._lag_max_s = 0.0
         self._life = AsyncExitStack()
         self._grace_s = 0.0
+        self._drains = Drains()
         self._unattended: set[asyncio.Task[Answer | AiosError]] = set()
 
     def _forget(self, process: Process) -> None:
@@ -176,7 +178,7 @@ class Kernel:
 
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
-            CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events),
+            CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events, self._drains),
             self._embedders,
             AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal),
             LaneCalls(self._lanes, self._lane_configs, self.events),
@@ -203,6 +205,7 @@ class Kernel:
         if self._unattended:  # while there are cores yet, which have to let go of them
             await asyncio.wait(self._unattended, timeout=LET_GO_S)
         await self._supervisor.close()
+        await self._drains.close()
         await self.pool.close()
         await self._embedders.close()
         self.till.close()

@@ -61,7 +61,9 @@ class Call(msgspec.Struct, eq=False):
 
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
     `bounds`: by server, the most that an attempt can come to there; `granted`: tokens that its answer may have, where they are
-    fewer than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars.
+    fewer than it could take; `limited`: an account that pays for it has a limit; `came_to`: what an attempt came to, as far as
+    that is known; `cost`: what all did, nano-dollars. `hear_out`: there when its caller went away but its answer is read on; does
+    what it is given when that has ended.
     `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 
@@ -104,6 +106,8 @@ class Call(msgspec.Struct, eq=False):
     bounds: Mapping[str, Any] = {}
     granted: int | None = None
     acted: bool = False
+    limited: bool = False
+    hear_out: Callable[[Callable[[], Any]], None] | None = None
     came_to: Amount | None = None
     cost: int = 0
     answer: str = ""

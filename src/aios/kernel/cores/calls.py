@@ -34,6 +34,7 @@ from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
 from aios.kernel.amounts import Bound
 from aios.kernel.cores.affinity import Affinity
+from aios.kernel.cores.drains import Drains
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.cores.standing_back import StandingBack
@@ -57,8 +58,9 @@ READER_PATIENCE_S = 15.0
 class CoreCalls:
     """The rows `llm.*` and `core.*`, but what embeds."""
 
-    def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock, events: EventLog) -> None:
+    def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock, events: EventLog, drains: Drains) -> None:
         self._pool = pool
+        self._drains = drains
         self._events = events
         self._embedders = embedders
         self._grants = grants
@@ -122,9 +124,16 @@ class CoreCalls:
         plan: CoreCall = call.plan
         self._tell_start(call, plan)
         self._may_stand_back(call, plan)
-        completion = await self._pool.core(call.core).generate(plan, self._emitter(call))
-        self._note(call, completion.usage, fingerprint(completion.choices))
+        answering = self._pool.core(call.core).generate(plan, self._emitter(call))
+        if call.limited and not self._pool.info(call.core).local:
+            completion = await self._drains.heard(call, answering, self._note_answer)
+        else:
+            completion = await answering
+        self._note_answer(call, completion)
         return completion
+
+    def _note_answer(self, call: Call, completion: Completion) -> None:
+        self._note(call, completion.usage, fingerprint(completion.choices))
 
     def _plan_score(self, call: Call) -> ScoreCall:
         """See `_plan`; nothing is drawn."""
@@ -178,7 +187,7 @@ class CoreCalls:
             call.said_tokens += delta.tokens or 1
             if call.said_tokens // QUANTUM_TOKENS > before // QUANTUM_TOKENS and isinstance(call.turn, Turn):
                 call.turn.quantum_over()
-            full = tell(delta) if tell is not None else None
+            full = tell(delta) if tell is not None and call.hear_out is None else None
             return self._reader(call, full) if full is not None else None
 
         return emit

@@ -1,0 +1,66 @@
+"""Answers of cores elsewhere whose callers went away: heard out for a while, for what they come to.
+
+A provider bills what it has made until then, or all of it, and says how much in the last words of its answer only. Who hangs up
+before these would have to be charged all that was reserved for it. So such a call is let go at once, but its answer is read on,
+in its own turn and at its own cost, until it ends or patience does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from aios.abi.llm import Completion
+from aios.kernel.process import Call
+
+DRAIN_S = 30.0
+"""How long an answer is read on that nobody waits for. A provider makes some 1,500 tokens in it, more than nearly all have."""
+
+Told = Callable[[Call, Completion], None]
+
+
+class Drains:
+    """Answers that are made in a task of their own, so that they may outlive their calls."""
+
+    def __init__(self) -> None:
+        self._open: set[asyncio.Task[Completion]] = set()
+
+    async def heard(self, call: Call, answering: Coroutine[Any, Any, Completion], told: Told) -> Completion:
+        """An answer. If its caller goes away meanwhile, `told` hears what came nevertheless, before `call.hear_out` is done.
+
+        A call that was stopped, by a kill or its deadline, ends its answer too.
+        """
+        task = asyncio.get_running_loop().create_task(answering, name=f"answer to {call.id}")
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if call.stopped is None and not task.done():
+                call.hear_out = partial(_hear_out, call, task, told)
+            else:
+                task.cancel()
+                await asyncio.wait((task,))
+            raise
+
+    async def close(self) -> None:
+        """Wait for none any more."""
+        for task in self._open:
+            task.cancel()
+        if self._open:
+            await asyncio.wait(self._open)
+
+
+def _hear_out(call: Call, task: asyncio.Task[Completion], told: Told, then: Callable[[], Any]) -> None:
+    """Do `then` when an answer has ended, or was waited for long enough."""
+    timer = asyncio.get_running_loop().call_later(DRAIN_S, task.cancel)
+
+    def ended(task: asyncio.Task[Completion]) -> None:
+        timer.cancel()
+        if not task.cancelled() and task.exception() is None:
+            told(call, task.result())
+        then()
+
+    task.add_done_callback(ended)

@@ -1,0 +1,127 @@
+"""Clients that go away in the midst of an answer that is paid for: it is heard out, for a while, and charged as it comes."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from aios.abi.account import AccountState, SetLimit, ShowAccounts
+from aios.abi.errors import Cancelled, DeadlineExceeded
+from aios.abi.llm import Generate, Usage
+from aios.abi.request import CallOptions
+from aios.kernel.cores.drains import DRAIN_S
+from aios.ports.core import CoreCall, Emit, Price
+from aios.ports.gate import Gate
+from aios.testing import Script, ScriptedCore, time
+from aios.testing.kernel import RunningKernel, kernel_for_tests
+
+PRICE = Price(10, 1, 100)
+WORST = 512 + 5
+hello = Generate(prompt="hello", max_tokens=4)
+IN_FULL = WORST * 10 + 4 * 100
+
+
+class Elsewhere(ScriptedCore):
+    """A core that is not on this machine. `ended`: answers that were told to the last word."""
+
+    ended = 0
+
+    def info(self) -> Any:
+        return replace(super().info(), local=False)
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Any:
+        answer = await super().generate(call, emit)
+        self.ended += 1
+        return replace(answer, usage=Usage(20, 0, 3))
+
+
+async def state(k: RunningKernel) -> AccountState:
+    return (await k.operator.call(ShowAccounts(account="/local/client"))).accounts[0]
+
+
+async def limit(k: RunningKernel, amount: int = 10**9) -> None:
+    await k.operator.call(SetLimit(account="/local/client", unit="money", amount=amount))
+
+
+async def given_up(gate: Gate, after_s: float) -> None:
+    """A call that its caller gives up."""
+    call = asyncio.ensure_future(gate.call(hello))
+    await asyncio.sleep(after_s)
+    call.cancel()
+    with pytest.raises((asyncio.CancelledError, Cancelled)):
+        await call
+
+
+@pytest.mark.parametrize("after_s", [1, 3])
+async def test_an_answer_whose_reader_went_away_is_charged_as_it_came_and_nobody_waits_for_it(after_s: int) -> None:
+    core = Elsewhere(Script(text="one two three", first_s=2, token_s=2), price=PRICE, slots=1)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, after_s)
+        assert time() == after_s
+        now = await state(k)
+        assert now.reserved["money"] == IN_FULL and now.spent["lifetime"]["money"] == 0
+        answer = await gate.call(hello)  # it waits for the turn that the other one still has
+        assert core.ended == 2 and answer.usage.output_tokens == 3
+        now = await state(k)
+        assert now.reserved["money"] == 0 and now.spent["lifetime"]["money"] == 2 * (20 * 10 + 3 * 100)
+
+
+async def test_one_that_takes_too_long_is_charged_in_full() -> None:
+    core = Elsewhere(Script(text="one two three", token_s=40), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, 1)
+        await asyncio.sleep(DRAIN_S - 1)
+        assert (await state(k)).reserved["money"] == IN_FULL
+        await asyncio.sleep(2)
+        now = await state(k)
+        assert (now.reserved["money"], now.spent["lifetime"]["money"], core.ended) == (0, IN_FULL, 0)
+
+
+async def test_one_that_fails_meanwhile_is_charged_in_full() -> None:
+    core = Elsewhere(Script(text="one two three", token_s=2, fail_after=2), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, 1)
+        await asyncio.sleep(10)
+        now = await state(k)
+        assert (now.reserved["money"], now.spent["lifetime"]["money"]) == (0, IN_FULL)
+
+
+async def test_what_is_stopped_is_not_heard_out() -> None:
+    core = Elsewhere(Script(text="one two three", token_s=5), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await limit(k)
+        with pytest.raises(DeadlineExceeded):
+            await gate.call(hello, CallOptions(deadline_s=1))
+        now = await state(k)
+        assert (now.reserved["money"], now.spent["lifetime"]["money"]) == (0, IN_FULL)
+        await asyncio.sleep(DRAIN_S)
+        assert core.ended == 0
+
+
+async def test_where_nothing_is_limited_the_provider_is_left_at_once() -> None:
+    core = Elsewhere(Script(text="one two three", token_s=5), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await given_up(gate, 1)
+        assert (await state(k)).reserved["money"] == 0
+        await asyncio.sleep(DRAIN_S)
+        assert core.ended == 0
+
+
+async def test_a_kernel_that_goes_down_waits_for_none_and_charges_it_in_full() -> None:
+    core = Elsewhere(Script(text="one two three", token_s=5), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, 1)
+        account = k.kernel.accounts.named("/local/client")
+    assert time() == 1
+    assert (account.reserved[0], account.spent[0], core.ended) == (0, IN_FULL, 0)
