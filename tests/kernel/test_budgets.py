@@ -11,7 +11,7 @@ from aios.abi.account import AccountState, LimitState, SetLimit, ShowAccounts, U
 from aios.abi.errors import Cancelled, CoreFailed, Denied, NotFound, OverBudget, QueueFull
 from aios.abi.event import ReadEvents
 from aios.abi.lane import UseLane
-from aios.abi.llm import Generate, Score, Usage
+from aios.abi.llm import Generate, Queued, Score, Started, Usage
 from aios.abi.process import Explain, Renice, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
@@ -98,6 +98,17 @@ async def test_calls_that_are_short_of_what_is_reserved_wait_and_none_is_refused
         await asyncio.gather(*calls)
         assert (await state(k, "/local/client")).spent["lifetime"]["calls"] == 20
         assert time() >= 4
+
+
+async def test_a_call_that_waits_for_its_turn_is_told_what_is_left_of_its_limits() -> None:
+    async with kernel_for_tests([core(Script(text="one two", first_s=1), slots=1)]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10, "calls")
+        first = asyncio.ensure_future(gate.call(hello))
+        await asyncio.sleep(0.5)
+        said = [event async for event in gate.stream(hello)]
+        assert [limit.free for event in said if isinstance(event, Queued | Started) for limit in event.quota] == [9, 8]
+        await first
 
 
 async def test_where_there_is_less_room_than_a_call_would_like_its_answer_is_shorter() -> None:

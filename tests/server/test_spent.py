@@ -72,3 +72,19 @@ async def test_what_is_left_stands_in_the_headers_that_clients_know() -> None:
             said = answer.headers
             assert (said["anthropic-ratelimit-requests-limit"], said["anthropic-ratelimit-requests-remaining"]) == ("10", "7")
             assert said["anthropic-ratelimit-tokens-reset"].endswith("Z")
+
+
+async def test_streams_say_what_is_left_when_they_begin() -> None:
+    async with served(ScriptedCore("one two")) as s:
+        await limit(s, 10)
+        left = []
+        async with s.post("/v1/chat/completions", {**CHAT, "stream": True}) as stream:
+            left.append(stream.headers["x-ratelimit-remaining-requests"])
+            await stream.read()
+        async with s.post("/v1/responses", {"model": "scripted-1", "input": "hello", "stream": True}) as stream:
+            left.append(stream.headers["x-ratelimit-remaining-requests"])
+            await stream.read()
+        async with s.post("/v1/messages", {**QUESTION, "stream": True}, anthropic_version="2023-06-01") as stream:
+            left.append(stream.headers["anthropic-ratelimit-requests-remaining"])
+            await stream.read()
+        assert left == ["9", "8", "7"]

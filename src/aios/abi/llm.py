@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.bounds import recordable, within
 from aios.abi.extra import MAX_EXTRA_BYTES, Fields, Wire, size_of
 from aios.abi.request import Event, Reply, Request
@@ -136,15 +137,20 @@ class Completion(Reply, frozen=True, omit_defaults=True):
 
 
 class Queued(Event, frozen=True, tag="queued", omit_defaults=True):
-    """The call was accepted and now waits for a turn; a call that finds a free slot says nothing of the kind."""
+    """The call was accepted and now waits for a turn; a call that finds a free slot says nothing of the kind.
+
+    `quota`: of its process's limits of calls and of tokens those that leave least, one each, where there are any.
+    """
 
     call: str
+    quota: tuple[LimitState, ...] = ()
 
 
 class Started(Event, frozen=True, tag="started", omit_defaults=True):
     """The call has its turn: on which core, and after how many seconds of waiting. `id`: of the completion to come.
 
     `driver`: the core's kind; one that is named as a wire puts back the `extra` of that wire, all others leave it out.
+    `quota`: as `Queued` has it, with what is reserved for this call.
     """
 
     call: str
@@ -153,6 +159,7 @@ class Started(Event, frozen=True, tag="started", omit_defaults=True):
     core: str
     wait_s: float
     driver: str = ""
+    quota: tuple[LimitState, ...] = ()
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

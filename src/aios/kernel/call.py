@@ -212,6 +212,8 @@ class CallPath:
             path_s = call.process.path_s
             turn, payment = await self._turn(call, lane, syscall.bound)
             call.turn, call.granted, call.limited, call.acted = turn, payment.granted, payment.limited, False
+            if payment.limited and call.tell is not None:
+                call.quota = self._cashier.quota(call)
             began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
             failure: BaseException | None = None
             try:
@@ -306,7 +308,7 @@ class CallPath:
                 call.ticket, call.waits, call.withdraw = ticket, partial(lane.why, ticket), partial(lane.withdraw, ticket)
                 try:
                     if call.tell is not None and not again:
-                        call.tell(Queued(call=call.id))
+                        call.tell(Queued(call=call.id, quota=self._cashier.quota(call)))
                     turn = await lane.wait(ticket)
                 except Withdrawn:
                     pass

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.errors import AiosError, NotFound, TooLarge
 from aios.abi.ids import new_pid
 from aios.abi.label import KERNEL, USER, Label
@@ -62,8 +63,8 @@ class Call(msgspec.Struct, eq=False):
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
     `bounds`: by server, the most that an attempt can come to there; `granted`: tokens that its answer may have, where they are
     fewer than it could take; `limited`: an account that pays for it has a limit; `came_to`: what an attempt came to, as far as
-    that is known; `cost`: what all did, nano-dollars. `hear_out`: there when its caller went away but its answer is read on; does
-    what it is given when that has ended.
+    that is known; `cost`: what all did, nano-dollars. `quota`: see `Started`. `hear_out`: there when its caller went away but its
+    answer is read on; does what it is given when that has ended.
     `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 
@@ -109,6 +110,7 @@ class Call(msgspec.Struct, eq=False):
     limited: bool = False
     hear_out: Callable[[Callable[[], Any]], None] | None = None
     came_to: Amount | None = None
+    quota: tuple[LimitState, ...] = ()
     cost: int = 0
     answer: str = ""
     about: str = ""

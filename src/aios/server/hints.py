@@ -14,7 +14,7 @@ from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthentic
 from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, MAX_WAITS_FOR, NO_OPTIONS, CallOptions, Class, Trace
 from aios.ports.kernel import Answer
 from aios.server.exchange import JSON, Headers, HttpRequest
-from aios.server.quota import quota_headers
+from aios.server.quota import cost_header, quota_headers
 
 LONGEST_PATIENCE_S = 45.0
 MAX_SESSION_CHARACTERS = 200
@@ -185,7 +185,9 @@ def _seconds(header: bytes, request: HttpRequest) -> float:
 def answer_headers(answer: Answer) -> Headers:
     """Which call it was, how long it waited for its turn, what it cost, and how much may still be asked for."""
     headers = [JSON, (b"x-aios-ticket", answer.call.encode()), (b"x-aios-wait-ms", b"%d" % (answer.wait_s * 1000))]
-    return [*headers, *quota_headers(answer)] if answer.cost or answer.quota else headers
+    if answer.cost:
+        headers.append(cost_header(answer.cost))
+    return [*headers, *quota_headers(answer.quota)] if answer.quota else headers
 
 
 def refusal_headers(error: AiosError) -> Headers:

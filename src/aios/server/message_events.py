@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Mapping
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.errors import CoreFailed
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Choice, Completion, Delta, Finish, Queued, Started, ToolCall, ToolCallDelta, Usage
 from aios.abi.request import Event
 from aios.server.exchange import OPEN_S, Headers, Writer
+from aios.server.quota import anthropic_quota_headers
 
 STOPS: Mapping[Finish, bytes] = {
     "stop": b'"end_turn"',
@@ -124,11 +126,11 @@ class MessageStream:
             said = self._said(event)
             return self._writer.write(said) if said else None
         if type(event) is Queued:
-            self._open(event.call, 0.0)
+            self._open(event.call, 0.0, event.quota)
             return self._writer.write(PING)
         if type(event) is Started:
             self._model = event.model
-            self._open(event.call, OPEN_S)
+            self._open(event.call, OPEN_S, event.quota)
         return None
 
     async def end(self, value: Completion) -> None:
@@ -140,11 +142,11 @@ class MessageStream:
             left = self._said(_whole_delta(choice)) or self._begin_message()
         await self._writer.end(left + self._end_block() + END % (_stop(choice), _usage(value.usage)))
 
-    def _open(self, call: str, after_s: float) -> None:
+    def _open(self, call: str, after_s: float, quota: tuple[LimitState, ...] = ()) -> None:
         if not self._opened:
             self._opened = True
             ticket = [(b"x-aios-ticket", call.encode())] if call else []
-            self._writer.open([*self._headers, *ticket], after_s=after_s, comment=PING)
+            self._writer.open([*self._headers, *ticket, *anthropic_quota_headers(quota)], after_s=after_s, comment=PING)
 
     def _said(self, delta: Delta) -> bytes:
         """A piece of any kind, with the ends and beginnings of blocks that it brings."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.errors import AiosError, NotFound
 from aios.abi.extra import Fields
 from aios.abi.ids import UniqueIds
@@ -23,6 +24,7 @@ from aios.server.exchange import JSON, OPEN_S, Handler, HttpRequest, Refusal, Wr
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.models import Entry, entries, listing
 from aios.server.openai_words import chat_param, error_body, logprob_of, status_of
+from aios.server.quota import quota_headers
 from aios.server.repeats import Repeats
 
 WIRE = "openai_chat"
@@ -176,13 +178,13 @@ class _Chunks:
         if type(event) is Delta:
             return self._writer.write(self._delta(event))
         if type(event) is Queued:
-            self._open(event.call, 0.0)
+            self._open(event.call, 0.0, event.quota)
         elif type(event) is Started:
             self._name(event.model)
             left_out = self._ignored if event.driver != WIRE else []
             if left_out and self._opened:  # its headers left while it waited
                 self._writer.write(b": %b: %b\n\n" % ignored_header(left_out))
-            self._open(event.call, OPEN_S, left_out)
+            self._open(event.call, OPEN_S, event.quota, left_out)
         return None
 
     async def end(self, value: Completion) -> None:
@@ -198,10 +200,10 @@ class _Chunks:
             left += self._prefix + b'[],"usage":' + _usage(value) + b"}\n\n"
         await self._writer.end(left + b"data: [DONE]\n\n")
 
-    def _open(self, call: str, after_s: float, left_out: list[str] | None = None) -> None:
+    def _open(self, call: str, after_s: float, quota: tuple[LimitState, ...] = (), left_out: list[str] | None = None) -> None:
         if not self._opened:
             self._opened = True
-            headers = [(b"x-aios-ticket", call.encode())] if call else []
+            headers = [(b"x-aios-ticket", call.encode()), *quota_headers(quota)] if call else []
             if left_out:
                 headers.append(ignored_header(left_out))
             self._writer.open(headers, beat=self._prefix + b"[]}\n\n", after_s=after_s)

@@ -6,17 +6,16 @@ import datetime
 import time
 
 from aios.abi.account import LimitState
-from aios.ports.kernel import Answer
 from aios.server.exchange import Headers
 
 NAMES = {"calls": "requests", "tokens": "tokens"}
 NANO = 10**9
 
 
-def quota_headers(answer: Answer) -> Headers:
-    """As OpenAI says it, and what the call came to in dollars, where it came to anything."""
+def quota_headers(quota: tuple[LimitState, ...]) -> Headers:
+    """As OpenAI says it."""
     headers: Headers = []
-    for limit in answer.quota:
+    for limit in quota:
         name = NAMES[limit.unit]
         headers += [
             (f"x-ratelimit-limit-{name}".encode(), b"%d" % limit.amount),
@@ -24,9 +23,12 @@ def quota_headers(answer: Answer) -> Headers:
         ]
         if limit.resets_ns is not None:
             headers.append((f"x-ratelimit-reset-{name}".encode(), b"%ds" % max(0, (limit.resets_ns - time.time_ns()) // NANO)))
-    if answer.cost:
-        headers.append((b"x-aios-cost", f"{answer.cost // NANO}.{answer.cost % NANO:09d}".encode()))
     return headers
+
+
+def cost_header(cost: int) -> tuple[bytes, bytes]:
+    """What a call came to, in dollars."""
+    return (b"x-aios-cost", f"{cost // NANO}.{cost % NANO:09d}".encode())
 
 
 def anthropic_quota_headers(quota: tuple[LimitState, ...]) -> Headers:

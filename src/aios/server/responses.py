@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Mapping
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.errors import AiosError, Conflict, Invalid, NotFound
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Completion, Count, Delta, Queued, Started
@@ -20,6 +21,7 @@ from aios.server.exchange import JSON, OPEN_S, Handler, Headers, HttpRequest, Re
 from aios.server.hints import answer_headers, ignored_header, options_of, patience_of, session_of
 from aios.server.kept import Before, Kept, Turn, Turns
 from aios.server.openai_words import error_body, status_of
+from aios.server.quota import quota_headers
 from aios.server.repeats import KEEP_S, Repeats, key_of, tries_of
 from aios.server.response_body import generate_of, read_body
 from aios.server.response_events import Response
@@ -196,12 +198,12 @@ class _Stream:
             said = self.response.piece(event)
             return self.writer.write(said) if said else None
         if type(event) is Queued:
-            self._open(event.call, 0.0, self.response.created("queued"))
+            self._open(event.call, 0.0, self.response.created("queued"), event.quota)
         elif type(event) is Started and self._opened:
             self.writer.write(self.response.started(event.model))
         elif type(event) is Started:
             self.response.named(event.model)
-            self._open(event.call, OPEN_S, self.response.created("in_progress"))
+            self._open(event.call, OPEN_S, self.response.created("in_progress"), event.quota)
         return None
 
     def end(self, value: Completion) -> tuple[bytes, bytes]:
@@ -211,10 +213,10 @@ class _Stream:
             self._open("", 0.0, self.response.created("in_progress"))
         return self.response.end(value)
 
-    def _open(self, call: str, after_s: float, first: bytes) -> None:
+    def _open(self, call: str, after_s: float, first: bytes, quota: tuple[LimitState, ...] = ()) -> None:
         self._opened = True
         ticket = [(b"x-aios-ticket", call.encode())] if call else []
-        self.writer.open([*self._headers, *ticket], after_s=after_s, first=first)
+        self.writer.open([*self._headers, *ticket, *quota_headers(quota)], after_s=after_s, first=first)
 
 
 async def _follow(run: Run, after: int, writer: Writer, headers: Headers) -> None:

@@ -156,7 +156,7 @@ class CoreCalls:
     def _tell_start(self, call: Call, plan: CoreCall | ScoreCall) -> None:
         if not call.started and call.tell is not None:
             driver = self._pool.driver(call.core)
-            call.tell(Started(call=call.id, id=plan.id, model=plan.model, core=call.core, wait_s=call.wait_s, driver=driver))
+            call.tell(Started(call.id, plan.id, plan.model, call.core, call.wait_s, driver, call.quota))
         call.started = True
 
     def _may_stand_back(self, call: Call, plan: CoreCall | ScoreCall) -> None:
