@@ -117,6 +117,11 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             max(price.request for price in self._asked(words)),
         )
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing costs anything."""
+        return not (self.request or self.tiers or self.variants or self.fees) and not any(msgspec.structs.astuple(self.rates))
+
     def cost(self, usage: Usage, *, media: bool = False, words: Collection[str] = NO_WORDS) -> int:
         """What a call came to: nano-dollars, rounded up. Raises ValueError for tokens below nothing."""
         if min(usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write) < 0:

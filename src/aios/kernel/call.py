@@ -23,7 +23,6 @@ from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
 from aios.abi.table import ROW_OF, ROWS
 from aios.kernel.access.grants import Grants
-from aios.kernel.amounts import Bound
 from aios.kernel.awaited import awaiting, waited_for
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
@@ -31,7 +30,6 @@ from aios.kernel.lanes.fair import cost_of
 from aios.kernel.lanes.lane import Lane, Turn, Withdrawn
 from aios.kernel.lanes.policy import Accounts, Ticket, Waiter
 from aios.kernel.ledger.cashier import Cashier
-from aios.kernel.ledger.payments import Payment
 from aios.kernel.process import Call, Process, ProcessTable
 from aios.kernel.programs import Program
 from aios.kernel.record.journal import Journal
@@ -100,7 +98,7 @@ class CallPath:
         finally:
             self._close(call)
         self._tell_end(call, "ok")
-        quota = self._cashier.quota(call) if call.row.lane is not None else ()
+        quota = self._cashier.quota(call) if call.payment is not None else ()
         return Answer(value, call.label, call.id, call.wait_s, call.cost, quota)
 
     async def drain(self) -> None:
@@ -210,10 +208,8 @@ class CallPath:
         lane, last = self._lanes[call.row.lane], call.attempt + ATTEMPTS - 1
         while True:
             path_s = call.process.path_s
-            turn, payment = await self._turn(call, lane, syscall.bound)
-            call.turn, call.granted, call.limited, call.acted = turn, payment.granted, payment.limited, False
-            if payment.limited and call.tell is not None:
-                call.quota = self._cashier.quota(call)
+            turn = call.turn = await self._turn(call, lane, syscall)
+            call.acted = False
             began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
             failure: BaseException | None = None
             try:
@@ -221,7 +217,8 @@ class CallPath:
                 call.turn_at, call.turn_ns = began, self._clock.now_ns()
                 self._tell_turn(call, turn)
                 call.plan = syscall.plan(call)
-                self._cashier.record(call, payment)
+                if call.payment is not None:
+                    self._cashier.record(call, call.payment)
                 durable = self._journal.commit(self._journal.intent(call, call.plan))
                 if durable is not None:
                     await durable
@@ -237,23 +234,23 @@ class CallPath:
                 failure = error
                 raise
             finally:
-                ended = self._ended(call, turn, ended_well, payment, failure)
+                ended = self._ended(call, turn, ended_well, failure)
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
 
-    def _ended(self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None) -> float:
+    def _ended(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
         """An attempt has ended: its turn is given back, now or when its answer was heard out. When it ended."""
         if call.hear_out is None:
-            return self._give_back(call, turn, ended_well, payment, failure)
-        call.hear_out(partial(self._give_back, call, turn, ended_well, payment, failure))
+            return self._give_back(call, turn, ended_well, failure)
+        call.hear_out(partial(self._give_back, call, turn, ended_well, failure))
         return self._clock.monotonic()
 
-    def _give_back(self, call: Call, turn: Turn, ended_well: bool, payment: Payment, failure: BaseException | None) -> float:
+    def _give_back(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""
         cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
         turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
-        self._cashier.settle(call, payment, failure)
+        self._cashier.settle(call, failure)
         turn.release()
         ended = self._clock.monotonic()
         if call.frozen is not None:
@@ -286,16 +283,18 @@ class CallPath:
             )
         )  # fmt: skip
 
-    async def _turn(self, call: Call, lane: Lane, bound_on: Callable[[Call, str], Bound]) -> tuple[Turn, Payment]:
-        """A turn, with what is reserved for it. A call whose process is held gives up its place meanwhile, and queues again."""
+    async def _turn(self, call: Call, lane: Lane, syscall: Syscall) -> Turn:
+        """A turn, with what is reserved for it as `call.payment`.
+
+        A call whose process is held gives up its place meanwhile, and queues again.
+        """
         process, asked, again = call.process, call.asked, False
         program = process.program or self._processes.program_of(process, call.options.kind)
         accounts = self._accounts_of(process)
         deadline_s = call.options.deadline_s
         deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
-            payment = self._cashier.payment(call, bound_on) or await self._cashier.admit(call, bound_on)
-            call.bounds = payment.bounds
+            payment = None if self._cashier.is_free(call, syscall) else await self._cashier.payment(call, syscall)
             waiters = self._waiters_of(process) if process.awaited else ()
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
@@ -304,26 +303,29 @@ class CallPath:
             call.requeue = partial(self._lend, lane, ticket, process)
             turn = lane.try_turn(ticket)
             if turn is None:  # here, and not in a coroutine of its own: most calls wait
-                lane.enter(ticket, again)
                 call.ticket, call.waits, call.withdraw = ticket, partial(lane.why, ticket), partial(lane.withdraw, ticket)
                 try:
+                    lane.enter(ticket, again)
                     if call.tell is not None and not again:
-                        call.tell(Queued(call=call.id, quota=self._cashier.quota(call)))
+                        call.tell(Queued(call.id, self._cashier.quota(call)))
                     turn = await lane.wait(ticket)
                 except Withdrawn:
                     pass
                 except BaseException:
-                    payment.release()  # who gives up waiting gets nothing reserved
+                    self._cashier.release(call, ticket)  # who gives up waiting gets nothing reserved
                     raise
                 finally:
-                    payment.leave()
+                    if ticket.payment is not None:
+                        ticket.payment.leave()
                     lane.leave(ticket)
                     call.waits = call.ticket = call.withdraw = None
             if process.held is None and turn is not None:
-                return turn, payment
+                call.payment = ticket.payment
+                call.granted = None if call.payment is None else call.payment.granted
+                return turn
+            self._cashier.release(call, ticket)
             if turn is not None:
                 turn.settle(0.0)
-                payment.release()
                 turn.release()
             await self._resumed(call)
             asked, again = self._clock.monotonic(), True

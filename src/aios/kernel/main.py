@@ -142,6 +142,7 @@ class Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
         deadlines = Deadlines(self.clock)
         self.till = Till(Ledger(self.clock), self.clock)
+        self._cashier = Cashier(self.accounts, self.till, self.clock, deadlines, self.events, self._journal)
         holds = Holds(self.clock, deadlines)
         wards = Wards(self._hosts, self.events, self._tasks)
         self._supervisor = Supervisor(
@@ -167,7 +168,7 @@ class Kernel:
             self._syscalls(),
             deadlines,
             self.tokens.weight,
-            Cashier(self.accounts, self.till, self.clock, deadlines, self.events, self._journal),
+            self._cashier,
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -180,7 +181,7 @@ class Kernel:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events, self._drains),
             self._embedders,
-            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal),
+            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier),
             LaneCalls(self._lanes, self._lane_configs, self.events),
             ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
             MailCalls(self._post, self.processes, self._grants, self.clock),

@@ -6,7 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -61,10 +61,9 @@ class Call(msgspec.Struct, eq=False):
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity.
 
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
-    `bounds`: by server, the most that an attempt can come to there; `granted`: tokens that its answer may have, where they are
-    fewer than it could take; `limited`: an account that pays for it has a limit; `came_to`: what an attempt came to, as far as
-    that is known; `cost`: what all did, nano-dollars. `quota`: see `Started`. `hear_out`: there when its caller went away but its
-    answer is read on; does what it is given when that has ended.
+    `payment`: what is reserved for an attempt, if anything is; `granted`: tokens that its answer may have, where they are fewer
+    than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars. `quota`:
+    see `Started`. `hear_out`: there when its caller went away but its answer is read on; does what it is given when that ended.
     `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 
@@ -104,10 +103,9 @@ class Call(msgspec.Struct, eq=False):
     cached_tokens: int = 0
     output_tokens: int = 0
     said_tokens: int = 0
-    bounds: Mapping[str, Any] = {}
     granted: int | None = None
     acted: bool = False
-    limited: bool = False
+    payment: Any = None
     hear_out: Callable[[Callable[[], Any]], None] | None = None
     came_to: Amount | None = None
     quota: tuple[LimitState, ...] = ()

@@ -33,7 +33,8 @@ class Syscall:
     row's template names. Pure.
     `bind`, `plan`: for rows with a lane. The servers that can do it, of what access has left; and, once it has its turn, all
     that the act will depend on, which is recorded before it begins. Chance is drawn there, and nowhere else.
-    `bound`: for rows with a lane, the most that the act can come to on a server.
+    `bound`: for rows with a lane, the most that the act can come to on a server; `free`: whether none of the servers that can do
+    it costs anything.
     """
 
     act: Callable[[Call], Awaitable[Any]]
@@ -41,6 +42,7 @@ class Syscall:
     bind: Callable[[Call], frozenset[str]] | None = None
     plan: Callable[[Call], Any] | None = None
     bound: Callable[[Call, str], Bound] | None = None
+    free: Callable[[Call], bool] | None = None
 
 
 def check_range(field: str, value: float, least: float, most: float) -> None:

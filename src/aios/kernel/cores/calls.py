@@ -70,8 +70,8 @@ class CoreCalls:
 
     def syscalls(self) -> dict[str, Syscall]:
         return {
-            "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan, self._bound),
-            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound),
+            "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan, self._bound, self._free),
+            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound, self._free),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
             "core.list": Syscall(self._cores),
@@ -102,6 +102,9 @@ class CoreCalls:
         price = self._pool.price(core, self._pool.model_on(core, self._usable(call)))
         return bound_of(call.request, self._pool.info(core), price)
 
+    def _free(self, call: Call) -> bool:
+        return self._pool.free(call.feasible)
+
     def _plan(self, call: Call) -> CoreCall:
         """The call as its core gets it. A further attempt is the same call: same id, same seed."""
         request = call.request
@@ -125,7 +128,7 @@ class CoreCalls:
         self._tell_start(call, plan)
         self._may_stand_back(call, plan)
         answering = self._pool.core(call.core).generate(plan, self._emitter(call))
-        if call.limited and not self._pool.info(call.core).local:
+        if call.payment is not None and call.payment.limited and not self._pool.info(call.core).local:
             completion = await self._drains.heard(call, answering, self._note_answer)
         else:
             completion = await answering
@@ -170,7 +173,7 @@ class CoreCalls:
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
         call.answer = answer
         assert isinstance(call.request, Generate | Score)
-        price = self._pool.price(call.core, call.plan.model)
+        price = None if call.payment is None else self._pool.price(call.core, call.plan.model)
         call.came_to = came_to(usage, price, call.request, self._pool.info(call.core))
         self._pool.add_usage(call.core, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens

@@ -52,7 +52,7 @@ class Embedders:
         self._events.add(CoreChanged, core=event.core, change=event.change, detail=event.detail, os_pid=event.pid)
 
     def syscalls(self) -> dict[str, Syscall]:
-        return {"llm.embed": Syscall(self._embed, self._resources, self._bind, self._plan, self._bound)}
+        return {"llm.embed": Syscall(self._embed, self._resources, self._bind, self._plan, self._bound, lambda call: True)}
 
     @property
     def models(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Lane, Server
 from aios.ports.core import FEATURES, Core, CoreEvent, CoreInfo, Feature, PreemptibleCore, wanted_features
-from aios.ports.prices import Prices
+from aios.ports.prices import LOCAL, Prices
 
 DEFAULT = "default"
 MOST_KEPT = 1000
@@ -30,6 +30,7 @@ class Pool:
         self._events = events
         self._prices = prices
         self._own_prices: dict[str, Price] = {}
+        self._free: frozenset[str] = frozenset()
         self._cores: dict[str, Core] = {}
         self._infos: dict[str, CoreInfo] = {}
         self._tokens: dict[str, tuple[int, int, int]] = {}
@@ -49,6 +50,10 @@ class Pool:
         self._infos[info.name] = info
         if info.price is not None:
             self._own_prices[info.name] = info.price.exact()
+        if info.price is not None or info.provider in ("", LOCAL):  # what others ask may be another price tomorrow
+            prices = [self.price(info.name, model) for model in info.models]
+            if all(price is None or price.is_nothing for price in prices):
+                self._free |= {info.name}
         self._tokens[info.name] = (0, 0, 0)
         for model in info.models:
             self._having[model] = (*self._having.get(model, ()), info)
@@ -85,6 +90,10 @@ class Pool:
             return own
         found = self._prices.price(self._infos[name].provider, model)
         return found.price if found is not None else None
+
+    def free(self, names: frozenset[str]) -> bool:
+        """Whether nothing is paid for any of these cores, as far as anybody knows."""
+        return names <= self._free
 
     def add_usage(self, name: str, usage: Usage) -> None:
         """A call on this core has ended well."""

@@ -105,6 +105,15 @@ class Account:
             if limit.amount != limit.wanted:
                 limit.amount = max(limit.wanted, self.gone(limit))
 
+    def spend(self, amount: Amount, now_ns: int) -> None:
+        """So much is spent that was not reserved: it costs nothing, and nothing is limited."""
+        if now_ns >= self._until:
+            self.turn(now_ns)
+        spent = self.spent
+        spent[MONEY] += amount[MONEY]
+        spent[TOKENS] += amount[TOKENS]
+        spent[CALLS] += amount[CALLS]
+
     def lower(self) -> None:
         """Bring limits as near to what is wanted as what is spent and reserved lets them."""
         for limit in self.limits:

@@ -92,5 +92,5 @@ def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: 
     parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write)
     if usage.estimated or min(parts) < 0 or max(parts) > MOST_TOKENS:
         return None
-    money = (price or FREE).cost(usage, media=has_media(request), words=words_of(request, info))
-    return Amount(money, usage.input_tokens + usage.output_tokens, 1)
+    money = 0 if price is None else price.cost(usage, media=has_media(request), words=words_of(request, info))
+    return Amount(money, sum(parts), 1)

@@ -8,7 +8,7 @@ from aios.abi.event import AccountChanged
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
-from aios.kernel.ledger.cashier import words
+from aios.kernel.ledger.cashier import Cashier, words
 from aios.kernel.ledger.payments import Till
 from aios.kernel.ledger.states import limit_state, tightest
 from aios.kernel.process import Call
@@ -22,12 +22,13 @@ MOST_SHOWN = 10_000
 class AccountCalls:
     """Shows accounts, and limits them."""
 
-    def __init__(self, book: Book, till: Till, clock: Clock, events: EventLog, journal: Journal) -> None:
+    def __init__(self, book: Book, till: Till, clock: Clock, events: EventLog, journal: Journal, cashier: Cashier) -> None:
         self._book = book
         self._till = till
         self._clock = clock
         self._events = events
         self._journal = journal
+        self._cashier = cashier
 
     def syscalls(self) -> dict[str, Syscall]:
         return {"account.show": Syscall(self._show), "account.limit": Syscall(self._limit)}
@@ -58,6 +59,7 @@ class AccountCalls:
         account = self._book.limited(request.account)
         account.turn(self._clock.now_ns())
         unit = UNITS.index(request.unit)
+        self._cashier.begin_limits(account)
         account.limit(request.window, unit, request.amount, request.soft)
         account.overbilled = 0
         self._journal.change(call, request)

@@ -14,6 +14,8 @@ from aios.abi.waits import Wait
 from aios.kernel.amounts import CALLS, MONEY, NOTHING, Amount, Bound
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
+from aios.kernel.lanes.lane import Turn
+from aios.kernel.lanes.policy import Ticket
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.ledger import Short
@@ -22,6 +24,7 @@ from aios.kernel.ledger.states import tightest
 from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
+from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
 
 NANO = 10**9
@@ -41,13 +44,40 @@ class Cashier:
         self._deadlines = deadlines
         self._events = events
         self._journal = journal
+        self._free: dict[Call, tuple[Account, Callable[[Call, str], Bound]]] = {}
+        """Attempts that wait or are under way, and for which nothing is reserved."""
 
-    def payment(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment | None:
-        """What the next attempt of a call has to reserve with its turn; None where it has to be admitted first."""
+    def is_free(self, call: Call, syscall: Syscall) -> bool:
+        """Whether the next attempt of a call costs nothing and no limit holds for it: then nothing is reserved with its turn."""
+        account = self._book.of(call.process)
+        assert syscall.free is not None and syscall.bound is not None
+        if not syscall.free(call) or (self._book.has_limits and any(each.limits for each in account.path)):
+            return False
+        self._free[call] = (account, syscall.bound)
+        return True
+
+    def begin_limits(self, account: Account) -> None:
+        """An account is to have a limit: from now on something is reserved for all of its calls that wait or are under way."""
+        for call, (own, bound_on) in list(self._free.items()):
+            if account in own.path:
+                del self._free[call]
+                bounds = {server: bound_on(call, server) for server in call.feasible}
+                payment = Payment(self._till, own.path, bounds, call, limited=True)
+                ticket = call.ticket
+                if isinstance(ticket, Ticket):
+                    ticket.payment = payment
+                server = _server_of(call)
+                if server is not None:
+                    payment.insist(server)
+                    call.payment = payment
+
+    async def payment(self, call: Call, syscall: Syscall) -> Payment:
+        """What the next attempt of a call has to reserve with its turn. See `admit`."""
+        assert syscall.bound is not None
         account = self._book.of(call.process)
         if self._book.has_limits and any(each.limits for each in account.path):
-            return None
-        return Payment(self._till, account.path, {server: bound_on(call, server) for server in call.feasible}, call)
+            return await self.admit(call, syscall.bound)
+        return Payment(self._till, account.path, {server: syscall.bound(call, server) for server in call.feasible}, call)
 
     async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
@@ -110,11 +140,22 @@ class Cashier:
         reservation = payment.reservation
         if reservation is not None and (payment.limited or reservation.amount.money):
             payment.recorded = True
+            if payment.limited and call.tell is not None:
+                call.quota = self.quota(call)
             accounts = tuple([account.name for account in reservation.accounts])
             self._journal.reservation(call, Reserved(payment.server, accounts, *reservation.amount))
 
-    def settle(self, call: Call, payment: Payment, error: BaseException | None) -> None:
+    def release(self, call: Call, ticket: Ticket) -> None:
+        """An attempt got no turn, or gave it back: nothing is reserved for it any more."""
+        self._free.pop(call, None)
+        if isinstance(ticket.payment, Payment):
+            ticket.payment.release()
+
+    def settle(self, call: Call, error: BaseException | None) -> None:
         """An attempt that had its turn has ended, in an error or well: book what it came to."""
+        payment: Payment | None = call.payment
+        if payment is None:
+            return self._spend(call, error)
         if payment.reservation is None:
             return
         reserved = payment.reservation.amount
@@ -124,6 +165,19 @@ class Cashier:
             self._journal.settlement(call, Settled(*(reserved if actual is None else actual), actual is not None))
         if over != NOTHING:
             self._alarm(call, payment, over)
+
+    def _spend(self, call: Call, error: BaseException | None) -> None:
+        """Count what cost nothing."""
+        account, bound_on = self._free.pop(call)
+        actual = call.came_to
+        if actual is None or error is not None:
+            bound = bound_on(call, call.core)
+            most = bound.of(bound.most)
+            actual = self._came_to(call, bound, most, error) or most
+        call.came_to = None
+        now_ns = self._clock.now_ns()
+        for each in account.path:
+            each.spend(actual, now_ns)
 
     @staticmethod
     def _came_to(call: Call, bound: Bound, reserved: Amount, error: BaseException | None) -> Amount | None:
@@ -150,6 +204,17 @@ class Cashier:
 
     def _now_ns(self) -> int:
         return self._clock.now_ns()
+
+
+def _server_of(call: Call) -> str | None:
+    """Where a call has its turn; None if it waits for it."""
+    ticket = call.ticket
+    if not isinstance(ticket, Ticket) or ticket.frozen:
+        return call.turn.dispatch.server if isinstance(call.turn, Turn) else None
+    given = ticket.given
+    if ticket.queued or given is None or not given.done() or given.cancelled() or given.exception() is not None:
+        return None
+    return given.result().server
 
 
 def parks(process: Process) -> bool:

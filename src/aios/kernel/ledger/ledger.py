@@ -63,6 +63,13 @@ class Ledger:
             account.reserve(amount)
         return Reservation(accounts, amount, tokens)
 
+    def insist(self, accounts: tuple[Account, ...], bound: Bound) -> Reservation:
+        """Reserve for what is under way already, whether there is room for it or not. Limits that come now begin with it."""
+        amount = bound.of(bound.most)
+        for account in accounts:
+            account.reserve(amount)
+        return Reservation(accounts, amount, bound.most)
+
     def room(self, accounts: tuple[Account, ...], bound: Bound) -> int | Short:
         """How many tokens a call may answer with now, or why it may not be made."""
         now_ns = self._clock.now_ns()

@@ -67,6 +67,10 @@ class Payment:
         assert self.reservation is not None
         return self.reservation.tokens if self.reservation.tokens < self.bounds[self.server].most else None
 
+    def insist(self, server: str) -> None:
+        """Reserve for what is under way on a server already."""
+        self.server, self.reservation = server, self._till.ledger.insist(self.accounts, self.bounds[server])
+
     def release(self) -> None:
         """Give back all that is reserved, if anything: nothing was done."""
         self.settle(NOTHING)
