@@ -105,14 +105,14 @@ class Account:
             if limit.amount != limit.wanted:
                 limit.amount = max(limit.wanted, self.gone(limit))
 
-    def spend(self, amount: Amount, now_ns: int) -> None:
-        """So much is spent that was not reserved: it costs nothing, and nothing is limited."""
-        if now_ns >= self._until:
-            self.turn(now_ns)
-        spent = self.spent
-        spent[MONEY] += amount[MONEY]
-        spent[TOKENS] += amount[TOKENS]
-        spent[CALLS] += amount[CALLS]
+    def spend(self, tokens: int, now_ns: int) -> None:
+        """A call has come to so many tokens, here and in all accounts above. It cost nothing, and none of them has a limit."""
+        for account in self.path:
+            if now_ns >= account._until:
+                account.turn(now_ns)
+            spent = account.spent
+            spent[TOKENS] += tokens
+            spent[CALLS] += 1
 
     def lower(self) -> None:
         """Bring limits as near to what is wanted as what is spent and reserved lets them."""

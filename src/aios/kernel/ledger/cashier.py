@@ -175,9 +175,8 @@ class Cashier:
             most = bound.of(bound.most)
             actual = self._came_to(call, bound, most, error) or most
         call.came_to = None
-        now_ns = self._clock.now_ns()
-        for each in account.path:
-            each.spend(actual, now_ns)
+        if actual.calls:
+            account.spend(actual.tokens, self._clock.now_ns())
 
     @staticmethod
     def _came_to(call: Call, bound: Bound, reserved: Amount, error: BaseException | None) -> Amount | None:
