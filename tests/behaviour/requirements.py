@@ -65,6 +65,7 @@ REQUIREMENTS = (
     Requirement("row core.list", "The cores are listed with their load.", f"{CALLS}: core.list"),
     Requirement("row account.show", "A process sees what it has spent, and what may be spent.", f"{CALLS}: account.show"),
     Requirement("row account.limit", "A limit that is set holds for all that is below it.", f"{CALLS}: account.limit"),
+    Requirement("row account.prices", "A process sees what its models cost.", f"{CALLS}: account.prices"),
     Requirement("row lane.list", "The lanes are listed with their policies.", f"{LANES}: a policy, chosen by name, per lane"),
     Requirement("row lane.use", "Another policy decides, and nobody who waits is lost.", f"{LANES}: changed at run time"),
     Requirement("row token.add", "A token is made and its value told once.", f"{CALLS}: token.add"),

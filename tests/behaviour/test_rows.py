@@ -10,6 +10,7 @@ from aios.abi.errors import Denied, Draining, Invalid, Killed, NotFound, Unauthe
 from aios.abi.event import ProcessChanged, ReadEvents
 from aios.abi.lane import ListLanes, UseLane
 from aios.abi.llm import Completion, Count, Delta, Embed, Generate, Message, Models, Score, Started
+from aios.abi.price import ShowPrices
 from aios.abi.process import Exit, Explain, List, Logs, Renice, Self, SignalProcess, Spawn, WaitFor
 from aios.abi.request import Done
 from aios.abi.system import (
@@ -23,6 +24,7 @@ from aios.abi.system import (
     RevokeToken,
     Sleep,
 )
+from aios.ports.core import Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, ScriptedEmbedder, time
 from aios.testing.kernel import EPOCH_NS, manifest_of
@@ -235,6 +237,20 @@ async def test_accounts(transport: str) -> None:
         await gate.call(Generate(prompt="what is it"))
         (own,) = (await gate.call(ShowAccounts())).accounts
         assert [(each.account, each.spent, each.free) for each in own.effective] == [(account, 2, 0)]
+
+
+@proves("row account.prices")
+async def test_prices(transport: str) -> None:
+    priced = ScriptedCore(name="dear", models=("large",), price=Price(3000, 300, 15_000))
+    cores = [priced, ScriptedCore(name="unknown", models=("large", "other"), price=None)]
+    async with world(transport, cores) as w:
+        gate, nobody = await w.process(("use /llm/large",)), await w.process(())
+        dear, unknown = (await gate.call(ShowPrices())).prices
+        assert (dear.core, dear.model, unknown.core, unknown.model, unknown.price) == ("dear", "large", "unknown", "large", None)
+        assert dear.price is not None and (dear.price.source, dear.price.entry) == ("operator", "dear")
+        rates = dear.price.price.rates
+        assert (rates.input, rates.cached, rates.output) == (3 * 10**9, 3 * 10**8, 15 * 10**9)
+        assert (await nobody.call(ShowPrices())).prices == ()
 
 
 @proves("row lane.list", "row lane.use")

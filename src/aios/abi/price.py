@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from aios.abi.llm import Usage
-from aios.abi.request import Reply
+from aios.abi.request import Reply, Request
 
 MTOK = 1_000_000
 NANO = 10**9
@@ -156,6 +156,25 @@ class ModelPrice(msgspec.Struct, frozen=True, omit_defaults=True):
     source: PriceSource
     entry: str
     price: Price
+
+
+class CorePrice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model costs on a core now. `price`: None where nobody knows it: where money is limited, it is refused."""
+
+    core: str
+    model: str
+    price: ModelPrice | None = None
+
+
+class CorePrices(Reply, frozen=True):
+    """What models cost on the cores that have them. `at_ns`: when it was so, UTC."""
+
+    prices: tuple[CorePrice, ...]
+    at_ns: int
+
+
+class ShowPrices(Request[CorePrices], frozen=True, kw_only=True):
+    """What the models cost that this process may use, on each core, in nano-dollars per million tokens."""
 
 
 class PriceTable(msgspec.Struct, frozen=True):

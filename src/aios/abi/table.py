@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi import account, board, event, lane, lease, llm, mail, process, system, tool
+from aios.abi import account, board, event, lane, lease, llm, mail, price, process, system, tool
 from aios.abi.request import Request, reply_of
 
 Lane = Literal["cores", "index"]
@@ -115,6 +115,8 @@ TABLE: tuple[Row, ...] = (
         "repeatable", "read",         "no",   10,   "Show what was spent and may be spent."),
     Row("account.limit",     account.SetLimit,      "own /accounts",                  None,
         "internal",   "private",      "no",   10,   "Limit what an account may spend."),
+    Row("account.prices",    price.ShowPrices,      "",                               None,
+        "repeatable", "read",         "no",   10,   "Show what the models cost."),
     Row("lane.list",         lane.ListLanes,        "read /lanes",                    None,
         "repeatable", "read",         "no",   10,   "List the lanes and their policies."),
     Row("lane.use",          lane.UseLane,          "own /lanes",                     None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import cast
@@ -29,6 +29,7 @@ from aios.abi.llm import (
     Tokens,
     Usage,
 )
+from aios.abi.price import CorePrices
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
@@ -56,7 +57,7 @@ READER_PATIENCE_S = 15.0
 
 
 class CoreCalls:
-    """The rows `llm.*` and `core.*`, but what embeds."""
+    """The rows `llm.*`, `core.*` and `account.prices`, but what embeds."""
 
     def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock, events: EventLog, drains: Drains) -> None:
         self._pool = pool
@@ -74,6 +75,7 @@ class CoreCalls:
             "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound, self._free),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
+            "account.prices": Syscall(self._prices),
             "core.list": Syscall(self._cores),
         }
 
@@ -224,12 +226,16 @@ class CoreCalls:
         return await self._pool.core(core.name).count(request, model)
 
     async def _models(self, call: Call) -> ModelList:
-        table = self._grants.of(call.process)
-
-        def allowed(name: str) -> bool:
-            return table.allows("use", f"/llm/{name}")
-
+        allowed = self._allowed(call)
         return ModelList(models=(*self._pool.list_models(allowed), *self._embedders.list_models(allowed)))
+
+    async def _prices(self, call: Call) -> CorePrices:
+        return CorePrices(prices=self._pool.list_prices(self._allowed(call)), at_ns=self._clock.now_ns())
+
+    def _allowed(self, call: Call) -> Callable[[str], bool]:
+        """Whether a call's process may use what has a name."""
+        table = self._grants.of(call.process)
+        return lambda name: table.allows("use", f"/llm/{name}")
 
     async def _cores(self, call: Call) -> CoreList:
         return CoreList(

@@ -9,7 +9,7 @@ from typing import cast
 from aios.abi.errors import NoCore, NotFound, Unavailable
 from aios.abi.event import CoreChanged
 from aios.abi.llm import Generate, Model, Score, Usage
-from aios.abi.price import Price
+from aios.abi.price import CorePrice, ModelPrice, Price
 from aios.abi.system import CoreState
 from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
@@ -90,6 +90,17 @@ class Pool:
             return own
         found = self._prices.price(self._infos[name].provider, model)
         return found.price if found is not None else None
+
+    def list_prices(self, allowed: Callable[[str], bool]) -> tuple[CorePrice, ...]:
+        """What the models cost whose name, or an alias for them, is allowed."""
+        names = [model.name for model in self.list_models(allowed)]
+        return tuple(CorePrice(info.name, name, self._listed(info, name)) for name in names for info in self._having[name])
+
+    def _listed(self, info: CoreInfo, model: str) -> ModelPrice | None:
+        own = self._own_prices.get(info.name)
+        if own is not None:
+            return ModelPrice(info.provider, model, "operator", info.name, own)
+        return self._prices.price(info.provider, model)
 
     def free(self, names: frozenset[str]) -> bool:
         """Whether nothing is paid for any of these cores, as far as anybody knows."""
