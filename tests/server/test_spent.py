@@ -1,15 +1,18 @@
 """A spent budget at each door: one attempt of every client, and what is left stands in the headers that it knows."""
 
+import asyncio
 from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 from served import CHAT, Served, served
 
 from aios.abi.account import SetLimit, Unit, Window
-from aios.ports.core import Price
+from aios.abi.llm import Completion, Usage
+from aios.ports.core import CoreCall, CoreInfo, Emit, Price
 from aios.server.local import LocalGate
-from aios.testing import ScriptedCore
+from aios.testing import Script, ScriptedCore
 
 QUESTION: dict[str, Any] = {"model": "scripted-1", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
 
@@ -88,3 +91,26 @@ async def test_streams_say_what_is_left_when_they_begin() -> None:
             left.append(stream.headers["anthropic-ratelimit-requests-remaining"])
             await stream.read()
         assert left == ["9", "8", "7"]
+
+
+class Elsewhere(ScriptedCore):
+    """A core that is not on this machine, which says at the end what an answer came to."""
+
+    def info(self) -> CoreInfo:
+        return replace(super().info(), local=False)
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Completion:
+        return replace(await super().generate(call, emit), usage=Usage(20, 0, 3))
+
+
+async def test_a_client_that_hangs_up_in_mid_stream_is_charged_what_the_provider_says_at_the_end() -> None:
+    async with served(Elsewhere(Script(text="one two three", token_s=0.1), price=Price(10, 1, 100))) as s:
+        await limit(s, 10**9, "money")
+        top = s.kernel.accounts.top
+        async with s.post("/v1/chat/completions", {**CHAT, "stream": True}) as stream:
+            await stream.content.readany()
+            assert top.reserved[0] > 0
+        async with asyncio.timeout(20):
+            while any(top.reserved):
+                await asyncio.sleep(0.01)
+        assert top.spent == [20 * 10 + 3 * 100, 23, 1]
