@@ -12,8 +12,8 @@ from aios.abi.request import Reply, Request
 
 Unit = Literal["money", "tokens", "calls"]
 UNITS: tuple[Unit, ...] = ("money", "tokens", "calls")
-Window = Literal["call", "hour", "day", "month", "lifetime"]
-WINDOWS: tuple[Window, ...] = ("call", "hour", "day", "month", "lifetime")
+Window = Literal["call", "now", "minute", "hour", "day", "month", "lifetime"]
+WINDOWS: tuple[Window, ...] = ("call", "now", "minute", "hour", "day", "month", "lifetime")
 MOST_AMOUNT = 2**53
 """Of any unit; money is in nano-dollars, so it is nine million dollars. JSON can say it exactly."""
 TOP = "/"
@@ -32,7 +32,7 @@ class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A limit of `unit` in a window of UTC, and how much of it is gone. `account`: whose it is.
 
     `wanted`: as it was set; `amount`: what holds, which is more as long as more was spent or reserved when it was set.
-    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call` and `lifetime`.
+    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call`, `now` and `lifetime`.
     """
 
     account: str
@@ -94,7 +94,8 @@ class SetLimit(Request[AccountState], frozen=True, kw_only=True):
 
     `amount`: nano-dollars, tokens or calls; None: no limit any more. One below what is spent and reserved holds what it can at
     once, and the rest as calls end. `soft`: from there on its calls are of class batch. `window`: `call` is for each call by
-    itself, the others are those of UTC. Setting any limit also unblocks an account that was overbilled.
+    itself, `now` for all that are under way at once, the others are those of UTC. A limit per `minute` is a rate: calls beyond it
+    wait for the next minute. Setting any limit also unblocks an account that was overbilled.
     """
 
     account: str

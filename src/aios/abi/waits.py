@@ -8,7 +8,7 @@ import msgspec
 
 State = Literal["declared", "ready", "running", "waiting", "suspended", "ended"]
 Outcome = Literal["result", "error", "killed"]
-Code = Literal["S", "B", "L", "M", "T", "W", "C", "X"]
+Code = Literal["S", "B", "R", "L", "M", "T", "W", "C", "X"]
 
 
 PARKED = "parked"
@@ -27,6 +27,7 @@ WAITS: dict[str, WaitKind] = {
     for kind in (
         WaitKind("S", "queued", "a turn in a lane"),
         WaitKind("B", "blocked", "room in a budget: what is reserved for others, or a higher limit"),
+        WaitKind("R", "blocked", "the next minute: an account has asked for all that it may in this one"),
         WaitKind("L", "blocked", "a lease that another holds"),
         WaitKind("M", "sleeping", "a message or an event"),
         WaitKind("T", "sleeping", "a timer"),

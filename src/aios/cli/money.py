@@ -39,4 +39,4 @@ def amount_of(unit: Unit, amount: int) -> str:
 
 def per(window: Window) -> str:
     """` per day`; nothing for a lifetime."""
-    return "" if window == "lifetime" else f" per {window}"
+    return {"lifetime": "", "now": " at once"}.get(window, f" per {window}")

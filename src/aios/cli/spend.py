@@ -71,7 +71,7 @@ def tightest(state: AccountState, at_ns: int) -> LimitState | None:
 
 def lasts_s(state: AccountState, limit: LimitState, at_ns: int) -> float | None:
     """How long what is left lasts at this hour's rate; None if nothing was spent, or its window ends before."""
-    if limit.window == "call":
+    if limit.window in ("call", "now"):
         return None
     rate = burn(state, limit.unit, at_ns)
     if not rate:

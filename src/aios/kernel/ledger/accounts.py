@@ -3,6 +3,8 @@
 Money is in nano-dollars. What is reserved stands against every window until it is settled, and is spent in the window in which
 that is: so `spent + reserved <= limit` holds on both sides of a window's edge. A limit that is lowered below what is spent and
 reserved already holds what it can at once, and the rest as reservations are settled.
+
+A limit in the window `now` is one of what is reserved alone: of calls that are under way at once.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 
 from aios.abi.account import UNITS, Window
 from aios.kernel.amounts import CALLS, MONEY, TOKENS, Amount
-from aios.kernel.ledger.windows import HOUR_NS, LATEST_NS, TIMED, begun_ns
+from aios.kernel.ledger.windows import LATEST_NS, MINUTE_NS, TIMED, begun_ns
 
 NONE_SPENT = (0,) * len(UNITS)
 
@@ -46,7 +48,9 @@ class Account:
     _before: dict[Window, tuple[int, ...]] = field(default_factory=dict)
     """What was spent before the present window began."""
     _begun: dict[Window, int] = field(default_factory=dict)
+    _from: int = 0
     _until: int = -1
+    """As long as the clock is between these, no window begins."""
 
     def __post_init__(self) -> None:
         self.path = (*self.parent.path, self) if self.parent is not None else (self,)
@@ -59,21 +63,26 @@ class Account:
             self.lower()
 
     def turn(self, now_ns: int) -> None:
-        """Begin the windows anew whose time is over. A clock that goes back changes nothing."""
-        if now_ns < self._until:
+        """Begin the windows anew whose time is over.
+
+        A clock that goes back begins none, but for the minute, if it is by more than one: a rate is no budget, and nobody is to
+        wait until the clock is again where it wrongly was.
+        """
+        if self._from <= now_ns < self._until:
             return
         now_ns = min(max(0, now_ns), LATEST_NS)
         for window in TIMED:
             begun = begun_ns(window, now_ns)
-            if begun > self._begun.get(window, -1):
+            if begun > self._begun.get(window, -1) or (window == "minute" and now_ns < self._from):
                 self._begun[window] = begun
                 self._before[window] = tuple(self.spent)
-        self._until = now_ns - now_ns % HOUR_NS + HOUR_NS
+        self._until = now_ns - now_ns % MINUTE_NS + MINUTE_NS
+        self._from = self._until - 2 * MINUTE_NS
         self.lower()
 
     def spent_in(self, window: Window, unit: int) -> int:
-        """What of a unit was spent in the present window; a `call` begins with nothing."""
-        if window == "call":
+        """What of a unit was spent in the present window; a `call` begins with nothing, and `now` nothing is spent."""
+        if window == "call" or window == "now":
             return 0
         return self.spent[unit] - self._before.get(window, NONE_SPENT)[unit]
 

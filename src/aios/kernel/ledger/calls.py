@@ -8,7 +8,7 @@ from aios.abi.event import AccountChanged
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
-from aios.kernel.ledger.cashier import Cashier, words
+from aios.kernel.ledger.cashier import Cashier, per, words
 from aios.kernel.ledger.payments import Till
 from aios.kernel.ledger.states import limit_state, tightest
 from aios.kernel.process import Call
@@ -66,7 +66,7 @@ class AccountCalls:
         self._book.note_limits(account)
         most = "no limit" if request.amount is None else words(unit, request.amount)
         tenant = account.name.split("/")[1]
-        detail = f"{request.unit} per {request.window}: {most}, by {call.process.name}"
+        detail = f"{request.unit}{per(request.window)}: {most}, by {call.process.name}"
         self._events.add(AccountChanged, tenant=tenant, account=account.name, change="limited", detail=detail)
         self._till.tell_changed(account)
         return self.state(account)
@@ -76,7 +76,7 @@ class AccountCalls:
         now_ns = self._clock.now_ns()
         for each in account.path:
             each.turn(now_ns)
-        timed = [window for window in WINDOWS if window != "call"]
+        timed = [window for window in WINDOWS if window not in ("call", "now")]
         return AccountState(
             account=account.name,
             spent={window: {name: account.spent_in(window, unit) for unit, name in enumerate(UNITS)} for window in timed},

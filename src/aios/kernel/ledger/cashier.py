@@ -6,8 +6,9 @@ import datetime
 from collections.abc import Callable
 
 from aios.abi.account import UNITS, LimitState, Window
-from aios.abi.errors import BadRequest, ContextFull, OverBudget, Refused
+from aios.abi.errors import BadRequest, ContextFull, OverBudget, RateLimited, Refused
 from aios.abi.event import AccountChanged
+from aios.abi.llm import Queued
 from aios.abi.record import Reserved, Settled
 from aios.abi.request import Class, lower
 from aios.abi.waits import Wait
@@ -30,6 +31,8 @@ from aios.ports.clock import Clock
 NANO = 10**9
 NOTHING_DONE = (Refused, BadRequest, ContextFull)
 """A core that says this before its first word has done nothing."""
+MOST_AT_RATE = 1000
+"""Calls that wait at an account for the next minute; who comes then is to come again."""
 SOFT: Class = "batch"
 """The class of calls beyond a soft limit."""
 
@@ -82,24 +85,48 @@ class Cashier:
     async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
 
-        Where there is none it is parked until there is, or ends in `OverBudget`.
+        Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or ends
+        in `OverBudget`. Raises `RateLimited` where it cannot wait so long.
         """
         accounts = self._book.of(call.process).path
         bounds = {server: bound_on(call, server) for server in call.feasible}
         while any(account.limits or account.overbilled for account in accounts):
-            shorts = {server: self._till.ledger.lasting(accounts, bound) for server, bound in bounds.items()}
-            able = frozenset(server for server, short in shorts.items() if short is None)
+            found = {server: self._till.ledger.lasting(accounts, bound) for server, bound in bounds.items()}
+            able = frozenset(server for server, short in found.items() if short is None)
             if able:
                 call.feasible = able
                 self._soften(call, accounts)
                 break
-            short = next(short for short in shorts.values() if short is not None)
-            bound = bounds[next(iter(shorts))]
+            shorts = [(short, bounds[server]) for server, short in found.items() if short is not None]
+            short, bound = next((each for each in shorts if each[0].passes), shorts[0])
+            if short.passes:
+                await self._wait_at_rate(call, short, bound)
+                continue
             if not parks(call.process):
                 self._tell(short.account, "refused", f"{call.process.name}: {why(short, bound, self._now_ns())}")
                 raise OverBudget(why(short, bound, self._now_ns()), retry_after_s=None)
             await self._park(call, short, bound)
         return Payment(self._till, accounts, bounds, call, limited=True)
+
+    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound) -> None:
+        """Wait for the next minute. Raises `RateLimited` if the call's deadline is before, or too many wait for it already."""
+        account, limit, now_ns = short.account, short.limit, self._now_ns()
+        assert limit is not None
+        ends_s = ((ends_ns(limit.window, now_ns) or now_ns) - now_ns) / NANO
+        deadline_s = call.options.deadline_s
+        late = deadline_s is not None and call.asked + deadline_s < self._clock.monotonic() + ends_s
+        if late or self._till.waiting_at(account) >= MOST_AT_RATE:
+            self._tell(account, "refused", f"{call.process.name}: {why(short, bound, now_ns)}")
+            raise RateLimited(why(short, bound, now_ns), retry_after_s=max(1.0, ends_s))
+        wait = Wait(code="R", on=why(short, bound, now_ns), since_ns=now_ns, holder=account.name, eta_s=ends_s)
+        call.waits = lambda: wait
+        if call.tell is not None and not call.queued:
+            call.queued = True
+            call.tell(Queued(call=call.id, quota=self.quota(call)))
+        try:
+            await self._till.changed(account, limit.window, call)
+        finally:
+            call.waits = None
 
     async def _park(self, call: Call, short: Short, bound: Bound) -> None:
         """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
@@ -111,7 +138,7 @@ class Cashier:
         self._deadlines.pause(call)
         call.waits = lambda: wait
         try:
-            await self._till.changed(account)
+            await self._till.changed(account, short.limit.window if short.limit is not None else "lifetime", call)
         finally:
             call.waits = None
             self._deadlines.go_on(call)
@@ -131,7 +158,7 @@ class Cashier:
         least: dict[str, LimitState] = {}
         for state in tightest(path, self._now_ns()):
             kept = least.get(state.unit)
-            if state.unit != "money" and state.window != "call" and (kept is None or state.free < kept.free):
+            if state.unit != "money" and state.window not in ("call", "now") and (kept is None or state.free < kept.free):
                 least[state.unit] = state
         return tuple(least.values())
 
@@ -227,8 +254,7 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     name, limit = short.account.name, short.limit
     if limit is None:
         return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name} ...` sets its limit anew"
-    per = "" if limit.window == "lifetime" else f" per {limit.window}"
-    most = words(limit.unit, limit.wanted) + per
+    most = words(limit.unit, limit.wanted) + per(limit.window)
     raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
     if short.because == "price":
         says = "say it in `[prices]` of aios.toml, see `aios prices`"
@@ -253,6 +279,11 @@ def words(unit: int, amount: int) -> str:
 def flag(unit: int) -> str:
     """The option of `aios budget` for a unit."""
     return "usd" if unit == MONEY else UNITS[unit]
+
+
+def per(window: Window) -> str:
+    """` per day`; nothing for a lifetime."""
+    return {"lifetime": "", "now": " at once"}.get(window, f" per {window}")
 
 
 def _per(window: Window) -> str:

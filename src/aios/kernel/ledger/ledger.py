@@ -3,6 +3,9 @@
 A reservation is of the most that a call can come to, in all accounts that pay for it, and is made in one step of the event loop:
 between the look and the increment nothing else happens. What the call came to is settled, and the rest given back. Where there is
 less room than a call would like, it is given fewer tokens, as long as these are of use to it.
+
+Of a rate, a limit per minute, a call is not given the last few tokens, when there will be more in a moment: it asks for a quarter
+of what a minute has, or for as much as it can take, if that is less.
 """
 
 from __future__ import annotations
@@ -12,9 +15,14 @@ from typing import Literal
 
 import msgspec
 
+from aios.abi.account import Window
 from aios.kernel.amounts import MONEY, NOTHING, TOKENS, Amount, Bound
 from aios.kernel.ledger.accounts import Account, Limit
 from aios.ports.clock import Clock
+
+RATE: Window = "minute"
+"""The window whose end is waited for."""
+PART_OF_RATE = 4
 
 Because = Literal["spent", "reserved", "limit", "overbilled", "price"]
 
@@ -46,6 +54,11 @@ class Short(msgspec.Struct, frozen=True):
         """Whether it stays so when all is settled that is under way."""
         return self.because != "reserved"
 
+    @property
+    def passes(self) -> bool:
+        """Whether it is over as soon as the next minute begins."""
+        return self.because == "spent" and self.limit is not None and self.limit.window == RATE
+
 
 class Ledger:
     """Reserves and settles."""
@@ -73,7 +86,7 @@ class Ledger:
     def room(self, accounts: tuple[Account, ...], bound: Bound) -> int | Short:
         """How many tokens a call may answer with now, or why it may not be made."""
         now_ns = self._clock.now_ns()
-        tokens, tightest = bound.most, None
+        tokens, short = bound.most, None
         for account in accounts:
             if account.overbilled:
                 return Short(account, None, "overbilled")
@@ -83,10 +96,12 @@ class Ledger:
                     return Short(account, limit, "price")
                 fits = _tokens(account.free(limit), limit, bound)
                 if fits < tokens:
-                    tokens, tightest = fits, Short(account, limit, "reserved")
-        if tightest is None or tokens >= bound.least:
+                    tokens = fits
+                    if fits < _needed(limit, bound):
+                        short = Short(account, limit, "reserved")
+        if short is None:
             return tokens
-        return self._lasting(accounts, bound) or tightest
+        return self._lasting(accounts, bound) or short
 
     def lasting(self, accounts: tuple[Account, ...], bound: Bound) -> Short | None:
         """Why a call may not be made even when all is given back that is reserved; None if it may be."""
@@ -98,9 +113,10 @@ class Ledger:
         """The limit that would be in the way even if all that is reserved were given back."""
         for account in accounts:
             for limit in account.limits:
-                if _tokens(limit.wanted, limit, bound) < bound.least:
+                needed = _needed(limit, bound)
+                if _tokens(limit.wanted, limit, bound) < needed:
                     return Short(account, limit, "limit")
-                if _tokens(limit.wanted - account.spent_in(limit.window, limit.unit), limit, bound) < bound.least:
+                if _tokens(limit.wanted - account.spent_in(limit.window, limit.unit), limit, bound) < needed:
                     return Short(account, limit, "spent")
         return None
 
@@ -138,3 +154,10 @@ def _tokens(free: int, limit: Limit, bound: Bound) -> int:
         return -1
     each = bound.per_token if limit.unit == MONEY else 1 if limit.unit == TOKENS else 0
     return room // each if each else bound.most
+
+
+def _needed(limit: Limit, bound: Bound) -> int:
+    """The fewest tokens for which a call begins under a limit."""
+    if limit.window != RATE:
+        return bound.least
+    return min(bound.most, max(bound.least, _tokens(limit.wanted, limit, bound) // PART_OF_RATE))

@@ -11,19 +11,35 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
+from aios.abi.account import Window
 from aios.abi.request import CLASSES
 from aios.abi.waits import Wait
 from aios.kernel.amounts import NOTHING, Amount, Bound
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
-from aios.kernel.ledger.windows import HOUR_NS
+from aios.kernel.ledger.windows import MINUTE_NS, begun_ns
 from aios.kernel.process import Call
 from aios.ports.clock import Clock
 
 Taken = Literal["taken", "later", "never"]
+
+
+@dataclass(slots=True, eq=False)
+class Parked:
+    """Who waits at an account until its limits change or a window ends, in their order. `begun_ns`: when that window did."""
+
+    rank: tuple[int, int, int]
+    window: Window
+    begun_ns: int
+    future: asyncio.Future[None]
+
+    def ends(self, now_ns: int) -> bool:
+        """Whether its window is over; also if the clock has gone back."""
+        return begun_ns(self.window, now_ns) != self.begun_ns
 
 
 class Payment:
@@ -96,7 +112,7 @@ class Till:
         self._clock = clock
         self._waiting: dict[Account, list[Payment]] = {}
         self._recalled: dict[Account, set[Payment]] = {}
-        self._parked: dict[Account, set[asyncio.Future[None]]] = {}
+        self._parked: dict[Account, dict[Parked, None]] = {}
         self._stirred: set[Account] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -196,36 +212,43 @@ class Till:
 
     # --- who is parked ------------------------------------------------------------------------------------------------
 
-    async def changed(self, account: Account) -> None:
-        """Return when the limits of an account have changed, or one of its windows may have ended."""
-        parked = asyncio.get_running_loop().create_future()
-        self._parked.setdefault(account, set()).add(parked)
+    async def changed(self, account: Account, window: Window, call: Call) -> None:
+        """Return when the limits of an account have changed, or its window has ended: to calls of higher classes first."""
+        rank = (CLASSES.index(call.cls), call.asked_ns, next(self.arrivals))
+        future = asyncio.get_running_loop().create_future()
+        parked = Parked(rank, window, begun_ns(window, self._clock.now_ns()), future)
+        self._parked.setdefault(account, {})[parked] = None
         self._wind()
         try:
-            await parked
+            await future
         finally:
-            here = self._parked.get(account, set())
-            here.discard(parked)
+            here = self._parked.get(account, {})
+            here.pop(parked, None)
             if not here:
                 self._parked.pop(account, None)
 
     def tell_changed(self, account: Account) -> None:
         """The limits of an account have changed."""
-        for parked in self._parked.pop(account, set()):
-            if not parked.done():
-                parked.set_result(None)
+        self._wake(self._parked.pop(account, ()))
         self._stir((account,))
 
-    def _wind(self) -> None:
-        """Windows end at full hours: who waits then looks again."""
-        if self._timer is None:
-            left_ns = HOUR_NS - self._clock.now_ns() % HOUR_NS
-            self._timer = asyncio.get_running_loop().call_later(left_ns / 1e9, self._hour)
+    @staticmethod
+    def _wake(parked: Iterable[Parked]) -> None:
+        for each in sorted(parked, key=lambda each: each.rank):
+            if not each.future.done():
+                each.future.set_result(None)
 
-    def _hour(self) -> None:
+    def _wind(self) -> None:
+        """Windows end at full minutes: who waits for the end of one then looks again."""
+        if self._timer is None:
+            left_ns = MINUTE_NS - self._clock.now_ns() % MINUTE_NS
+            self._timer = asyncio.get_running_loop().call_later(left_ns / 1e9, self._minute)
+
+    def _minute(self) -> None:
         self._timer = None
-        for account in {*self._waiting, *self._parked}:
-            self.tell_changed(account)
+        now_ns = self._clock.now_ns()
+        self._stir(tuple(self._waiting))
+        self._wake([parked for here in self._parked.values() for parked in here if parked.ends(now_ns)])
         if self._waiting or self._parked:
             self._wind()
 
