@@ -93,6 +93,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
         embedders=tuple(embedders(config, sandbox)),
         aliases={alias: (model,) for alias, model in config.aliases.items()},
         prices=prices,
+        guard=config.guard,
     )
     async with Kernel(parts) as kernel:
         hosts.serve(kernel)

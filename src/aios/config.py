@@ -26,6 +26,7 @@ from aios.drivers.core.local.shelf import Shelf
 from aios.drivers.core.openai_chat import OpenAIChatConfig
 from aios.drivers.embed.driver import EmbedderConfig
 from aios.drivers.price.book import PriceConfig, PricesConfig
+from aios.kernel.guard import GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.lanes.policies import POLICIES
 from aios.sdk import client
@@ -61,7 +62,7 @@ class Settings:
     it runs unless a `core` is; without a `path` it is the model that `aios models use` chose, else the embedded one.
     `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key. `embedder`: what turns texts into
     vectors, or `false` for nothing; not given, it is there if its model is installed. `aliases`: further names of models.
-    `prices`: what tokens cost, where the table that comes with AIOS does not say it or is wrong.
+    `prices`: what tokens cost, where the table that comes with AIOS does not say it or is wrong. `guard`: what makes a runaway.
     """
 
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
@@ -71,6 +72,7 @@ class Settings:
     embedder: EmbedderConfig | bool | None = None
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
     prices: PricesConfig = dataclasses.field(default_factory=PricesConfig)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Config:
     added: str | None = None
     embedder: EmbedderConfig | None = None
     prices: PricesConfig = dataclasses.field(default_factory=PricesConfig)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
 
     @property
     def names_model_file(self) -> bool:
@@ -113,7 +116,8 @@ def read_config(path: Path | None = None) -> Config:
     embedder = (EmbedderConfig() if settings.embedder is None else settings.embedder) or None
     assert embedder is not True, "`read_settings` refuses it"
     return Config(
-        home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added, embedder, settings.prices
+        home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added, embedder, settings.prices,
+        settings.guard,
     )
 
 

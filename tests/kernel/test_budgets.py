@@ -15,6 +15,7 @@ from aios.abi.llm import Generate, Queued, Score, Started, Usage
 from aios.abi.process import Explain, Renice, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
+from aios.kernel.guard import GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.core import CoreCall, Emit, Price
 from aios.ports.gate import Gate
@@ -173,7 +174,8 @@ async def test_a_runaway_with_fifty_children_stops_within_one_call_of_each() -> 
         await asyncio.Event().wait()
 
     cores = core(Script(text="one two", first_s=1), slots=64)
-    async with kernel_for_tests([cores], {"work": work, "child": child}) as k:
+    off = GuardConfig(same_calls=0)
+    async with kernel_for_tests([cores], {"work": work, "child": child}, guard=off) as k:
         agent = await k.spawn("work", grants=("use /llm/*", "spawn /agents/*"))
         await asyncio.sleep(10.5)
         before = len(cores.calls)

@@ -116,6 +116,27 @@ class AccountChanged(Happened, frozen=True, gc=False, tag="account"):
     detail: str = ""
 
 
+Measure = Literal["lowered", "suspended", "revoked"]
+Cause = Literal["same calls", "idle steps", "denials", "spend"]
+
+
+class Incident(Happened, frozen=True, gc=False, tag="incident"):
+    """An agent with all that it began, or a client, seems to be a runaway.
+
+    `change`: what was done about it: its class was `lowered`; it was `suspended`, and goes on when an operator says so; or its
+    token was `revoked`. `cause`: what it did, so often: the `same calls`, `idle steps` that led nowhere, calls that were denied
+    (`denials`), or `spend`, `count` in nano-dollars, in a minute. `detail`: all this in words, with the command that undoes it.
+    """
+
+    pid: str
+    name: str
+    account: str
+    change: Measure
+    cause: Cause
+    count: int
+    detail: str
+
+
 class CoreChanged(Happened, frozen=True, gc=False, tag="core"):
     """A core came up or went down; `os_pid`: of its host."""
 
@@ -159,6 +180,7 @@ AnyEvent = (
     | Preempted
     | CallEnded
     | AccountChanged
+    | Incident
     | CoreChanged
     | HostChanged
     | Strayed
@@ -178,7 +200,7 @@ class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
     Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `preempt`, `call`, `account`,
-    `core`, `host`, `denied`, `kernel`).
+    `incident`, `core`, `host`, `denied`, `kernel`).
     """
 
     after: int = 0

@@ -15,6 +15,7 @@ from aios.abi.event import (
     Dispatched,
     EventPage,
     HostChanged,
+    Incident,
     KernelChanged,
     Preempted,
     ProcessChanged,
@@ -103,6 +104,8 @@ def about(event: AnyEvent) -> str:
             return f"{event.name} ({event.cls}) on {event.core} {event.change} after {event.tokens} tokens, {why}"
         case CallEnded():
             return about_call(event)
+        case Incident():
+            return f"{event.name} {event.change}: {event.detail}"
         case AccountChanged():
             return f"{event.account} {event.change}{_detail(event.detail)}"
         case CoreChanged():

@@ -26,6 +26,7 @@ from aios.kernel.access.grants import Grants
 from aios.kernel.awaited import awaiting, waited_for
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
+from aios.kernel.guard import Guard
 from aios.kernel.lanes.fair import cost_of
 from aios.kernel.lanes.lane import Lane, Turn, Withdrawn
 from aios.kernel.lanes.policy import Accounts, Ticket, Waiter
@@ -50,7 +51,7 @@ class CallPath:
     def __init__(
         self, clock: Clock, processes: ProcessTable, grants: Grants, lanes: Mapping[str, Lane], journal: Journal,
         events: EventLog, syscalls: Mapping[str, Syscall], deadlines: Deadlines, weight: Callable[[str, str], float],
-        cashier: Cashier,
+        cashier: Cashier, guard: Guard,
     ) -> None:  # fmt: skip
         """`weight`: of a tenant (with user ""), or of a user of it."""
         self._loop = asyncio.get_running_loop()  # asked for once: each time would be a system call, getpid
@@ -66,6 +67,7 @@ class CallPath:
         self._deadlines = deadlines
         self._weight = weight
         self._cashier = cashier
+        self._guard = guard
         self.draining = False
         self._in_lanes = 0
         self._no_more = asyncio.Event()
@@ -98,6 +100,8 @@ class CallPath:
         finally:
             self._close(call)
         self._tell_end(call, "ok")
+        if process.kind == "agent":
+            self._guard.ended(call, None)
         quota = self._cashier.quota(call) if call.payment is not None else ()
         return Answer(value, call.label, call.id, call.wait_s, call.cost, quota)
 
@@ -349,6 +353,7 @@ class CallPath:
         if call.digest:
             self._journal.error(call, error)
         self._tell_end(call, error.code)
+        self._guard.ended(call, error)
 
     def _tell_end(self, call: Call, outcome: str) -> None:
         """One event for each call that did more than read."""

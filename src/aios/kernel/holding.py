@@ -15,12 +15,15 @@ class Holds:
         self._clock = clock
         self._deadlines = deadlines
 
-    def hold(self, process: Process, by: Process | None, why: str) -> list[Process]:
-        """Hold a process; those that are held from now on, ancestors first. An operator's word counts more than another's."""
+    def hold(self, process: Process, by: Process | None, why: str, asks: bool = False) -> list[Process]:
+        """Hold a process; those that are held from now on, ancestors first. An operator's word counts more than another's.
+
+        `asks`: an operator is to say that it may go on.
+        """
         known = process.hold
         if known is not None and (by is None or not by.operator or (known.by is not None and known.by.operator)):
             return []
-        process.hold = Hold(process.name, by, why, self._clock.now_ns())
+        process.hold = Hold(process.name, by, why, self._clock.now_ns(), asks)
         changed = self._settle(process)
         if known is not None:
             known.over.set()

@@ -32,6 +32,7 @@ from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import Pool
 from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
+from aios.kernel.guard import LOWERED, Guard, GuardConfig
 from aios.kernel.holding import Holds
 from aios.kernel.lanes.calls import LaneCalls
 from aios.kernel.lanes.lane import Lane, LaneConfig
@@ -94,6 +95,7 @@ class Parts(msgspec.Struct, frozen=True):
     aliases: dict[str, tuple[str, ...]] = {}
     programs: Programs = NoPrograms()
     prices: Prices = OwnPrices()
+    guard: GuardConfig = GuardConfig()
 
 
 class Kernel:
@@ -126,6 +128,7 @@ class Kernel:
         self._hosts = parts.hosts
         self._programs = parts.programs
         self._started = parts.clock.monotonic()
+        self._guard_config = parts.guard
         self._sessions: dict[str, dict[str, Process]] = {}
         self._lag_max_s = 0.0
         self._life = AsyncExitStack()
@@ -158,6 +161,13 @@ class Kernel:
             lambda process, text: self.logs.write(process, "err", f"aios: {process.name} {text}"),
         )
         self._tools = ToolCalls(self._supervisor.run_tool, self._journal)
+        self._process_calls = ProcessCalls(
+            self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes
+        )
+        self._guard = Guard(
+            self._guard_config, self.accounts, self.clock, self.events,
+            lambda process, why: self._process_calls.lower(process, LOWERED, why), self._supervisor.suspend, self._revoke,
+        )  # fmt: skip
         self._path = CallPath(
             self.clock,
             self.processes,
@@ -169,6 +179,7 @@ class Kernel:
             deadlines,
             self.tokens.weight,
             self._cashier,
+            self._guard,
         )
         self._watch = [
             self._tasks.create_task(self._watch_lag(), name="lag watchdog"),
@@ -183,7 +194,7 @@ class Kernel:
             self._embedders,
             AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier),
             LaneCalls(self._lanes, self._lane_configs, self.events),
-            ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes),
+            self._process_calls,
             MailCalls(self._post, self.processes, self._grants, self.clock),
             BoardCalls(self._boards, self.clock),
             LeaseCalls(self._leases, self.clock),
@@ -333,6 +344,11 @@ class Kernel:
             pass
         self.down.set()
 
+    def _revoke(self, token: str) -> None:
+        """Make a token worthless that does harm, and end what it has begun: in the next step, as its own call is under way."""
+        self.tokens.revoke(token)
+        asyncio.get_running_loop().call_soon(self._revoked, token)
+
     def _revoked(self, token: str) -> None:
         """A token was made worthless: its sessions end, and with them their calls and the agents that they started."""
         for session, process in list(self._sessions.get(token, {}).items()):
@@ -360,6 +376,7 @@ class Kernel:
 
     def _left(self, process: Process) -> None:
         """A life of a process is over: what it held or was asked is no longer its own."""
+        self._guard.left(process)
         self._tools.forget(process)
         self._grants.forget(process)
         self._strays.forget(process)

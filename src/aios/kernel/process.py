@@ -148,12 +148,13 @@ class Call(msgspec.Struct, eq=False):
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Hold:
     """Why a process and its descendants do not go on. `of`: the name of the one that is held; `by`: whose word it is, the
-    kernel's own if nobody's; `since_ns`: UTC."""
+    kernel's own if nobody's; `since_ns`: UTC. `asks`: operators alone may lift it."""
 
     of: str
     by: Process | None
     why: str
     since_ns: int
+    asks: bool = False
     over: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     @property
@@ -163,7 +164,7 @@ class Hold:
 
     def may_be_lifted_by(self, caller: Process) -> bool:
         """Whoever said it, their ancestors, and operators; what the kernel holds, whoever the process belongs to."""
-        return caller.operator or self.by is None or self.by.descends_from(caller)
+        return caller.operator or (not self.asks and (self.by is None or self.by.descends_from(caller)))
 
 
 @dataclasses.dataclass(slots=True, eq=False)

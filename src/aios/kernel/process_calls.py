@@ -160,19 +160,26 @@ class ProcessCalls:
             raise Denied(f"`{by.name}` may lower the class of `{process.name}`, which is {process.cls}: an operator may raise it")
         if is_above(request.cls, process.most_cls):
             raise Denied(f"`{process.name}` belongs to somebody who may have {process.most_cls} at most: give their token more")
-        for member in [process] if raised else self._processes.family(process):
-            if member.exit is None and (raised or is_above(member.cls, request.cls)):
-                self._change_class(member, request.cls, by)
+        if raised:
+            self._change_class(process, request.cls, f"class given by {by.name}")
+        else:
+            self.lower(process, request.cls, f"class given by {by.name}")
         return Done()
 
-    def _change_class(self, process: Process, cls: Class, by: Process) -> None:
+    def lower(self, process: Process, cls: Class, why: str) -> None:
+        """A process and its descendants are of a class at most."""
+        for member in self._processes.family(process):
+            if member.exit is None and is_above(member.cls, cls):
+                self._change_class(member, cls, why)
+
+    def _change_class(self, process: Process, cls: Class, why: str) -> None:
         process.cls = cls
         for call in process.calls.values():
             call.cls = lower(cls, call.options.cls)
             if isinstance(call.ticket, Ticket) and call.row.lane is not None:
                 self._lanes[call.row.lane].change_class(call.ticket, call.cls)
         tell((process,))
-        self._supervisor.tell_class(process, by)
+        self._supervisor.tell_class(process, why)
 
     async def _list(self, call: Call) -> ProcessList:
         request = call.request

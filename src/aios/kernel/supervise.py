@@ -233,6 +233,10 @@ class Supervisor:
         if process.manifest is not None and process.manifest.command:
             self._tasks.create_task(self._make_sure(process, place, STOP_GRACE_S), name=f"stop {process.name}")
 
+    def suspend(self, process: Process, why: str) -> None:
+        """Hold an agent with all that it began, until an operator lets it go on."""
+        self._pass_on(self._holds.hold(process, None, why, asks=True), "suspend", "the kernel")
+
     def _pass_on(self, processes: Iterable[Process], signal: Signal, by: str) -> None:
         """Tell processes that they are held from now on, or go on."""
         processes = list(processes)
@@ -294,9 +298,9 @@ class Supervisor:
         self._changed(process, exit.message)
         self._left(process)
 
-    def tell_class(self, process: Process, by: Process) -> None:
+    def tell_class(self, process: Process, why: str) -> None:
         """Say that a process was given the class that it has now."""
-        self._changed(process, f"class given by {by.name}")
+        self._changed(process, why)
 
     def _changed(self, process: Process, detail: str = "") -> None:
         state, _ = process.state()

@@ -26,6 +26,7 @@ from aios.abi.process import ProcessInfo, Signal, Spawn
 from aios.abi.request import Class
 from aios.abi.system import AddToken, NewToken
 from aios.drivers.store.memory import MemoryStore
+from aios.kernel.guard import GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.kernel.main import Kernel, Parts
 from aios.ports.core import Core
@@ -315,20 +316,20 @@ async def kernel_for_tests(
     aliases: Mapping[str, tuple[str, ...]] | None = None, tokens: bytes | None = None, hosts: ServedHosts | None = None,
     index: LaneConfig | None = None, embedders: Sequence[Embedder] = (),
     programs: Mapping[str, ProgramFunction] | None = None, tools: Mapping[str, ToolFunction] | None = None,
-    limit_s: float = 4000.0, prices: Prices | None = None,
+    limit_s: float = 4000.0, prices: Prices | None = None, guard: GuardConfig | None = None,
 ) -> AsyncIterator[RunningKernel]:  # fmt: skip
     """A kernel as long as the block runs, at most `limit_s` seconds of the loop's time.
 
     `agents`: functions by their entry, which run in this loop; or else `hosts` in which they run; `tools`: the functions that
     they may register. `programs`: what commands do, by their name. `tokens`: content of the token file. `prices`: not
-    given, what is made on this machine costs nothing, and nobody knows other prices.
+    given, what is made on this machine costs nothing, and nobody knows other prices. `guard`: what makes a runaway.
     """
     scripted, store, document = ScriptedHosts(agents or {}, tools=tools), MemoryStore(), MemoryDocument(tokens)
     served, commands = hosts or scripted, ScriptedPrograms(programs or {})
     parts = Parts(
         clock=VirtualClock(), store=store, tokens=document, consents=MemoryDocument(), hosts=served, lane=lane or LaneConfig(),
         index=index or LaneConfig(), embedders=tuple(embedders), aliases=dict(aliases or {}), programs=commands,
-        prices=prices or OwnPrices(),
+        prices=prices or OwnPrices(), guard=guard or GuardConfig(),
     )  # fmt: skip
     async with asyncio.timeout(limit_s), Kernel(parts) as kernel:
         served.serve(kernel)

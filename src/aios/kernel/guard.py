@@ -1,0 +1,222 @@
+"""The guard against runaways: who goes round in circles gets a lower class, then is suspended, and an operator is asked.
+
+It looks at an agent together with all that it began, so that a loop over many children is one loop, and one suspension stops
+them all: each ends the call that it is in, and begins no other. Of a client that comes with a token of its own only denials
+count, by its token, which in the end is revoked: there is nothing here that could be suspended, and another session is soon made.
+
+What is looked at is the end of a call. Of each family so many counters are kept as stand in `Tally`, however many calls it makes.
+A call that was refused and may be made again later counts for nothing: it was told to come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Generic, TypeVar
+
+from aios.abi.account import MOST_AMOUNT
+from aios.abi.bounds import within
+from aios.abi.errors import AiosError, Denied, Stopped
+from aios.abi.event import Cause, Incident, Measure
+from aios.abi.request import is_above
+from aios.kernel.amounts import MONEY
+from aios.kernel.events import EventLog
+from aios.kernel.ledger.book import Book
+from aios.kernel.ledger.cashier import utc, words
+from aios.kernel.ledger.windows import MINUTE_NS, ends_ns
+from aios.kernel.process import Call, Process
+from aios.ports.clock import Clock
+
+NANO = 10**9
+STEPS = frozenset({"llm.generate", "llm.score", "tool.execute"})
+"""The rows by which an agent goes on. Mail, boards and clocks are waited for, again and again, by who is well."""
+LOWERED = "batch"
+TALLIED = 8
+"""Different calls, and answers, that are counted for a family at once."""
+LONG_ANSWER = 16
+"""Tokens. Shorter answers (`yes`) are alike by chance."""
+MINUTE_S = 60.0
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """What makes a runaway of an agent with all that it began; 0: that is not looked at.
+
+    `same_calls`: so often the same call to a model or a tool. `idle_steps`: so many steps one after the other that failed or gave
+    a long answer that had been given before. `denials`: in a minute, of a client too. `usd_per_minute`: so much was spent in one.
+    """
+
+    same_calls: int = 100
+    idle_steps: int = 50
+    denials: int = 200
+    usd_per_minute: Decimal = Decimal(0)
+
+    def __post_init__(self) -> None:
+        for name in ("same_calls", "idle_steps", "denials"):
+            within(name, getattr(self, name), 0, 10**9)
+        dollars = self.usd_per_minute
+        if not dollars.is_finite() or not 0 <= dollars * NANO <= MOST_AMOUNT or dollars * NANO != int(dollars * NANO):
+            raise ValueError(f"`usd_per_minute` must be 0 to {MOST_AMOUNT // NANO:,} dollars with at most nine decimals")
+
+
+class Tally(Generic[Key]):
+    """How often a thing came, of those that come often: Misra and Gries, Finding repeated elements (1982).
+
+    It never says more than is true. What came c times among n things is said to have come at least c - n / (TALLIED + 1) times.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[Key, int] = {}
+
+    def add(self, key: Key) -> int:
+        """Count a thing; how often it came, at least. 0 for one that is not counted now."""
+        counts = self._counts
+        count = counts.get(key)
+        if count is not None:
+            counts[key] = count = count + 1
+            return count
+        if len(counts) < TALLIED:
+            counts[key] = 1
+            return 1
+        self._counts = {other: count - 1 for other, count in counts.items() if count > 1}
+        return 0
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """What is kept of a family. `spent`: nano-dollars that it had spent when it was last told off; `minute`: since when denials
+    are counted, by the monotonic clock; `members`: of those that live."""
+
+    head: Process
+    calls: Tally[bytes] = field(default_factory=Tally)
+    answers: Tally[str] = field(default_factory=Tally)
+    idle: int = 0
+    denied: int = 0
+    minute: float = 0.0
+    spent: int = 0
+    strikes: int = 0
+    members: int = 0
+
+
+class Guard:
+    """Looks at each call that ended. `lower`, `suspend`: what is done to the head of a family, and why; `revoke`: to a token."""
+
+    def __init__(
+        self, config: GuardConfig, book: Book, clock: Clock, events: EventLog, lower: Callable[[Process, str], None],
+        suspend: Callable[[Process, str], None], revoke: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._most_money = int(config.usd_per_minute * NANO)
+        self._book = book
+        self._clock = clock
+        self._events = events
+        self._lower = lower
+        self._suspend = suspend
+        self._revoke = revoke
+        self._watches: dict[Process, Watch] = {}
+        self._heads: dict[Process | str, Watch] = {}
+
+    def ended(self, call: Call, error: AiosError | None) -> None:
+        """A call of an agent has ended, or one of a client was denied."""
+        process, name = call.process, call.row.name
+        denied = type(error) is Denied
+        if not (denied or name in STEPS) or process.operator or process.held is not None:
+            return
+        if error is not None and (error.retry or isinstance(error, Stopped)):
+            return
+        watch = self._watches.get(process) or self._watch(process)
+        if denied:
+            self._denial(watch, name)
+        elif process.kind == "agent":
+            self._step(watch, call, error)
+
+    def left(self, process: Process) -> None:
+        """A process has ended; or begins again, and then it is looked at anew."""
+        watch = self._watches.pop(process, None)
+        if watch is not None:
+            watch.members -= 1
+            if not watch.members:
+                self._heads.pop(_key(watch.head), None)
+
+    def _watch(self, process: Process) -> Watch:
+        head = head_of(process)
+        watch = self._heads.get(_key(head))
+        if watch is None:
+            watch = self._heads[_key(head)] = Watch(head)
+        watch.members += 1
+        self._watches[process] = watch
+        return watch
+
+    def _denial(self, watch: Watch, row: str) -> None:
+        now = self._clock.monotonic()
+        if not 0 <= now - watch.minute < MINUTE_S:
+            watch.minute, watch.denied = now, 0
+        watch.denied += 1
+        if 0 < self._config.denials <= watch.denied:
+            self._strike(watch, "denials", f"was denied {watch.denied} calls within a minute, `{row}` last", watch.denied)
+
+    def _step(self, watch: Watch, call: Call, error: AiosError | None) -> None:
+        config, name = self._config, call.row.name
+        if config.same_calls:
+            same = watch.calls.add(call.digest)
+            if same >= config.same_calls:
+                return self._strike(watch, "same calls", f"made the same call `{name}` {same} times", same)
+        if config.idle_steps and (error is not None or name != "tool.execute"):
+            known = call.output_tokens >= LONG_ANSWER and watch.answers.add(call.answer) > 1
+            watch.idle = watch.idle + 1 if error is not None or known else 0
+            if watch.idle >= config.idle_steps:
+                text = f"made {watch.idle} steps without progress: they failed, or gave answers that it had"
+                return self._strike(watch, "idle steps", text, watch.idle)
+        if self._most_money:
+            self._velocity(watch)
+
+    def _velocity(self, watch: Watch) -> None:
+        account, now_ns = self._book.of(watch.head), self._clock.now_ns()
+        account.turn(now_ns)
+        spent = min(account.spent_in("minute", MONEY), account.spent[MONEY] - watch.spent)
+        if spent >= self._most_money:
+            ends = utc(ends_ns("minute", now_ns) or now_ns + MINUTE_NS)
+            text = f"spent {words(MONEY, spent)} in the minute that ends at {ends}, and {words(MONEY, self._most_money)} is suspicious"
+            self._strike(watch, "spend", text, spent)
+
+    def _strike(self, watch: Watch, cause: Cause, text: str, count: int) -> None:
+        """The first time it gets a lower class, the second time it stops. It begins anew each time."""
+        head, strikes = watch.head, watch.strikes
+        account = self._book.of(head)
+        watch.calls, watch.answers, watch.idle, watch.denied, watch.spent = Tally(), Tally(), 0, 0, account.spent[MONEY]
+        watch.strikes = 0 if strikes else 1
+        tells = f"`{head.name}` of `{account.name}` {text}"
+        if not strikes and is_above(head.cls, LOWERED):
+            detail = f"{tells}: it is of class {LOWERED} now, and next time it stops; `aios nice {head.name} {head.cls}` undoes it"
+            self._tell(head, account.name, "lowered", cause, count, detail)
+            self._lower(head, detail)
+        elif head.kind == "agent":
+            detail = f"{tells}: `aios resume {head.name}` lets it go on, `aios kill {head.name}` ends it"
+            self._tell(head, account.name, "suspended", cause, count, detail)
+            self._suspend(head, detail)
+        elif strikes:
+            detail = f"{tells}: its token is revoked; `aios token add --agent {head.agent}` makes another one"
+            self._tell(head, account.name, "revoked", cause, count, detail)
+            self._revoke(head.token)
+
+    def _tell(self, head: Process, account: str, change: Measure, cause: Cause, count: int, detail: str) -> None:
+        self._events.add(
+            Incident, tenant=head.tenant, pid=head.pid, name=head.name, account=account, change=change, cause=cause, count=count,
+            detail=detail,
+        )  # fmt: skip
+
+
+def head_of(process: Process) -> Process:
+    """The agent that began all this; of a client it is the session itself."""
+    while process.parent is not None and process.parent.kind == "agent":
+        process = process.parent
+    return process
+
+
+def _key(head: Process) -> Process | str:
+    """Sessions of one token are one."""
+    return head if head.kind == "agent" else head.token
