@@ -116,7 +116,16 @@ def read_config(path: Path | None = None) -> Config:
     embedder = (EmbedderConfig() if settings.embedder is None else settings.embedder) or None
     assert embedder is not True, "`read_settings` refuses it"
     return Config(
-        home, file, settings.server, settings.lanes, settings.core, local, settings.aliases, added, embedder, settings.prices,
+        home,
+        file,
+        settings.server,
+        settings.lanes,
+        settings.core,
+        local,
+        settings.aliases,
+        added,
+        embedder,
+        settings.prices,
         settings.guard,
     )
 

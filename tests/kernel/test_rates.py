@@ -26,7 +26,9 @@ TO_NEXT_S = 60 - EPOCH_NS // 10**9 % 60
 """From the start of a test to the end of the minute in which it starts."""
 
 
-async def limit(k: RunningKernel, account: str, amount: int | None, unit: Unit = "calls", window: Window = "minute") -> AccountState:
+async def limit(
+    k: RunningKernel, account: str, amount: int | None, unit: Unit = "calls", window: Window = "minute"
+) -> AccountState:
     return await k.operator.call(SetLimit(account=account, unit=unit, amount=amount, window=window))
 
 

@@ -25,7 +25,14 @@ HEADERS = ("ACCOUNT", "LIMIT", "SOFT", "SPENT", "RESERVED", "LEFT", "RESETS IN",
 @click.option("--tokens", type=COUNT, metavar="N", help="Limit tokens, of questions and answers together.")
 @click.option("--calls", type=COUNT, metavar="N", help="Limit calls of models.")
 @click.option("--soft", metavar="AMOUNT", help="From there on calls are of class batch; in the unit of the limit.")
-@click.option("--per", "window", type=click.Choice(WINDOWS), default="lifetime", show_default=True, help="For how long, in UTC; `now`: at once.")
+@click.option(
+    "--per",
+    "window",
+    type=click.Choice(WINDOWS),
+    default="lifetime",
+    show_default=True,
+    help="For how long, in UTC; `now`: at once.",
+)
 @click.option("--none", "lifted", type=click.Choice(UNITS), help="Lift the limit of this unit.")
 @as_json
 def budget(

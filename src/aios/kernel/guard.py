@@ -17,21 +17,21 @@ from typing import Generic, TypeVar
 
 from aios.abi.account import MOST_AMOUNT
 from aios.abi.bounds import within
-from aios.abi.errors import AiosError, Denied, Stopped
+from aios.abi.errors import AiosError, Denied, Refused, Stopped
 from aios.abi.event import Cause, Incident, Measure
-from aios.abi.request import is_above
+from aios.abi.request import Class, is_above
 from aios.kernel.amounts import MONEY
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.cashier import utc, words
-from aios.kernel.ledger.windows import MINUTE_NS, ends_ns
+from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
 from aios.ports.clock import Clock
 
 NANO = 10**9
 STEPS = frozenset({"llm.generate", "llm.score", "tool.execute"})
 """The rows by which an agent goes on. Mail, boards and clocks are waited for, again and again, by who is well."""
-LOWERED = "batch"
+LOWERED: Class = "batch"
 TALLIED = 8
 """Different calls, and answers, that are counted for a family at once."""
 LONG_ANSWER = 16
@@ -126,7 +126,7 @@ class Guard:
         denied = type(error) is Denied
         if not (denied or name in STEPS) or process.operator or process.held is not None:
             return
-        if error is not None and (error.retry or isinstance(error, Stopped)):
+        if isinstance(error, Stopped) or (isinstance(error, Refused) and error.retry):
             return
         watch = self._watches.get(process) or self._watch(process)
         if denied:
@@ -147,8 +147,9 @@ class Guard:
         watch = self._heads.get(_key(head))
         if watch is None:
             watch = self._heads[_key(head)] = Watch(head)
-        watch.members += 1
-        self._watches[process] = watch
+        for member in {head, process} - self._watches.keys():  # the head too: while it lives, it is one family
+            watch.members += 1
+            self._watches[member] = watch
         return watch
 
     def _denial(self, watch: Watch, row: str) -> None:
@@ -179,8 +180,8 @@ class Guard:
         account.turn(now_ns)
         spent = min(account.spent_in("minute", MONEY), account.spent[MONEY] - watch.spent)
         if spent >= self._most_money:
-            ends = utc(ends_ns("minute", now_ns) or now_ns + MINUTE_NS)
-            text = f"spent {words(MONEY, spent)} in the minute that ends at {ends}, and {words(MONEY, self._most_money)} is suspicious"
+            ends = utc(ends_ns("minute", now_ns) or now_ns)
+            text = f"spent {words(MONEY, spent)} in the minute that ends at {ends}, of {words(MONEY, self._most_money)} at most"
             self._strike(watch, "spend", text, spent)
 
     def _strike(self, watch: Watch, cause: Cause, text: str, count: int) -> None:
@@ -191,7 +192,9 @@ class Guard:
         watch.strikes = 0 if strikes else 1
         tells = f"`{head.name}` of `{account.name}` {text}"
         if not strikes and is_above(head.cls, LOWERED):
-            detail = f"{tells}: it is of class {LOWERED} now, and next time it stops; `aios nice {head.name} {head.cls}` undoes it"
+            detail = (
+                f"{tells}: it is of class {LOWERED} now, and next time it stops; `aios nice {head.name} {head.cls}` undoes it"
+            )
             self._tell(head, account.name, "lowered", cause, count, detail)
             self._lower(head, detail)
         elif head.kind == "agent":

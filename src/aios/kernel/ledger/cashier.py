@@ -85,8 +85,8 @@ class Cashier:
     async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
 
-        Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or ends
-        in `OverBudget`. Raises `RateLimited` where it cannot wait so long.
+        Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or
+        ends in `OverBudget`. Raises `RateLimited` where it cannot wait so long.
         """
         accounts = self._book.of(call.process).path
         bounds = {server: bound_on(call, server) for server in call.feasible}
