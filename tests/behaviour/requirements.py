@@ -114,6 +114,8 @@ REQUIREMENTS = (
         "On a core that can freeze calls an urgent call has its turn at once, and who stood back loses nothing.",
         "chapter 20, preemption: at a token boundary, across classes; resumes exactly",
     ),
+    Requirement("rate", "A call beyond a rate waits for the next minute, or hears when to come.", "chapter 20: rate limits"),
+    Requirement("runaway", "Who goes round in circles is suspended, and an operator asked.", "chapter 20: runaway guard"),
     Requirement("suspend", "A suspended agent makes no call until it is resumed.", "chapter 30: signals suspend, resume"),
     Requirement("after", "A process begins after others, with the results of those that ended well.", "chapter 80: `after=`"),
     Requirement("restart", "An agent is started again at most three times.", f"{SPINE}: at most 3 times"),

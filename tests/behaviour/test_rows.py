@@ -6,13 +6,13 @@ import pytest
 from requirements import proves
 
 from aios.abi.account import SetLimit, ShowAccounts
-from aios.abi.errors import Denied, Draining, Invalid, Killed, NotFound, Unauthenticated
-from aios.abi.event import ProcessChanged, ReadEvents
+from aios.abi.errors import Denied, Draining, Invalid, Killed, NotFound, RateLimited, Unauthenticated
+from aios.abi.event import Incident, ProcessChanged, ReadEvents
 from aios.abi.lane import ListLanes, UseLane
 from aios.abi.llm import Completion, Count, Delta, Embed, Generate, Message, Models, Score, Started
 from aios.abi.price import ShowPrices
 from aios.abi.process import Exit, Explain, List, Logs, Renice, Self, SignalProcess, Spawn, WaitFor
-from aios.abi.request import Done
+from aios.abi.request import CallOptions, Done
 from aios.abi.system import (
     AddToken,
     Drain,
@@ -24,6 +24,7 @@ from aios.abi.system import (
     RevokeToken,
     Sleep,
 )
+from aios.kernel.guard import GuardConfig
 from aios.ports.core import Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, ScriptedEmbedder, time
@@ -34,6 +35,11 @@ from aios.testing.transports import ALL, World, world
 async def nap(gate: Gate, seconds: float = 1.0) -> str:
     await gate.call(Sleep(seconds=seconds))
     return "slept"
+
+
+async def again_and_again(gate: Gate) -> None:
+    while True:
+        await gate.call(Generate(prompt="and now?"))
 
 
 AGENTS = {"nap": nap}
@@ -251,6 +257,52 @@ async def test_prices(transport: str) -> None:
         rates = dear.price.price.rates
         assert (rates.input, rates.cached, rates.output) == (3 * 10**9, 3 * 10**8, 15 * 10**9)
         assert (await nobody.call(ShowPrices())).prices == ()
+
+
+@proves("rate")
+async def test_rates(transport: str) -> None:
+    async with world(transport, [ScriptedCore("one two")]) as w:
+        gate, operator = await w.process(), w.k.operator
+        (own,) = (await gate.call(ShowAccounts())).accounts
+        account, left_s = own.account.rpartition("/")[0], 60 - EPOCH_NS // 10**9 % 60
+        state = await operator.call(SetLimit(account=account, unit="calls", amount=1, window="minute"))
+        assert state.limits[0].resets_ns == EPOCH_NS + left_s * 10**9
+        await gate.call(Generate(prompt="what is it"))
+        with pytest.raises(RateLimited, match="--per minute` raises it") as refused:
+            await gate.call(Generate(prompt="what is it"), CallOptions(deadline_s=5.0))
+        assert refused.value.retry_after_s == pytest.approx(left_s, abs=1)
+        waits = asyncio.ensure_future(gate.call(Generate(prompt="what is it")))
+        while (await operator.call(ShowAccounts(account=account))).accounts[0].waiting == 0:
+            await asyncio.sleep(0.01)
+        (own,) = (await gate.call(ShowAccounts())).accounts
+        assert [(each.window, each.account, each.free) for each in own.effective] == [("minute", account, 0)]
+        await waits
+        assert time() == pytest.approx(left_s, abs=0.1)
+        await operator.call(SetLimit(account=account, unit="calls", amount=3, window="now"))
+        (own,) = (await gate.call(ShowAccounts())).accounts
+        assert [(each.window, each.spent, each.reserved, each.free) for each in own.effective] == [
+            ("minute", 1, 0, 0),
+            ("now", 0, 0, 3),
+        ]
+
+
+@proves("runaway")
+async def test_a_runaway(transport: str) -> None:
+    cores = ScriptedCore("one two")
+    async with world(transport, [cores], {"loop": again_and_again}, guard=GuardConfig(same_calls=5)) as w:
+        gate, operator = await w.process(ALL), w.k.operator
+        told = asyncio.ensure_future(gate.call(ReadEvents(kinds=("incident",), wait_s=60)))
+        await gate.call(Spawn(manifest=w.k.accept(manifest_of("loop"))))
+        found: list[Incident] = []
+        while len(found) < 2:
+            page = await operator.call(ReadEvents(kinds=("incident",), wait_s=1))
+            found = [event for event in page.events if isinstance(event, Incident)]
+        await asyncio.sleep(10)
+        assert [event.change for event in found] == ["lowered", "suspended"] and len(cores.calls) == 10
+        explained = await operator.call(Explain(pid=found[0].pid))
+        assert explained.process.state == "suspended" and explained.moves == (f"`aios resume {found[0].name}`",)
+        await operator.call(SignalProcess(pid=found[0].pid, signal="resume"))
+        assert (await told).events[0] == found[0]
 
 
 @proves("row lane.list", "row lane.use")
