@@ -15,10 +15,10 @@ from hypothesis.stateful import (
 )
 
 from aios.abi.account import WINDOWS
-from aios.kernel.amounts import MONEY, NOTHING, Amount, Bound
-from aios.kernel.ledger.accounts import Account
+from aios.kernel.amounts import MONEY, NOTHING, TOKENS, Amount, Bound
+from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
-from aios.kernel.ledger.windows import DAY_NS, HOUR_NS
+from aios.kernel.ledger.windows import DAY_NS, HOUR_NS, MINUTE_NS
 
 MOST = 2**62
 amounts = st.integers(0, 1000) | st.integers(0, MOST)
@@ -41,6 +41,14 @@ class Hand:
         return self.ns / 1e9
 
 
+def needed_of(limit: Limit, bound: Bound) -> int:
+    """Tokens for which a call begins: of a rate a quarter, if the call can take so much."""
+    each, room = (bound.per_token, 1, 0)[limit.unit], limit.wanted - bound.fixed[limit.unit]
+    if limit.window != "minute" or room < 0:
+        return bound.least
+    return min(bound.most, max(bound.least, (room // each if each else bound.most) // 4))
+
+
 class Ledgers(RuleBasedStateMachine):
     """A tree of accounts, calls that reserve and settle, an operator who changes limits, a clock that jumps."""
 
@@ -55,6 +63,7 @@ class Ledgers(RuleBasedStateMachine):
         tenants = [Account(f"tenant {at}", top) for at in range(2)]
         self.accounts = [top, *tenants, *(Account(f"agent {at}", tenants[at % 2]) for at in range(4))]
         self.billed = {account: [0, 0, 0] for account in self.accounts}
+        self.minutes = {account: (0, [0, 0, 0]) for account in self.accounts}
 
     @rule(at=st.integers(0, 6), window=st.sampled_from(WINDOWS), unit=st.integers(0, 2), wanted=st.none() | amounts)
     def limit(self, at: int, window: str, unit: int, wanted: int | None) -> None:
@@ -68,7 +77,19 @@ class Ledgers(RuleBasedStateMachine):
             self.refused(got, path, bound)
             return multiple()
         assert bound.least <= got.tokens <= bound.most and got.amount == bound.of(got.tokens)
+        self.not_clipped(got, path, bound)
         return got
+
+    def not_clipped(self, got: Reservation, path: tuple[Account, ...], bound: Bound) -> None:
+        """If nothing but a rate made its answer shorter, then not by much."""
+        had: dict[bool, list[tuple[int, Limit]]] = {True: [], False: []}
+        for account in path:
+            for limit in account.limits:
+                each, unit = (bound.per_token, 1, 0)[limit.unit], limit.unit
+                room = account.free(limit) + got.amount[unit] * (limit.window != "call") - bound.fixed[unit]
+                had[limit.window == "minute"].append((room // each if each else bound.most, limit))
+        if got.tokens < min((tokens for tokens, _ in had[False]), default=bound.most):
+            assert any(tokens == got.tokens >= needed_of(limit, bound) for tokens, limit in had[True])
 
     def refused(self, short: Short, path: tuple[Account, ...], bound: Bound) -> None:
         """It is refused for a reason that holds."""
@@ -76,7 +97,7 @@ class Ledgers(RuleBasedStateMachine):
         if limit is None:
             assert short.because == "overbilled" and short.account.overbilled
             return
-        needed = bound.of(bound.least)[limit.unit]
+        needed = bound.of(needed_of(limit, bound))[limit.unit]
         spent, reserved = short.account.spent_in(limit.window, limit.unit), short.account.reserved[limit.unit]
         assert spent + reserved + needed > limit.amount or limit.wanted < limit.amount
         assert (short.because == "limit") <= (needed > limit.wanted)
@@ -84,7 +105,8 @@ class Ledgers(RuleBasedStateMachine):
         if short.because == "reserved":  # then it would have its turn if all was given back
             for account in path:
                 for each in account.limits:
-                    assert account.spent_in(each.window, each.unit) + bound.of(bound.least)[each.unit] <= each.wanted
+                    least = bound.of(needed_of(each, bound))[each.unit]
+                    assert account.spent_in(each.window, each.unit) + least <= each.wanted
 
     @rule(reservation=consumes(reservations), share=st.floats(0, 1), again=st.booleans())
     def settle(self, reservation: Reservation, share: float, again: bool) -> None:
@@ -130,7 +152,11 @@ class Ledgers(RuleBasedStateMachine):
         for account in reservation.accounts:
             account.overbilled = 0
 
-    @rule(by=st.sampled_from([1, HOUR_NS, DAY_NS, 31 * DAY_NS, -DAY_NS, -40 * DAY_NS, 400 * DAY_NS, 10**25, -(10**25)]))
+    @rule(
+        by=st.sampled_from(
+            [1, MINUTE_NS, -MINUTE_NS, HOUR_NS, DAY_NS, 31 * DAY_NS, -DAY_NS, -40 * DAY_NS, 400 * DAY_NS, 10**25, -(10**25)]
+        )
+    )
     def jump(self, by: int) -> None:
         self.clock.ns += by
 
@@ -141,6 +167,21 @@ class Ledgers(RuleBasedStateMachine):
             for limit in account.limits:
                 assert account.free(limit) >= 0
                 assert limit.amount >= limit.wanted
+
+    @invariant()
+    def rates_hold(self) -> None:
+        """In a minute no more comes than its limit, and at once no more is under way, as the law counts by itself."""
+        minute = max(0, min(self.clock.ns, 250_000_000_000 * 10**9)) // MINUTE_NS
+        for account in self.accounts:
+            begun, before = self.minutes[account]
+            account.turn(self.clock.ns)
+            if minute > begun or minute < begun - 1:
+                begun, before = self.minutes[account] = minute, list(self.billed[account])
+            for limit in account.limits:
+                spent = self.billed[account][limit.unit] - before[limit.unit] if limit.window == "minute" else 0
+                if limit.window in ("minute", "now"):
+                    assert account.spent_in(limit.window, limit.unit) == spent
+                    assert spent + account.reserved[limit.unit] <= limit.amount
 
     @invariant()
     def adds_up(self) -> None:
@@ -198,6 +239,26 @@ class Guessing(Ledger):
         return super().settle(reservation, NOTHING if actual is None else actual)
 
 
+class Endless(Ledger):
+    """Begins no minute anew."""
+
+    def room(self, accounts: tuple[Account, ...], bound: Bound) -> int | Short:
+        for account in accounts:
+            account._begun["minute"] = 2**70
+        return super().room(accounts, bound)
+
+
+class Clipping(Ledger):
+    """Gives a call the last tokens of a minute."""
+
+    def room(self, accounts: tuple[Account, ...], bound: Bound) -> int | Short:
+        found = super().room(accounts, bound)
+        if isinstance(found, Short) and found.limit is not None and found.limit.window == "minute" and found.limit.unit == TOKENS:
+            free = found.account.free(found.limit) - bound.fixed.tokens
+            return min(free, bound.most) if free >= bound.least else found
+        return found
+
+
 class Unreserved(Ledgers):
     """Attempts a call again upon what was reserved for the attempt before."""
 
@@ -209,7 +270,7 @@ def planted(ledger: type[Ledger]) -> type[Ledgers]:
     return type(f"With{ledger.__name__}", (Ledgers,), {"ledger_type": ledger})
 
 
-@pytest.mark.parametrize("machine", [*map(planted, (Float, Late, Twice, Guessing)), Unreserved])
+@pytest.mark.parametrize("machine", [*map(planted, (Float, Late, Twice, Guessing, Endless, Clipping)), Unreserved])
 def test_the_law_finds_what_is_planted(machine: type[Ledgers]) -> None:
     found = settings(max_examples=2000, stateful_step_count=40, deadline=None, phases=[Phase.generate], database=None)
     with pytest.raises(BaseException) as broken:  # one of them, or a group

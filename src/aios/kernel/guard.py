@@ -124,14 +124,16 @@ class Guard:
         """A call of an agent has ended, or one of a client was denied."""
         process, name = call.process, call.row.name
         denied = type(error) is Denied
-        if not (denied or name in STEPS) or process.operator or process.held is not None:
+        if not (denied or (name in STEPS and process.kind == "agent")) or process.operator:
+            return
+        if process.held is not None or process.exit is not None:
             return
         if isinstance(error, Stopped) or (isinstance(error, Refused) and error.retry):
             return
         watch = self._watches.get(process) or self._watch(process)
         if denied:
             self._denial(watch, name)
-        elif process.kind == "agent":
+        else:
             self._step(watch, call, error)
 
     def left(self, process: Process) -> None:
