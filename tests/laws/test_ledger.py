@@ -88,7 +88,7 @@ class Ledgers(RuleBasedStateMachine):
                 each, unit = (bound.per_token, 1, 0)[limit.unit], limit.unit
                 room = account.free(limit) + got.amount[unit] * (limit.window != "call") - bound.fixed[unit]
                 had[limit.window == "minute"].append((room // each if each else bound.most, limit))
-        if got.tokens < min((tokens for tokens, _ in had[False]), default=bound.most):
+        if got.tokens < min([bound.most, *(tokens for tokens, _ in had[False])]):
             assert any(tokens == got.tokens >= needed_of(limit, bound) for tokens, limit in had[True])
 
     def refused(self, short: Short, path: tuple[Account, ...], bound: Bound) -> None:
