@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aios.abi.account import AccountState, SetLimit, ShowAccounts, Unit, Window
-from aios.abi.errors import OverBudget, RateLimited
+from aios.abi.errors import NotFound, OverBudget, RateLimited
 from aios.abi.event import ReadEvents
 from aios.abi.llm import Generate
 from aios.abi.process import Explain, WaitFor
@@ -86,6 +86,39 @@ async def test_calls_at_once_are_limited_per_agent_process_user_and_tenant() -> 
             assert [call.wait.code for call in explained.calls if call.wait is not None] == ["B"] * 4
             await asyncio.gather(*calls)
             assert time() - began == pytest.approx(4, abs=0.1) and (await state(k, account)).limits[0].free == 2
+
+
+async def test_a_model_has_limits_of_its_own_whoever_calls_it_and_others_are_as_free_as_before() -> None:
+    cores = ScriptedCore(Script(text="one two", first_s=1), slots=8)
+    large, small = ScriptedCore("one", name="b", models=("vendor/large:1",)), cores
+    async with kernel_for_tests([small, large]) as k:
+        one, other = await k.session("one"), await k.session("other")
+        asked = Generate(prompt="hello", max_tokens=4, model="vendor/large:1")
+        under_way = asyncio.ensure_future(other.call(asked))
+        await asyncio.sleep(0)
+        now = await limit(k, "model:vendor/large:1", 3)
+        assert (now.account, now.limits[0].reserved, now.effective) == ("model:vendor/large:1", 1, now.limits)
+        await under_way
+        calls = [asyncio.ensure_future(gate.call(asked)) for gate in (one, other) for _ in range(2)]
+        free = [asyncio.ensure_future(gate.call(hello)) for gate in (one, other) for _ in range(8)]
+        await asyncio.gather(*free)
+        assert time() < 5 and (await state(k, "model:vendor/large:1")).waiting == 2
+        explained = await k.operator.call(Explain(pid=other.process.name))
+        assert "`aios budget model:vendor/large:1 --calls AMOUNT --per minute` raises it" in explained.reason
+        await asyncio.gather(*calls)
+        assert TO_NEXT_S <= time() < TO_NEXT_S + 1
+        shown = (await k.operator.call(ShowAccounts(account="/", below=True))).accounts
+        assert shown[-1].account == "model:vendor/large:1" and shown[-1].spent["lifetime"]["calls"] == 5
+        await limit(k, "model:vendor/large:1", None)
+        await limit(k, "model:scripted-1", 1, window="now")
+        calls = [asyncio.ensure_future(one.call(hello)) for _ in range(3)]
+        began = time()
+        await asyncio.gather(*calls, other.call(asked))
+        assert time() - began == pytest.approx(3, abs=0.1)
+        with pytest.raises(NotFound, match="no core has a model `vendor/large`.*vendor/large:1"):
+            await limit(k, "model:vendor/large", 3)
+        with pytest.raises(NotFound):
+            await one.call(ShowAccounts(account="model:scripted-1"))
 
 
 async def test_who_cannot_wait_until_the_next_minute_is_refused_and_told_when_to_come_again() -> None:
@@ -167,7 +200,11 @@ def test_what_cannot_be_a_rate_is_refused(amount: Any, window: str) -> None:
         msgspec.convert({"account": "/local", "unit": "calls", "amount": amount, "window": window}, SetLimit)
 
 
-@pytest.mark.parametrize("name", ["/ｌocal", "/loc\u0430l", "/local/\u212a", "/local/e\u0301", "/local\u200b", "/local/%2e"])
+OTHERS = ("/ｌocal", "/loc\u0430l", "/local/\u212a", "/local/e\u0301", "/local\u200b", "/local/%2e")
+OTHER_MODELS = ("model:\uff4c", "model:", "model:a b")
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *OTHER_MODELS])
 def test_no_two_names_of_accounts_are_one_after_normalisation(name: str) -> None:
     with pytest.raises(msgspec.ValidationError, match="account"):
         msgspec.convert({"account": name, "unit": "calls", "amount": 5, "window": "minute"}, SetLimit)

@@ -19,13 +19,15 @@ MOST_AMOUNT = 2**53
 TOP = "/"
 """The account above all tenants."""
 MAX_ACCOUNT_CHARACTERS = 4096
-_account = re.compile(r"/|(/@?[A-Za-z0-9_][A-Za-z0-9_.@-]{0,80})+")
+MODEL = "model:"
+"""Before the name of a model: the account of all calls to it, whoever makes them."""
+_account = re.compile(rf"/|(/@?[A-Za-z0-9_][A-Za-z0-9_.@-]{{0,80}})+|{MODEL}[!-_a-~]{{1,200}}")
 
 
 def check_account_path(field: str, name: str) -> None:
     """Raise ValueError for what cannot be the path of an account; letters beyond ASCII are in none."""
     if len(name) > MAX_ACCOUNT_CHARACTERS or not _account.fullmatch(name):
-        raise ValueError(f"`{field}` must be a path as `/`, `/TENANT`, `/TENANT/@USER` or `/TENANT/AGENT`")
+        raise ValueError(f"`{field}` must be a path as `/`, `/TENANT`, `/TENANT/@USER` or `/TENANT/AGENT`, or `{MODEL}NAME`")
 
 
 class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,6 +94,7 @@ class ShowAccounts(Request[AccountList], frozen=True, kw_only=True):
 class SetLimit(Request[AccountState], frozen=True, kw_only=True):
     """Limit what an account, with all below it, may spend of a unit in a window. Operators only.
 
+    `account`: a path, or `model:NAME` for all calls to a model, which are counted from its first limit on.
     `amount`: nano-dollars, tokens or calls; None: no limit any more. One below what is spent and reserved holds what it can at
     once, and the rest as calls end. `soft`: from there on its calls are of class batch. `window`: `call` is for each call by
     itself, `now` for all that are under way at once, the others are those of UTC. A limit per `minute` is a rate: calls beyond it

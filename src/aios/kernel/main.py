@@ -186,11 +186,15 @@ class Kernel:
         self.events.add(KernelChanged, change="up")
         return self
 
+    def _models(self) -> frozenset[str]:
+        """The models that there are, by their own names."""
+        return self.pool.models | self._embedders.models
+
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events, self._drains),
             self._embedders,
-            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier),
+            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier, self._models),
             LaneCalls(self._lanes, self._lane_configs, self.events),
             self._process_calls,
             MailCalls(self._post, self.processes, self._grants, self.clock),

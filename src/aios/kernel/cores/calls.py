@@ -101,8 +101,8 @@ class CoreCalls:
 
     def _bound(self, call: Call, core: str) -> Bound:
         assert isinstance(call.request, Generate | Score)
-        price = self._pool.price(core, self._pool.model_on(core, self._usable(call)))
-        return bound_of(call.request, self._pool.info(core), price)
+        model = self._pool.model_on(core, self._usable(call))
+        return bound_of(call.request, self._pool.info(core), self._pool.price(core, model), model)
 
     def _free(self, call: Call) -> bool:
         return self._pool.free(call.feasible)

@@ -120,7 +120,8 @@ class Embedders:
 
     def _bound(self, call: Call, server: str) -> Bound:
         assert isinstance(call.request, Embed)
-        return bound_of_embedding(call.request, self._infos[self._model(call.request.model)].window)
+        model = self._model(call.request.model)
+        return bound_of_embedding(call.request, self._infos[model].window, model)
 
     def _plan(self, call: Call) -> EmbedPlan:
         """A further attempt is the same call, under the same id."""

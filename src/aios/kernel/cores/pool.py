@@ -188,6 +188,11 @@ class Pool:
         lacking = ", ".join(f"`{name}`" for name in FEATURES if name in missing)
         raise NoCore(f"`{request.model}` cannot do {lacking}; {others}", field=field_of(missing))
 
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of the models that the cores have."""
+        return frozenset(self._having)
+
     def model_on(self, core: str, models: tuple[str, ...]) -> str:
         """The first of the models that a core has."""
         if len(models) == 1:

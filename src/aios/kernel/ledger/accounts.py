@@ -55,6 +55,11 @@ class Account:
     def __post_init__(self) -> None:
         self.path = (*self.parent.path, self) if self.parent is not None else (self,)
 
+    @property
+    def tenant(self) -> str:
+        """Whose it is; "" for what is nobody's own."""
+        return self.name.split("/")[1] if self.name.startswith("/") else ""
+
     def limit(self, window: Window, unit: int, wanted: int | None, soft: int | None = None) -> None:
         """Limit a unit in a window, or no longer (None)."""
         self.limits = [limit for limit in self.limits if (limit.window, limit.unit) != (window, unit)]

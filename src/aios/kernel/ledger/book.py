@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aios.abi.account import TOP
+from aios.abi.account import MODEL, TOP
 from aios.abi.errors import NotFound, QueueFull
 from aios.abi.wire import nearest
 from aios.kernel.ledger.accounts import Account
@@ -25,6 +25,8 @@ class Book:
         self._accounts: dict[str, Account] = {TOP: self.top}
         self._of: dict[Process, Account] = {}
         self._limited: set[Account] = set()
+        self.models: dict[str, Account] = {}
+        """Of models that have, or had, a limit: what all calls to them spend."""
 
     def of(self, process: Process) -> Account:
         """The account of a process. Raises `QueueFull` where there are too many."""
@@ -54,6 +56,11 @@ class Book:
         """Whether any account has one: if not, nothing has to be looked at before a call."""
         return bool(self._limited)
 
+    @property
+    def limits_models(self) -> bool:
+        """Whether a model has a limit."""
+        return bool(self.models) and not self._limited.isdisjoint(self.models.values())
+
     def note_limits(self, account: Account) -> None:
         """The limits of an account have changed."""
         (self._limited.add if account.limits else self._limited.discard)(account)
@@ -67,13 +74,15 @@ class Book:
 
     def named(self, path: str) -> Account:
         """An account that there is. Raises `NotFound` with the nearest."""
-        account = self._accounts.get(path)
+        account = self.models.get(path.removeprefix(MODEL)) if path.startswith(MODEL) else self._accounts.get(path)
         if account is None:
             raise NotFound(f"there is no account `{path[:200]}`{nearest(path, self._accounts)}", field="account")
         return account
 
     def limited(self, path: str) -> Account:
         """An account that is to be limited: one of a tenant, a user or an agent need not be there yet. Raises `NotFound`."""
+        if path.startswith(MODEL):
+            return self.models.setdefault(path.removeprefix(MODEL), Account(path))
         parts = [] if path == TOP else path.removeprefix("/").split("/")
         names = 2 if len(parts) > 1 and parts[1].startswith("@") else 1
         if path in self._accounts or len(parts) > names + 1 or any(part.startswith("@") for part in parts[:1] + parts[2:]):
@@ -84,6 +93,8 @@ class Book:
         return account
 
     def below(self, account: Account) -> Iterator[Account]:
-        """An account and all below it, by name."""
+        """An account and all below it, by name; with the one above all, the models."""
         prefix = account.name.rstrip("/") + "/"
-        return (self._accounts[name] for name in sorted(self._accounts) if name.startswith(prefix) or name == account.name)
+        models = self.models if account is self.top else ()
+        yield from (self._accounts[name] for name in sorted(self._accounts) if name.startswith(prefix) or name == account.name)
+        yield from (self.models[name] for name in sorted(models))

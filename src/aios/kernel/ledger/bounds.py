@@ -27,7 +27,7 @@ SERVICES = frozenset({"web_search_options", "plugins"})
 _encode = msgspec.json.Encoder().encode
 
 
-def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None) -> Bound:
+def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, model: str) -> Bound:
     """The most that a request can come to on a core, at a price (None: nobody knows it). A token is at least a byte of UTF-8."""
     given = input_bound(request.messages, request.prompt or "")
     if isinstance(request, Score):
@@ -45,12 +45,12 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None) -> 
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
     priced = price is not None and SERVICES.isdisjoint(asked_of(request, info))
     worst = (price or FREE).worst(given, media=has_media(request), words=words_of(request, info))
-    return Bound(Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local)
+    return Bound(Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, model)
 
 
-def bound_of_embedding(request: Embed, window: int) -> Bound:
+def bound_of_embedding(request: Embed, window: int, model: str) -> Bound:
     """The most that texts can come to. What embeds is on this machine, and is not paid for."""
-    return Bound(Amount(0, sum(min(_bytes(text) + PER_MESSAGE, window) for text in request.texts), 1), 0, 0, 0)
+    return Bound(Amount(0, sum(min(_bytes(text) + PER_MESSAGE, window) for text in request.texts), 1), 0, 0, 0, model=model)
 
 
 def input_bound(messages: tuple[Message, ...], prompt: str) -> int:

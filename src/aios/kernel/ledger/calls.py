@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from aios.abi.account import UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
+from collections.abc import Callable, Collection
+
+from aios.abi.account import MODEL, UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
 from aios.abi.errors import Denied, NotFound, TooLarge
 from aios.abi.event import AccountChanged
+from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
@@ -22,13 +25,18 @@ MOST_SHOWN = 10_000
 class AccountCalls:
     """Shows accounts, and limits them."""
 
-    def __init__(self, book: Book, till: Till, clock: Clock, events: EventLog, journal: Journal, cashier: Cashier) -> None:
+    def __init__(
+        self, book: Book, till: Till, clock: Clock, events: EventLog, journal: Journal, cashier: Cashier,
+        models: Callable[[], Collection[str]],
+    ) -> None:  # fmt: skip
+        """`models`: those that there are, by their own names."""
         self._book = book
         self._till = till
         self._clock = clock
         self._events = events
         self._journal = journal
         self._cashier = cashier
+        self._models = models
 
     def syscalls(self) -> dict[str, Syscall]:
         return {"account.show": Syscall(self._show), "account.limit": Syscall(self._limit)}
@@ -56,6 +64,9 @@ class AccountCalls:
         assert isinstance(request, SetLimit)
         if not call.process.operator:
             raise Denied(f"`{call.process.name}` cannot limit accounts: an operator does, with `aios budget`")
+        model = request.account.removeprefix(MODEL)
+        if model != request.account and model not in self._models():
+            raise NotFound(f"no core has a model `{model}`{nearest(model, self._models())}", field="account")
         account = self._book.limited(request.account)
         account.turn(self._clock.now_ns())
         unit = UNITS.index(request.unit)
@@ -65,9 +76,8 @@ class AccountCalls:
         self._journal.change(call, request)
         self._book.note_limits(account)
         most = "no limit" if request.amount is None else words(unit, request.amount)
-        tenant = account.name.split("/")[1]
         detail = f"{request.unit}{per(request.window)}: {most}, by {call.process.name}"
-        self._events.add(AccountChanged, tenant=tenant, account=account.name, change="limited", detail=detail)
+        self._events.add(AccountChanged, tenant=account.tenant, account=account.name, change="limited", detail=detail)
         self._till.tell_changed(account)
         return self.state(account)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aios.abi.account import UNITS, LimitState, Window
 from aios.abi.errors import BadRequest, ContextFull, OverBudget, RateLimited, Refused
@@ -54,18 +54,23 @@ class Cashier:
         """Whether the next attempt of a call costs nothing and no limit holds for it: then nothing is reserved with its turn."""
         account = self._book.of(call.process)
         assert syscall.free is not None and syscall.bound is not None
-        if not syscall.free(call) or (self._book.has_limits and any(each.limits for each in account.path)):
+        if not syscall.free(call) or (self._book.has_limits and self._is_limited(account)):
             return False
         self._free[call] = (account, syscall.bound)
         return True
 
+    def _is_limited(self, account: Account) -> bool:
+        """Whether a limit may hold for calls of an account: its own, one above it, or one of a model."""
+        return any(each.limits for each in account.path) or self._book.limits_models
+
     def begin_limits(self, account: Account) -> None:
         """An account is to have a limit: from now on something is reserved for all of its calls that wait or are under way."""
+        is_model = account in self._book.models.values()
         for call, (own, bound_on) in list(self._free.items()):
-            if account in own.path:
+            if is_model or account in own.path:
                 del self._free[call]
                 bounds = {server: bound_on(call, server) for server in call.feasible}
-                payment = Payment(self._till, own.path, bounds, call, limited=True)
+                payment = Payment(self._till, own.path, bounds, call, self._book.models, limited=True)
                 ticket = call.ticket
                 if isinstance(ticket, Ticket):
                     ticket.payment = payment
@@ -78,9 +83,10 @@ class Cashier:
         """What the next attempt of a call has to reserve with its turn. See `admit`."""
         assert syscall.bound is not None
         account = self._book.of(call.process)
-        if self._book.has_limits and any(each.limits for each in account.path):
+        if self._book.has_limits and self._is_limited(account):
             return await self.admit(call, syscall.bound)
-        return Payment(self._till, account.path, {server: syscall.bound(call, server) for server in call.feasible}, call)
+        bounds = {server: syscall.bound(call, server) for server in call.feasible}
+        return Payment(self._till, account.path, bounds, call, self._book.models)
 
     async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
@@ -88,14 +94,15 @@ class Cashier:
         Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or
         ends in `OverBudget`. Raises `RateLimited` where it cannot wait so long.
         """
-        accounts = self._book.of(call.process).path
+        own = self._book.of(call.process)
         bounds = {server: bound_on(call, server) for server in call.feasible}
-        while any(account.limits or account.overbilled for account in accounts):
-            found = {server: self._till.ledger.lasting(accounts, bound) for server, bound in bounds.items()}
+        payment = Payment(self._till, own.path, bounds, call, self._book.models, limited=True)
+        while self._is_limited(own) or any(account.overbilled for account in own.path):
+            found = {server: self._till.ledger.lasting(payment.accounts_on(server), bound) for server, bound in bounds.items()}
             able = frozenset(server for server, short in found.items() if short is None)
             if able:
                 call.feasible = able
-                self._soften(call, accounts)
+                self._soften(call, {account for server in able for account in payment.accounts_on(server)})
                 break
             shorts = [(short, bounds[server]) for server, short in found.items() if short is not None]
             short, bound = next((each for each in shorts if each[0].passes), shorts[0])
@@ -106,7 +113,7 @@ class Cashier:
                 self._tell(short.account, "refused", f"{call.process.name}: {why(short, bound, self._now_ns())}")
                 raise OverBudget(why(short, bound, self._now_ns()), retry_after_s=None)
             await self._park(call, short, bound)
-        return Payment(self._till, accounts, bounds, call, limited=True)
+        return payment
 
     async def _wait_at_rate(self, call: Call, short: Short, bound: Bound) -> None:
         """Wait for the next minute. Raises `RateLimited` if the call's deadline is before, or too many wait for it already."""
@@ -144,7 +151,7 @@ class Cashier:
             self._deadlines.go_on(call)
 
     @staticmethod
-    def _soften(call: Call, accounts: tuple[Account, ...]) -> None:
+    def _soften(call: Call, accounts: Iterable[Account]) -> None:
         """Beyond a soft limit a call is of a lower class."""
         for account in accounts:
             if any(limit.soft is not None and account.gone(limit) >= limit.soft for limit in account.limits):
@@ -220,13 +227,12 @@ class Cashier:
 
     def _alarm(self, call: Call, payment: Payment, over: Amount) -> None:
         said = ", ".join(f"{words(unit, amount)}" for unit, amount in enumerate(over) if amount)
-        blocked = [account for account in payment.accounts if account.overbilled]
+        blocked = [account for account in payment.accounts_on(payment.server) if account.overbilled]
         for account in blocked or payment.accounts[-1:]:
             self._tell(account, "overbilled", f"{call.process.name} on {call.core}: {said} beyond what was reserved")
 
     def _tell(self, account: Account, change: str, detail: str) -> None:
-        tenant = account.name.split("/")[1]
-        self._events.add(AccountChanged, tenant=tenant, account=account.name, change=change, detail=detail)
+        self._events.add(AccountChanged, tenant=account.tenant, account=account.name, change=change, detail=detail)
 
     def _now_ns(self) -> int:
         return self._clock.now_ns()

@@ -43,19 +43,22 @@ class Parked:
 
 
 class Payment:
-    """What one attempt of a call needs of its accounts. `bounds`: by server.
+    """What one attempt of a call needs of its accounts. `bounds`: by server. `models`: accounts of models that are limited.
 
     `limited`: one of its accounts has a limit. `recorded`: the journal has its reservation.
     """
 
     __slots__ = (
-        "_call", "_till", "accounts", "at", "bounds", "limited", "rank", "recall", "recorded", "reservation", "server", "short",
+        "_call", "_till", "accounts", "at", "bounds", "limited", "models", "rank", "recall", "recorded", "reservation",
+        "server", "short",
     )  # fmt: skip
 
     def __init__(
-        self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call, limited: bool = False
-    ) -> None:
+        self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call,
+        models: Mapping[str, Account], limited: bool = False,
+    ) -> None:  # fmt: skip
         self.accounts = accounts
+        self.models = models
         self.bounds = bounds
         self.limited = limited
         self.recorded = False
@@ -67,6 +70,11 @@ class Payment:
         self.recall: Callable[[], None] | None = None
         self._till = till
         self._call = call
+
+    def accounts_on(self, server: str) -> tuple[Account, ...]:
+        """What pays for a turn on a server: the account of its model, too."""
+        model = self.models.get(self.bounds[server].model) if self.models else None
+        return self.accounts if model is None else (*self.accounts, model)
 
     def take(self, server: str, recall: Callable[[], None]) -> Taken:
         """Reserve for a turn on a server. `later`: it waits now, and `recall` is called when there may be room."""
@@ -85,7 +93,7 @@ class Payment:
 
     def insist(self, server: str) -> None:
         """Reserve for what is under way on a server already."""
-        self.server, self.reservation = server, self._till.ledger.insist(self.accounts, self.bounds[server])
+        self.server, self.reservation = server, self._till.ledger.insist(self.accounts_on(server), self.bounds[server])
 
     def release(self) -> None:
         """Give back all that is reserved, if anything: nothing was done."""
@@ -123,9 +131,9 @@ class Till:
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
         again = bool(self._recalled) and self._done_with(payment)
-        short = self._in_front(payment) if self._waiting and not again else None
+        short = self._in_front(payment, server) if self._waiting and not again else None
         if short is None:
-            got = self.ledger.reserve(payment.accounts, payment.bounds[server])
+            got = self.ledger.reserve(payment.accounts_on(server), payment.bounds[server])
             if isinstance(got, Reservation):
                 payment.reservation, payment.server = got, server
                 return "taken"
@@ -137,9 +145,9 @@ class Till:
         self._wait_at(payment, short)
         return "later"
 
-    def _in_front(self, payment: Payment) -> Short | None:
+    def _in_front(self, payment: Payment, server: str) -> Short | None:
         """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class."""
-        for account in payment.accounts:
+        for account in payment.accounts_on(server):
             queue = self._waiting.get(account)
             if queue and queue[0].rank < payment.rank:
                 return queue[0].short
@@ -196,7 +204,7 @@ class Till:
         recalled = self._recalled.get(account, ())
         if any(other.server == first.server for other in recalled):
             return
-        short = self.ledger.room(first.accounts, first.bounds[first.server])
+        short = self.ledger.room(first.accounts_on(first.server), first.bounds[first.server])
         if isinstance(short, Short) and not short.lasts:
             if short.account is not account:
                 recall = first.recall
