@@ -52,6 +52,7 @@ async def test_a_call_beyond_a_rate_waits_for_the_next_minute_and_why_says_so() 
             "`/local/client` has spent 2 calls of 2 calls per minute, begins anew at 2023-11-14 22:14 UTC: "
             "`aios budget /local/client --calls AMOUNT --per minute` raises it"
         )
+        assert explained.moves == ("the next minute, or a higher rate of `/local/client`",)
         assert explained.process.word == "blocked" and (await state(k, "/local/client")).waiting == 3
         await asyncio.gather(*calls)
         assert TO_NEXT_S + 60 <= time() < TO_NEXT_S + 61

@@ -101,7 +101,7 @@ class CallPath:
             self._close(call)
         self._tell_end(call, "ok")
         if process.kind == "agent":
-            self._guard.ended(call, None)
+            self._guard.ended(call)
         quota = self._cashier.quota(call) if call.payment is not None else ()
         return Answer(value, call.label, call.id, call.wait_s, call.cost, quota)
 
@@ -353,7 +353,7 @@ class CallPath:
         if call.digest:
             self._journal.error(call, error)
         self._tell_end(call, error.code)
-        self._guard.ended(call, error)
+        self._guard.failed(call, error)
 
     def _tell_end(self, call: Call, outcome: str) -> None:
         """One event for each call that did more than read."""

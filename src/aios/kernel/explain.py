@@ -116,6 +116,8 @@ def _moves(process: Process, name: str, calls: tuple[CallInfo, ...]) -> tuple[st
         moves.append("a free slot: end what holds one (`aios kill NAME`), or add a core")
     if "C" in codes:
         moves.append("the core coming up again: `aios models` shows why it is down")
+    if "R" in codes:
+        moves.append(f"the next minute, or a higher rate of {_holders(calls, 'R')}")
     if "W" in codes:
         moves.append(f"{_holders(calls, 'W')}: its end, or its reply")
     if "L" in codes:

@@ -110,7 +110,12 @@ class Guard:
         suspend: Callable[[Process, str], None], revoke: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._config = config
-        self._most_money = int(config.usd_per_minute * NANO)
+        self._most_same, self._most_idle, self._most_money = (
+            config.same_calls,
+            config.idle_steps,
+            int(config.usd_per_minute * NANO),
+        )
+        self._steps = STEPS if self._most_same or self._most_idle or self._most_money else frozenset[str]()
         self._book = book
         self._clock = clock
         self._events = events
@@ -120,21 +125,21 @@ class Guard:
         self._watches: dict[Process, Watch] = {}
         self._heads: dict[Process | str, Watch] = {}
 
-    def ended(self, call: Call, error: AiosError | None) -> None:
-        """A call of an agent has ended, or one of a client was denied."""
-        process, name = call.process, call.row.name
-        denied = type(error) is Denied
-        if not (denied or (name in STEPS and process.kind == "agent")) or process.operator:
+    def ended(self, call: Call) -> None:
+        """A call of an agent has ended well."""
+        process = call.process
+        if call.row.name in self._steps and process.held is None and process.exit is None:
+            self._step(self._watches.get(process) or self._watch(process), call, False)
+
+    def failed(self, call: Call, error: AiosError) -> None:
+        """A call has ended in an error."""
+        process, denied = call.process, type(error) is Denied
+        if process.operator or process.held is not None or process.exit is not None:
             return
-        if process.held is not None or process.exit is not None:
-            return
-        if isinstance(error, Stopped) or (isinstance(error, Refused) and error.retry):
-            return
-        watch = self._watches.get(process) or self._watch(process)
-        if denied:
-            self._denial(watch, name)
-        else:
-            self._step(watch, call, error)
+        if denied and self._config.denials:
+            self._denial(self._watches.get(process) or self._watch(process), call.row.name)
+        elif process.kind == "agent" and call.row.name in self._steps and not excused(error):
+            self._step(self._watches.get(process) or self._watch(process), call, True)
 
     def left(self, process: Process) -> None:
         """A process has ended; or begins again, and then it is looked at anew."""
@@ -159,21 +164,24 @@ class Guard:
         if not 0 <= now - watch.minute < MINUTE_S:
             watch.minute, watch.denied = now, 0
         watch.denied += 1
-        if 0 < self._config.denials <= watch.denied:
+        if watch.denied >= self._config.denials:
             self._strike(watch, "denials", f"was denied {watch.denied} calls within a minute, `{row}` last", watch.denied)
 
-    def _step(self, watch: Watch, call: Call, error: AiosError | None) -> None:
-        config, name = self._config, call.row.name
-        if config.same_calls:
+    def _step(self, watch: Watch, call: Call, failed: bool) -> None:
+        most = self._most_same
+        if most:
             same = watch.calls.add(call.digest)
-            if same >= config.same_calls:
-                return self._strike(watch, "same calls", f"made the same call `{name}` {same} times", same)
-        if config.idle_steps and (error is not None or name != "tool.execute"):
-            known = call.output_tokens >= LONG_ANSWER and watch.answers.add(call.answer) > 1
-            watch.idle = watch.idle + 1 if error is not None or known else 0
-            if watch.idle >= config.idle_steps:
-                text = f"made {watch.idle} steps without progress: they failed, or gave answers that it had"
-                return self._strike(watch, "idle steps", text, watch.idle)
+            if same >= most:
+                return self._strike(watch, "same calls", f"made the same call `{call.row.name}` {same} times", same)
+        most = self._most_idle
+        if most and (failed or call.answer):
+            if failed or (call.output_tokens >= LONG_ANSWER and watch.answers.add(call.answer) > 1):
+                watch.idle += 1
+                if watch.idle >= most:
+                    text = f"made {watch.idle} steps without progress: they failed, or gave answers that it had"
+                    return self._strike(watch, "idle steps", text, watch.idle)
+            else:
+                watch.idle = 0
         if self._most_money:
             self._velocity(watch)
 
@@ -213,6 +221,11 @@ class Guard:
             Incident, tenant=head.tenant, pid=head.pid, name=head.name, account=account, change=change, cause=cause, count=count,
             detail=detail,
         )  # fmt: skip
+
+
+def excused(error: AiosError) -> bool:
+    """Whether a call counts for nothing: it was stopped, or is to come again."""
+    return isinstance(error, Stopped) or (isinstance(error, Refused) and error.retry)
 
 
 def head_of(process: Process) -> Process:
