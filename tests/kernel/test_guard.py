@@ -12,7 +12,7 @@ from aios.abi.errors import AiosError, CoreFailed, Denied, NotFound, QueueFull, 
 from aios.abi.event import Incident, ReadEvents
 from aios.abi.llm import Generate
 from aios.abi.mail import ReceiveMail, SendMail
-from aios.abi.process import Explain, List, SignalProcess, Spawn, WaitFor
+from aios.abi.process import Explain, List, Renice, SignalProcess, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
 from aios.kernel.guard import TALLIED, GuardConfig
@@ -74,6 +74,16 @@ async def test_a_loop_of_one_call_gets_a_lower_class_and_then_stops_until_an_ope
         )
         await k.operator.call(SignalProcess(pid=agent.pid, signal="kill"))
         assert (await k.operator.call(WaitFor(pid=agent.pid))).outcome == "killed"
+
+
+async def test_who_was_let_go_on_with_its_class_has_both_steps_again() -> None:
+    async with kernel_for_tests([core()], {"loop": again_and_again}, guard=STRICT) as k:
+        agent = await k.spawn("loop")
+        await until_suspended(k)
+        await k.operator.call(Renice(pid=agent.pid, cls="standard"))
+        await k.operator.call(SignalProcess(pid=agent.pid, signal="resume"))
+        await asyncio.sleep(10)
+        assert [event.change for event in await incidents(k)] == ["lowered", "suspended"] * 2
 
 
 async def test_a_runaway_with_fifty_children_stops_within_one_call_of_each_and_is_one_incident() -> None:

@@ -62,13 +62,13 @@ async def test_a_rate_of_tokens_counts_what_came_of_them_and_is_not_used_up_by_a
     cores = ScriptedCore("one two", slots=8)
     async with kernel_for_tests([cores]) as k:
         gate = await k.session()
-        await limit(k, "/local", 3000, "tokens")
+        await limit(k, "/local", 4000, "tokens")
         for _ in range(3):
             await gate.call(Generate(prompt="hello", max_tokens=400))
         assert time() < TO_NEXT_S and [call.request.max_tokens for call in cores.calls] == [400] * 3
-        asked = [asyncio.ensure_future(gate.call(Generate(prompt="hello", max_tokens=2000))) for _ in range(4)]
+        asked = [asyncio.ensure_future(gate.call(Generate(prompt="hello", max_tokens=2500))) for _ in range(4)]
         await asyncio.gather(*asked)
-        assert min(call.request.max_tokens or 0 for call in cores.calls[3:]) >= (3000 - 517) // 4
+        assert min(call.request.max_tokens or 0 for call in cores.calls[3:]) >= (4000 - 517) // 4
 
 
 async def test_calls_at_once_are_limited_per_agent_process_user_and_tenant() -> None:
@@ -166,6 +166,19 @@ async def test_agents_wait_for_the_next_minute_too_whatever_their_budget_says() 
         await limit(k, "/local/work", 1)
         agent = await k.spawn("work", on_budget="fail")
         assert TO_NEXT_S <= (await k.operator.call(WaitFor(pid=agent.pid))).result < TO_NEXT_S + 1
+
+
+async def test_who_is_parked_for_a_day_is_not_woken_each_minute() -> None:
+    async def work(gate: Gate) -> None:
+        await gate.call(hello)
+        await gate.call(hello)
+
+    async with kernel_for_tests([ScriptedCore("one")], {"work": work}) as k:
+        await limit(k, "/local/work", 1, window="day")
+        await k.spawn("work")
+        await asyncio.sleep(1200)
+        told: Any = (await k.operator.call(ReadEvents(kinds=("account",)))).events
+        assert [event.change for event in told] == ["limited", "parked"]
 
 
 async def test_a_rate_that_is_raised_lets_those_go_on_who_wait_urgent_ones_first() -> None:
