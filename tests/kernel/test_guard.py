@@ -65,7 +65,10 @@ async def test_a_loop_of_one_call_gets_a_lower_class_and_then_stops_until_an_ope
         await asyncio.sleep(100)
         explained = await k.operator.call(Explain(pid=agent.pid))
         assert explained.process.state == "suspended" and explained.process.cls == "batch" and len(cores.calls) == 10
-        assert f"made the same call `llm.generate` 5 times: `aios resume {agent.name}` lets it go on" in explained.reason
+        assert explained.reason == (
+            f"it is suspended as a runaway: `{agent.name}` of `/local/loop/{agent.name}` made the same call `llm.generate` 5 times: "
+            f"`aios resume {agent.name}` lets it go on, `aios kill {agent.name}` ends it"
+        )
         assert explained.moves == (f"`aios resume {agent.name}`",)
         await k.operator.call(SignalProcess(pid=agent.pid, signal="resume"))
         await asyncio.sleep(100)

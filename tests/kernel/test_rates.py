@@ -11,7 +11,7 @@ from aios.abi.account import AccountState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import NotFound, OverBudget, RateLimited
 from aios.abi.event import ReadEvents
 from aios.abi.llm import Generate
-from aios.abi.process import Explain, WaitFor
+from aios.abi.process import Explain, SignalProcess, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import AddToken
 from aios.kernel.ledger import cashier
@@ -166,6 +166,29 @@ async def test_agents_wait_for_the_next_minute_too_whatever_their_budget_says() 
         await limit(k, "/local/work", 1)
         agent = await k.spawn("work", on_budget="fail")
         assert TO_NEXT_S <= (await k.operator.call(WaitFor(pid=agent.pid))).result < TO_NEXT_S + 1
+
+
+async def test_a_process_that_is_held_or_killed_while_it_waits_for_a_minute_does_not_go_on() -> None:
+    async def work(gate: Gate) -> str:
+        await gate.call(hello)
+        return "done"
+
+    cores = ScriptedCore("one")
+    async with kernel_for_tests([cores], {"work": work}) as k:
+        await limit(k, "/local/work", 1)
+        await (await k.session("other")).call(hello)
+        first = await k.spawn("work")
+        assert (await k.operator.call(WaitFor(pid=first.pid))).result == "done"
+        held, killed = await k.spawn("work"), await k.spawn("work")
+        await asyncio.sleep(1)
+        await k.operator.call(SignalProcess(pid=held.pid, signal="suspend"))
+        await k.operator.call(SignalProcess(pid=killed.pid, signal="kill"))
+        assert (await k.operator.call(WaitFor(pid=killed.pid))).outcome == "killed"
+        await asyncio.sleep(200)
+        now = await state(k, "/local/work")
+        assert (len(cores.calls), now.waiting, now.reserved["calls"]) == (2, 0, 0)
+        await k.operator.call(SignalProcess(pid=held.pid, signal="resume"))
+        assert (await k.operator.call(WaitFor(pid=held.pid))).result == "done" and len(cores.calls) == 3
 
 
 async def test_who_is_parked_for_a_day_is_not_woken_each_minute() -> None:

@@ -210,7 +210,7 @@ class Guard:
         elif head.kind == "agent":
             detail = f"{tells}: `aios resume {head.name}` lets it go on, `aios kill {head.name}` ends it"
             self._tell(head, account.name, "suspended", cause, count, detail)
-            self._suspend(head, detail)
+            self._suspend(head, f"suspended as a runaway: {detail}")
         elif strikes:
             detail = f"{tells}: its token is revoked; `aios token add --agent {head.agent}` makes another one"
             self._tell(head, account.name, "revoked", cause, count, detail)
