@@ -66,7 +66,7 @@ async def test_a_loop_of_one_call_gets_a_lower_class_and_then_stops_until_an_ope
         explained = await k.operator.call(Explain(pid=agent.pid))
         assert explained.process.state == "suspended" and explained.process.cls == "batch" and len(cores.calls) == 10
         assert explained.reason == (
-            f"it is suspended as a runaway: `{agent.name}` of `/local/loop/{agent.name}` made the same call `llm.generate` 5 times: "
+            f"it is suspended as a runaway: `{agent.name}` of `{stopped.account}` made the same call `llm.generate` 5 times: "
             f"`aios resume {agent.name}` lets it go on, `aios kill {agent.name}` ends it"
         )
         assert explained.moves == (f"`aios resume {agent.name}`",)
