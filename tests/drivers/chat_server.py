@@ -1,6 +1,7 @@
 """A server of the OpenAI chat wire on loopback, in front of a scripted core: what the driver of that wire is tested against."""
 
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,16 +14,19 @@ from aios.abi.llm import Delta, Generate, Message, ToolSpec
 from aios.ports.core import CoreCall
 from aios.testing import ScriptedCore
 
-Handler = Callable[[web.Request], Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class ChatServer:
-    """`core` answers, unless `instead` does. `bodies`: what was sent, in order."""
+    """`core` answers, unless `instead` does, and with a `key` only those that send it. `bodies`: what was sent, in order;
+    `heard`: the paths of all requests."""
 
     core: ScriptedCore
     instead: Handler | None = None
+    key: str | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
     base_url: str = ""
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -51,6 +55,15 @@ class ChatServer:
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name} for name in self.core.info().models]})
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.heard.append(request.path)
+        said = request.headers.get("Authorization", "")
+        if self.key is not None and said != f"Bearer {self.key}":
+            message = f"Incorrect API key provided: {said.removeprefix('Bearer ')}. You can find your key in your account."
+            return web.json_response({"error": {"message": message, "code": "invalid_api_key"}}, status=401)
+        return await handler(request)
 
 
 class Stream:
@@ -85,19 +98,19 @@ def generate_of(body: dict[str, Any]) -> Generate:
 
 
 @asynccontextmanager
-async def chat_server(core: ScriptedCore) -> AsyncIterator[ChatServer]:
-    server = ChatServer(core)
+async def chat_server(core: ScriptedCore, key: str | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[ChatServer]:
+    server = ChatServer(core, key=key)
     await core.start(lambda _: None)
-    app = web.Application()
+    app = web.Application(middlewares=[server.check])
     app.router.add_post("/v1/chat/completions", server.chat)
     app.router.add_post("/v1/completions", server.chat)
     app.router.add_get("/v1/models", server.models)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    server.base_url = f"http://{host}:{port}/v1"
+    server.base_url = f"{'https' if tls else 'http'}://{host}:{port}/v1"
     try:
         yield server
     finally:

@@ -297,7 +297,16 @@ async def test_without_a_server_it_does_not_start() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://10.0.0.1/v1", "http://example.com/v1", "https://127.0.0.1/v1", "ftp://localhost", "", "nonsense"]
+    "url",
+    [
+        "http://10.0.0.1/v1",
+        "http://example.com/v1",
+        "https://k@example.com/v1",
+        "https://x/v1?k=1",
+        "ftp://localhost",
+        "",
+        "nonsense",
+    ],
 )
 def test_addresses_elsewhere_are_refused(url: str) -> None:
     with pytest.raises(Invalid):

@@ -1,12 +1,15 @@
-"""Kept connections to one HTTP server on this machine: what a core needs of a client, and nothing else.
+"""Kept connections to one HTTP server: what a core needs of a client, and nothing else.
 
-With a general client library (aiohttp) a third of the kernel's CPU per call went into redirects, cookies, proxies, timers and
-content codings, which a server on loopback has none of; and 11 MB of memory went into importing it.
+It goes where it is told, by TLS if it is told so: no redirects, no proxies, no cookies. With a general client library (aiohttp) a
+third of the kernel's CPU per call went into these, into timers and content codings, which a server on loopback has none of; and
+11 MB of memory went into importing it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,13 +21,17 @@ MOST_HEAD_BYTES = 1 << 16
 MOST_UNREAD_BYTES = 1 << 16
 """Of an answer; then its server has to wait."""
 
+HTTPS_PORT = 443
+CONNECT_S = 10.0
+"""Most that it may take until a server has taken our connection, and shown who it is."""
+
 
 Hear = Callable[[bytes], bool]
 """Takes a piece of a body; says whether it can take another at once. It must not raise."""
 
 
 class Unreachable(OSError):
-    """Nobody takes our connection."""
+    """Nobody takes our connection, or whoever does is not who it should be; nothing was asked."""
 
 
 class Broken(OSError):
@@ -180,15 +187,22 @@ class Answer(asyncio.Protocol):
 
 
 class Connections:
-    """Connections to one server; what was answered in full is kept for `keep_s` seconds and used again."""
+    """Connections to one server; what was answered in full is kept for `keep_s` seconds and used again.
 
-    def __init__(self, host: str, port: int, headers: Mapping[str, str], keep_s: float) -> None:
+    `tls`: how the server is trusted; None: without TLS.
+    """
+
+    def __init__(
+        self, host: str, port: int, headers: Mapping[str, str], keep_s: float, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._host = host
         self._port = port
         self._keep_s = keep_s
+        self._tls = tls
         name = f"[{host}]" if ":" in host else host
+        at = name if tls is not None and port == HTTPS_PORT else f"{name}:{port}"
         lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-        self._tail = f" HTTP/1.1\r\nHost: {name}:{port}\r\n{lines}Content-Length: ".encode()
+        self._tail = f" HTTP/1.1\r\nHost: {at}\r\n{lines}Content-Length: ".encode()
         self._outbox: Outbox | None = None
         self._idle: list[Answer] = []
         self._busy: set[Answer] = set()
@@ -247,7 +261,20 @@ class Connections:
             self._outbox = Outbox(asyncio.get_running_loop())
         outbox = self._outbox
         try:
-            _, answer = await outbox.loop.create_connection(lambda: Answer(outbox), self._host, self._port)
+            async with asyncio.timeout(CONNECT_S if self._tls is not None else None):
+                _, answer = await outbox.loop.create_connection(
+                    lambda: Answer(outbox), self._host, self._port, ssl=self._tls
+                )
+        except TimeoutError:
+            raise Unreachable(f"it does not take a connection within {CONNECT_S:.0f} s") from None
+        except ssl.SSLCertVerificationError as problem:
+            raise Unreachable(f"its certificate is not trusted: {problem.verify_message}") from None
+        except ssl.SSLError as problem:
+            raise Unreachable(f"it does not speak TLS as we do: {problem.reason or type(problem).__name__}") from None
+        except socket.gaierror:
+            raise Unreachable("nobody knows its name") from None
         except OSError as problem:
+            if problem.errno is None:
+                raise Unreachable(str(problem) or "it ends the connection before it shows who it is") from None
             raise Unreachable(problem.errno, problem.strerror or str(problem)) from None
         return answer

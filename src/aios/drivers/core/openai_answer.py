@@ -15,6 +15,8 @@ from aios.abi.errors import AiosError, CoreFailed
 from aios.abi.extra import MAX_EXTRA_BYTES, Fields, join_pieces
 from aios.abi.llm import Choice, Completion, Delta, Finish, TokenLogprob, ToolCall, ToolCallDelta, Usage
 from aios.drivers.core.http1 import Answer
+from aios.drivers.core.key import Key
+from aios.drivers.core.openai_refusals import failure_in_stream
 from aios.drivers.core.openai_wire import (
     FINISH,
     Chunk,
@@ -25,7 +27,6 @@ from aios.drivers.core.openai_wire import (
     decode_chunk,
     encode,
     estimated_tokens,
-    failure_in_stream,
     logprobs_of,
     read_again,
 )
@@ -73,16 +74,17 @@ class _Part:
 
 
 class AnswerReader:
-    """One stream, from its bytes to deltas and the whole."""
+    """One stream, from its bytes to deltas and the whole. `key`: is not passed on if the server says it."""
 
     __slots__ = (
-        "_call", "_emit", "_extra", "_extra_bytes", "_full", "_later", "_parts", "_pieces", "_problem", "_rest", "_untold",
-        "_usage",
+        "_call", "_emit", "_extra", "_extra_bytes", "_full", "_key", "_later", "_parts", "_pieces", "_problem", "_rest",
+        "_untold", "_usage",
     )  # fmt: skip
 
-    def __init__(self, call: CoreCall, emit: Emit) -> None:
+    def __init__(self, call: CoreCall, emit: Emit, key: Key | None = None) -> None:
         self._call = call
         self._emit = emit
+        self._key = key
         self._parts = [_Part() for _ in range(call.request.n)]
         self._usage: WireUsage | None = None
         self._extra: Fields = {}
@@ -144,7 +146,11 @@ class AnswerReader:
 
     def _lines(self, data: bytes) -> Iterator[bytes]:
         """The lines of whole events that a piece completes."""
-        lines = (self._rest + data if self._rest else data).split(b"\n")
+        if self._rest:
+            data = self._rest + data
+        if self._key is not None:
+            data = self._key.hide_in(data)
+        lines = data.split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > MOST_EVENT_BYTES:
             raise CoreFailed(f"the server sent an event of more than {MOST_EVENT_BYTES >> 20} MB")
@@ -158,7 +164,7 @@ class AnswerReader:
             counted = Usage(input_uncached=asked, output_visible=self._pieces, estimated=True)
         else:
             details, out = usage.prompt_tokens_details, usage.completion_tokens_details
-            cached = min((details and details.cached_tokens) or 0, usage.prompt_tokens)
+            cached = min((details and details.cached_tokens) or usage.prompt_cache_hit_tokens or 0, usage.prompt_tokens)
             written = min((details and details.cache_write_tokens) or 0, usage.prompt_tokens - cached)
             reasoning = min((out and out.reasoning_tokens) or 0, usage.completion_tokens)
             said = usage.completion_tokens - reasoning
@@ -175,7 +181,7 @@ class AnswerReader:
         if chunk.usage is not None:
             self._usage = chunk.usage
         if chunk.error:
-            raise failure_in_stream(chunk.error)
+            raise failure_in_stream(chunk.error, self._key)
         choices = chunk.choices
         if chunk.extra or chunk.system_fingerprint or chunk.service_tier:
             self._note_extra(chunk)

@@ -1,4 +1,4 @@
-"""The OpenAI chat wire as data: what we send, what we read of it, and its errors as ours.
+"""The OpenAI chat wire as data: what we send and what we read of it.
 
 A request that came in by the same wire brings what only this wire has words for: it is put back where it stood. An event is read
 strictly; only one with a name that nobody knows is read once more, and what is odd in it is told on.
@@ -7,13 +7,13 @@ strictly; only one with a name that nobody knows is read once more, and what is 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import msgspec
 
-from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited
+from aios.abi.errors import CoreFailed
 from aios.abi.extra import EXTRA, Fields, Shape, objects, set_aside
 from aios.abi.llm import Finish, Message, Part, TokenLogprob, ToolCall, ToolSpec
 from aios.ports.core import CoreCall
@@ -21,6 +21,22 @@ from aios.ports.core import CoreCall
 WIRE = "openai_chat"
 BYTES_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 """About, where nobody counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where servers differ. `length`: what the most tokens of an answer are called; `asks_usage`: usage is asked for."""
+
+    length: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    asks_usage: bool = True
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "openai": Dialect(length="max_completion_tokens"),  # whose newer models refuse the other
+    "openrouter": Dialect(length="max_completion_tokens"),
+    "mistral": Dialect(asks_usage=False),  # always tells it, and refuses the question
+}
+"""By provider."""
 
 
 class Wire(msgspec.Struct, gc=False):
@@ -97,6 +113,7 @@ class WireUsage(Wire):
     completion_tokens: int = 0
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
 
 
 class Chunk(Piece):
@@ -120,8 +137,19 @@ class ErrorBody(Wire):
 
 
 class ErrorReply(Wire):
+    """What servers say instead of an answer: an object, a sentence, or with some its fields without the object."""
+
     error: ErrorBody | str | None = None
-    detail: str | None = None
+    detail: Any = None
+    message: Any = None
+    code: str | int | None = None
+    type: str | None = None
+
+    def body(self) -> ErrorBody:
+        if isinstance(self.error, ErrorBody):
+            return self.error
+        said = self.error or self.detail or self.message or ""
+        return ErrorBody(said if isinstance(said, str) else encode(said).decode(), self.code, self.type)
 
 
 class Listed(Wire):
@@ -141,10 +169,11 @@ class Body(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     model: str
     stream: bool
-    stream_options: StreamOptions
+    stream_options: StreamOptions | None = None
     messages: list[Any] | None = None
     prompt: str | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
@@ -166,7 +195,7 @@ encode = msgspec.json.Encoder().encode
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_error = msgspec.json.Decoder(ErrorReply).decode
 decode_error_body = msgspec.json.Decoder(ErrorBody | str).decode
-decode_listing = msgspec.json.Decoder(Listing).decode
+decode_listing = msgspec.json.Decoder(Listing | list[Listed]).decode
 _decode_any = msgspec.json.Decoder().decode
 _shape = Shape(Chunk)
 _OPTIONS = StreamOptions()
@@ -196,7 +225,6 @@ FINISH: dict[str, Finish] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
-_TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context|too many tokens|prompt is too long", re.IGNORECASE)
 
 
 def logprobs_of(found: Logprobs) -> tuple[TokenLogprob, ...]:
@@ -218,9 +246,9 @@ def _logprob(found: Alternative) -> TokenLogprob:
     return TokenLogprob(found.token, found.logprob, (), () if told else tuple(found.bytes or ()))
 
 
-def body_of(call: CoreCall, seeds: bool) -> Body | Fields:
+def body_of(call: CoreCall, dialect: Dialect, seeds: bool) -> Body | Fields:
     """The body of a call, with what it brought along in the words of this wire."""
-    body = _body_of(call, seeds)
+    body = _body_of(call, dialect, seeds)
     if call.request.wire != WIRE:
         return body
     known: Fields = msgspec.to_builtins(body)
@@ -232,17 +260,19 @@ def body_of(call: CoreCall, seeds: bool) -> Body | Fields:
     return {name: value for name, value in extra.items() if name not in KEPT_BACK} | known
 
 
-def _body_of(call: CoreCall, seeds: bool) -> Body:
+def _body_of(call: CoreCall, dialect: Dialect, seeds: bool) -> Body:
     request = call.request
     kin = request.wire == WIRE
     chat = request.prompt is None
+    usual = dialect.length == "max_tokens"
     return Body(
         model=call.model,
         stream=True,
-        stream_options=_OPTIONS,
+        stream_options=_OPTIONS if dialect.asks_usage else None,
         messages=[_message(message, kin) for message in request.messages] if chat else None,
         prompt=request.prompt,
-        max_tokens=request.max_tokens,
+        max_tokens=request.max_tokens if usual else None,
+        max_completion_tokens=None if usual else request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         stop=request.stop,
@@ -314,31 +344,6 @@ def _within(extra: Fields, name: str) -> Fields:
     """What an extra holds of an object that is written here."""
     inside = extra.get(name)
     return inside if isinstance(inside, dict) else {}
-
-
-def failure_in_stream(raw: msgspec.Raw) -> AiosError:
-    try:
-        found = decode_error_body(raw)
-    except msgspec.DecodeError:
-        found = "an error without words"
-    body = ErrorBody(message=found) if isinstance(found, str) else found
-    return error_of(body.code if isinstance(body.code, int) else 500, body, None)
-
-
-def error_of(status: int, found: ErrorBody, retry_after: str | None) -> AiosError:
-    message = found.message[:500] or f"the server answered {status}"
-    wait_s = float(retry_after) if retry_after and retry_after.isdigit() else None
-    if status in (400, 413, 422, 500) and _TOO_LONG.search(f"{found.code} {found.type} {message}"):
-        return ContextFull(message)
-    if status == 429:
-        return RateLimited(message, retry_after_s=1.0 if wait_s is None else wait_s)
-    if status == 404:
-        return Invalid(f"the server does not know this: {message}", field="model")
-    if status in (401, 403):
-        return CoreFailed(f"the server wants a key, and only servers without one can be used: {message}")
-    if 400 <= status < 500:
-        return Invalid(message, field=found.param)
-    return CoreFailed(message, retry_after_s=wait_s)
 
 
 def estimated_tokens(text: str, messages: Iterable[Message], tools: Iterable[ToolSpec] = ()) -> int:
