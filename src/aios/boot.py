@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aios.abi.errors import Unavailable
+from aios.abi.account import TOP, AccountState, LimitState, SetLimit
+from aios.abi.errors import AiosError, Unavailable
 from aios.config import Config
 from aios.drivers.clock import SystemClock
 from aios.drivers.core.local.driver import LocalCore
@@ -23,6 +24,7 @@ from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel, interp
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
+from aios.keys import NONE_HELD, SWITCH_ON, Allowance, Held, Paid, paid_cores, read_allowance, take_keys
 from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.prices import LOCAL
@@ -46,18 +48,21 @@ turn of the loop, only to find that they are still under way."""
 
 @dataclass(frozen=True)
 class Address:
-    """Where a kernel answers."""
+    """Where a kernel answers. `keys`: what became of each key, a line each; `budget`: what all of them may spend."""
 
     http: str
     socket: str
+    keys: tuple[str, ...] = ()
+    budget: LimitState | None = None
 
 
 async def serve(config: Config, ready: Callable[[Address], None]) -> None:
     """Run a kernel until it is drained; being cancelled drains it. Raises `Unavailable` with what to do."""
+    held = take_keys(os.environ, config)
     with locked(config.home):
         harden_kernel()
         raise_descriptors()
-        async with running(config) as (kernel, address):
+        async with running(config, held) as (kernel, address):
             gc.collect()
             gc.freeze()
             gc.set_threshold(YOUNG_OBJECTS)
@@ -70,8 +75,8 @@ async def serve(config: Config, ready: Callable[[Address], None]) -> None:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
-    """A kernel with its cores and doors, as long as the block runs."""
+async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple[Kernel, Address]]:
+    """A kernel with its cores and doors, as long as the block runs. `held`: the keys that its cores may have."""
     run = config.home / "run"
     run.mkdir(mode=0o700, exist_ok=True)
     sandbox = LandlockSandbox()
@@ -79,7 +84,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     programs = ConfinedPrograms(sandbox, config.home / "work", config.home)
     clock = SystemClock()
     prices = PriceBook(config.prices, clock)
-    if any(core.provider not in ("", LOCAL) for core in config.cores):
+    allowance, paid = read_allowance(config.home), list(paid_cores(config, held.keys))
+    if any(core.provider not in ("", LOCAL) for core in (*config.cores, *(each.core for each in paid))):
         prices.info()  # it is read now, and not on the kernel's loop when a call comes
     parts = Parts(
         clock=clock,
@@ -97,17 +103,20 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
     )
     async with Kernel(parts) as kernel:
         hosts.serve(kernel)
+        operator = kernel.tokens.new_operator()
+        budget = await limited(kernel, operator, allowance) if any(allowance.allows(each.use) for each in paid) else None
         for core in cores(config):
             await kernel.add_core(core)
+        told = await add_paid(kernel, paid, held, allowance)
         for alias, models in kernel.pool.lost_aliases().items():
             log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
         server = HttpServer(kernel, doors_to(kernel), replace(config.server, socket=socket))
         await server.start()
         programs.serve(kernel, server)
-        FileDocument(run / "operator.token").save(kernel.tokens.new_operator().encode())
+        FileDocument(run / "operator.token").save(operator.encode())
         try:
-            yield kernel, Address(server.url, socket)
+            yield kernel, Address(server.url, socket, told, budget)
         finally:
             await server.close(grace_s=1.0)
     await programs.close()
@@ -116,13 +125,42 @@ async def running(config: Config) -> AsyncIterator[tuple[Kernel, Address]]:
 
 
 def cores(config: Config) -> Iterator[Core]:
-    """The configured cores, the one that `default` means first: see `config.chosen_core`."""
+    """The configured cores that cost nothing, the one that `default` means first: see `config.chosen_core`."""
     if config.local is not None and config.names_model_file:
         yield LocalCore(config.local)
     for endpoint in config.cores:
-        yield OpenAIChat(endpoint)
+        if not endpoint.needs_limit:
+            yield OpenAIChat(endpoint)
     if config.local is not None and not config.names_model_file:
         yield LocalCore(config.local)
+
+
+async def limited(kernel: Kernel, operator: str, allowance: Allowance) -> LimitState:
+    """Limit what all may spend, as the operator said, before anything is there that costs."""
+    request = SetLimit(account=TOP, unit="money", amount=allowance.amount, window=allowance.window)
+    state: AccountState = (await kernel.call(kernel.attach(operator), request)).value
+    return next(limit for limit in state.limits if (limit.unit, limit.window) == ("money", allowance.window))
+
+
+async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allowance) -> tuple[str, ...]:
+    """Bring up the cores that cost money and may; a sentence on each. The kernel starts without those that cannot be reached."""
+
+    async def add(each: Paid) -> str:
+        if not each.present:
+            return f"off: `{each.core.name}` wants a key, and {held.wrong.get(each.use.variable, 'there is none')}"
+        if not allowance.allows(each.use):
+            return f"off: {each.use} has no limit: `{SWITCH_ON}` gives all keys one"
+        try:
+            core = OpenAIChat(each.core, held.keys.get(each.use.variable))
+            await kernel.add_core(core)
+        except AiosError as problem:
+            return f"off: {each.use}: {problem.message}"
+        return f"on: {each.use}, {len(core.info().models)} models on core `{each.core.name}`"
+
+    told = tuple(await asyncio.gather(*map(add, paid)))
+    for line in told:
+        log.log(logging.INFO if line.startswith("on") else logging.WARNING, "%s", line)
+    return told
 
 
 def embedders(config: Config, sandbox: Sandbox) -> Iterator[Embedder]:

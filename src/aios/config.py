@@ -24,6 +24,7 @@ from aios.drivers.core.local.driver import LocalCoreConfig
 from aios.drivers.core.local.models import EMBEDDED
 from aios.drivers.core.local.shelf import Shelf
 from aios.drivers.core.openai_chat import OpenAIChatConfig
+from aios.drivers.core.providers import completed
 from aios.drivers.embed.driver import EmbedderConfig
 from aios.drivers.price.book import PriceConfig, PricesConfig
 from aios.kernel.guard import GuardConfig
@@ -60,9 +61,10 @@ class Settings:
 
     `server`: the doors over HTTP. `lanes`: who is next. `local`: the model on this machine, or `false` for none; not given,
     it runs unless a `core` is; without a `path` it is the model that `aios models use` chose, else the embedded one.
-    `core`: endpoints that speak OpenAI's chat protocol, on this machine and without a key. `embedder`: what turns texts into
-    vectors, or `false` for nothing; not given, it is there if its model is installed. `aliases`: further names of models.
-    `prices`: what tokens cost, where the table that comes with AIOS does not say it or is wrong. `guard`: what makes a runaway.
+    `core`: endpoints that speak OpenAI's chat protocol; those that may cost money are off until keys have a limit. `embedder`:
+    what turns texts into vectors, or `false` for nothing; not given, it is there if its model is installed. `aliases`: further
+    names of models. `prices`: what tokens cost, where the table that comes with AIOS does not say it or is wrong. `guard`: what
+    makes a runaway.
     """
 
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
@@ -115,19 +117,11 @@ def read_config(path: Path | None = None) -> Config:
     local, added = local_of(settings, home)
     embedder = (EmbedderConfig() if settings.embedder is None else settings.embedder) or None
     assert embedder is not True, "`read_settings` refuses it"
+    cores = tuple(map(completed, settings.core))
     return Config(
-        home,
-        file,
-        settings.server,
-        settings.lanes,
-        settings.core,
-        local,
-        settings.aliases,
-        added,
-        embedder,
-        settings.prices,
+        home, file, settings.server, settings.lanes, cores, local, settings.aliases, added, embedder, settings.prices,
         settings.guard,
-    )
+    )  # fmt: skip
 
 
 def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, str | None]:
@@ -295,12 +289,15 @@ Source = Literal["endpoint", "model file", "added model", "embedded model", "non
 def chosen_core(config: Config) -> tuple[Source, str]:
     """Where `default` is answered and why.
 
-    By a named model file, else a named endpoint, else an added model that was chosen, else the model that AIOS installs.
+    By a named model file, else a named endpoint that costs nothing, else an added model that was chosen, else the model that AIOS
+    installs; by an endpoint that costs money only where there is nothing else.
     """
     if config.local is not None and config.names_model_file:
         return "model file", f"{config.local.path} is named in {config.file}"
-    if config.cores:
-        return "endpoint", f"`{config.cores[0].name}` stands in {config.file}"
+    free = [core for core in config.cores if not core.needs_limit]
+    if free or (config.cores and config.local is None):
+        named = (free or config.cores)[0]
+        return "endpoint", f"`{named.name}` stands in {config.file}" + (", once keys have a limit" if not free else "")
     if config.local is None:
         return "none", "`local` is off and no `[[core]]` is named"
     if config.added is not None:

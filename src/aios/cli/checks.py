@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import errno
 import hashlib
+import os
 import shutil
 import socket
 import sys
@@ -18,7 +19,8 @@ import msgspec
 from aios.abi.errors import AiosError
 from aios.abi.llm import Model, Models
 from aios.abi.system import ListCores
-from aios.cli.detect import keys, servers
+from aios.cli.allowing import limit_of
+from aios.cli.detect import servers
 from aios.cli.running import running
 from aios.cli.show import size
 from aios.config import Config, chosen_core, open_home, read_config
@@ -26,8 +28,10 @@ from aios.drivers.core.local import formats, llama, models
 from aios.drivers.core.local.engine import EXACT
 from aios.drivers.core.local.examine import examine
 from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Shelf
+from aios.drivers.core.providers import COMING
 from aios.drivers.embed import driver as embed
 from aios.drivers.sandbox.landlock import LandlockSandbox
+from aios.keys import SWITCH_ON, keys_in, paid_cores, read_allowance
 from aios.sdk.client import Client
 
 LEAST_FREE_BYTES = 500_000_000
@@ -64,6 +68,7 @@ def checks() -> Iterator[Check]:
     yield from core_in_use(config)
     yield from aliases(config)
     yield from offers()
+    yield from provider_keys(config)
 
 
 def python() -> Check:
@@ -268,5 +273,23 @@ def offers() -> Iterator[Check]:
     for server in servers():
         text = f"{server.product} answers at {server.url} with {len(server.models)} models; not used before you say so"
         yield Check("warn", "server", text, "`aios init` asks, or write a `[[core]]` into aios.toml")
-    for name in keys():
-        yield Check("warn", "key", f"{name} is set; off until a budget exists", "nothing to do")
+
+
+def provider_keys(config: Config) -> Iterator[Check]:
+    """The keys in this environment, by the names of their variables, and whether the next kernel uses them."""
+    try:
+        allowance = read_allowance(config.home)
+    except AiosError as error:
+        yield Check("fail", "keys", error.message, "remove the file: then every key is off")
+        return
+    there = keys_in(os.environ, config)
+    for each in paid_cores(config, dict.fromkeys(there)):
+        if not each.present:
+            yield Check("warn", "key", f"core `{each.core.name}` wants one in {each.use.variable}, which holds none", "set it")
+        elif allowance.allows(each.use):
+            yield Check("ok", "key", f"{each.use}: may be used, within {limit_of(allowance)} for all keys")
+        else:
+            yield Check("warn", "key", f"{each.use}: off until there is a limit", f"`{SWITCH_ON}`")
+    for name in there:
+        if name in COMING:
+            yield Check("warn", "key", f"{name} is set; {COMING[name]} is coming: its wire is not spoken yet", "nothing to do")

@@ -1,17 +1,13 @@
-"""Model servers on this machine, and keys in the environment: listed for people, never used without their word."""
+"""Model servers on this machine: listed for people, never used without their word."""
 
 from __future__ import annotations
 
 import http.client
-import os
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
-
-from aios.kernel.access.tokens import PREFIX
 
 TIMEOUT_S = 0.3
 MAX_BYTES = 1 << 20
@@ -22,24 +18,6 @@ PORTS = {
     8080: ("llama-server", "llama-server"),
 }
 """What usually listens where."""
-
-KEYS = (
-    "ANTHROPIC",
-    "AZURE_OPENAI",
-    "COHERE",
-    "DEEPSEEK",
-    "GEMINI",
-    "GOOGLE",
-    "GROQ",
-    "MISTRAL",
-    "OPENAI",
-    "OPENROUTER",
-    "TOGETHER",
-    "XAI",
-)
-
-OWN_TOKEN = re.compile(rf"{PREFIX}[\w-]{{43}}", re.ASCII)
-"""As `aios token add` makes them: the prefix and 256 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +59,3 @@ def probe(port: int, product: str, name: str) -> Detected | None:
     if models is None:
         return None
     return Detected(product, name, f"http://127.0.0.1:{port}/v1", tuple(model.id for model in models))
-
-
-def keys(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The names of variables that hold keys of providers. A kernel's own token is none, and goes by the name of one."""
-    names = (f"{provider}_API_KEY" for provider in KEYS)
-    return [name for name in names if environment.get(name) and not OWN_TOKEN.fullmatch(environment[name])]

@@ -13,14 +13,15 @@ from contextlib import ExitStack
 import uvloop
 
 from aios import boot
+from aios.abi.account import LimitState
 from aios.cli.group import INTERRUPTED
 from aios.cli.running import Running, on_record
 from aios.cli.show import say
 from aios.config import Config
 
 
-def serve(config: Config, show: Callable[[Running], None], ready: int | None, until: int | None) -> None:
-    """Run the kernel to its end; `show` tells people where it answers, and closing descriptor `ready` tells a parent.
+def serve(config: Config, show: Callable[[Running, LimitState | None], None], ready: int | None, until: int | None) -> None:
+    """Run the kernel to its end; `show` tells people where it answers and what may be spent; closing `ready` tells a parent.
 
     At the end of descriptor `until` it goes down. Raises `KeyboardInterrupt` after Ctrl-C, and what `boot.serve` raises.
     """
@@ -31,9 +32,9 @@ def serve(config: Config, show: Callable[[Running], None], ready: int | None, un
     with ExitStack() as stack:
 
         def answers(address: boot.Address) -> None:
-            found = Running(os.getpid(), address.http, address.socket)
+            found = Running(os.getpid(), address.http, address.socket, address.keys)
             stack.enter_context(on_record(found))
-            show(found)
+            show(found, address.budget)
             sys.stdout.flush()
             if ready is not None:
                 os.close(ready)

@@ -21,11 +21,12 @@ from aios.sdk import client
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A running kernel: its process id, the address of its doors, and the path of its socket."""
+    """A running kernel: its process id, the address of its doors, the path of its socket, and a line on each key, by its name."""
 
     os_pid: int
     http: str
     socket: str
+    keys: tuple[str, ...] = ()
 
 
 def record_path() -> Path:

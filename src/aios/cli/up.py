@@ -12,12 +12,16 @@ from pathlib import Path
 
 import click
 
+from aios.abi.account import TOP, LimitState, ShowAccounts, Window
 from aios.abi.errors import Unavailable
-from aios.cli.command import Command
+from aios.cli.allowing import TIMED, allow, left, per_option
+from aios.cli.command import Command, yes
 from aios.cli.group import lazily
+from aios.cli.money import Dollars
 from aios.cli.running import Running, running
 from aios.cli.show import say
 from aios.config import Config, read_config, with_options
+from aios.sdk.client import Client
 
 START_S = 60.0
 """How long a kernel in the background may take until it answers."""
@@ -30,30 +34,53 @@ LOG_BYTES = 4096
 @click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="The port of the doors; 0: any that is free.")
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="F", help="The configuration file.")
 @click.option("--no-local", is_flag=True, help="Without a model on this machine.")
+@click.option("--budget", type=Dollars(), metavar="USD", help="What the keys of providers may spend together; 0: they are off.")
+@click.option("--per", "window", type=click.Choice(TIMED), default="month", show_default=True, help="For how long, in UTC.")
+@yes
 @click.option("--ready", type=int, hidden=True, help="The descriptor that is closed when the kernel answers.")
 @click.option("--until", type=int, hidden=True, help="The descriptor that ends when the kernel shall.")
-def up(detach: bool, port: int | None, file: Path | None, no_local: bool, ready: int | None, until: int | None) -> None:
+def up(
+    detach: bool, port: int | None, file: Path | None, no_local: bool, budget: int | None, window: Window, yes: bool,
+    ready: int | None, until: int | None,
+) -> None:  # fmt: skip
     """Start the kernel.
 
-    Prints where it answers. Ctrl-C ends it in order, a second one at once; in the background, `aios down` does.
+    Prints where it answers, and what may be spent. Keys of providers that the environment holds are off until they have a limit:
+    at a terminal it asks for one, once; elsewhere, and with --yes, nothing but --budget gives them one. Ctrl-C ends the kernel in
+    order, a second one at once; in the background, `aios down` does.
     """
     found = running()
     if found:
         say("a kernel runs already in this home: `aios down` ends it")
-        show(found)
+        if budget is not None:
+            say(f"it keeps its limit: `aios budget / --usd AMOUNT{per_option(window)}` changes it, or `aios down` first")
+        show(found, budget_now())
         return
     config = with_options(read_config(file), port, no_local)
+    if ready is None:  # else whoever started it has asked
+        allow(config, budget, window, yes)
     if detach:
-        show(started(config, sys.argv[1:]))
+        show(started(config, sys.argv[1:]), budget_now())
         return
     # Only here is the server needed, which takes longer to import than the other ways out of this command take in all.
     lazily("aios.cli.foreground:serve")(config, show, ready, until)
 
 
-def show(found: Running) -> None:
-    """Where a kernel answers."""
+def show(found: Running, budget: LimitState | None) -> None:
+    """Where a kernel answers, and in words what it may spend."""
     click.echo(f"http    {found.http}")
     click.echo(f"socket  {found.socket}")
+    for line in found.keys:
+        say(f"key {line}")
+    if budget is not None:
+        say(f"budget: {left(budget)}")
+
+
+def budget_now() -> LimitState | None:
+    """What all may spend of the running kernel, where that is limited; the limit that leaves least."""
+    with Client() as kernel:
+        limits = kernel.call(ShowAccounts(account=TOP)).accounts[0].limits
+    return min((limit for limit in limits if limit.unit == "money"), key=lambda limit: limit.free, default=None)
 
 
 def started(config: Config, arguments: list[str], until: int | None = None) -> Running:

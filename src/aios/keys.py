@@ -1,0 +1,148 @@
+"""Keys of providers: which are there, where each goes, and what the operator lets them spend together.
+
+A key is off until there is a limit, and until the operator was told where it goes. Both stand in the kernel's home, which no
+agent reads, and not in `aios.toml`, which may have come with somebody else's project.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from aios.abi.account import Window
+from aios.abi.errors import Invalid, Unavailable
+from aios.config import Config
+from aios.drivers.core.key import Key
+from aios.drivers.core.openai_chat import OpenAIChatConfig
+from aios.drivers.core.providers import COMING, PROVIDERS, core_of
+from aios.drivers.store.document import FileDocument
+from aios.kernel.access.tokens import PREFIX
+
+FILE_NAME = "keys.json"
+SWITCH_ON = "aios up --budget USD --per month"
+OWN_TOKEN = re.compile(rf"{PREFIX}[\w-]{{43}}", re.ASCII)
+"""As `aios token add` makes them: the prefix and 256 bits."""
+
+
+class Use(msgspec.Struct, frozen=True, order=True):
+    """A key that goes somewhere: the variable that holds it ("": none is wanted there), to where, and who vouches for that."""
+
+    variable: str
+    origin: str
+    ca_file: str = ""
+
+    def __str__(self) -> str:
+        vouched = f", vouched for by {self.ca_file}" if self.ca_file else ""
+        return f"{self.variable or 'no key'} to {self.origin}{vouched}"
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What the operator lets all keys spend together: nano-dollars in a window (None: nothing, so that all are off).
+
+    `accepted`: what may be used within that; `declined`: what is not asked about any more.
+    """
+
+    amount: int | None = None
+    window: Window = "month"
+    accepted: tuple[Use, ...] = ()
+    declined: tuple[Use, ...] = ()
+
+    def allows(self, use: Use) -> bool:
+        """Whether a key may be used so."""
+        return self.amount is not None and use in self.accepted
+
+    def accepting(self, uses: list[Use], amount: int, window: Window) -> Allowance:
+        """The same with another limit, within which these may be used too."""
+        accepted = tuple(sorted({*self.accepted, *uses}))
+        return Allowance(amount, window, accepted, tuple(use for use in self.declined if use not in accepted))
+
+    def declining(self, uses: list[Use]) -> Allowance:
+        """The same without these."""
+        kept = tuple(use for use in self.accepted if use not in uses)
+        return msgspec.structs.replace(self, accepted=kept, declined=tuple(sorted({*self.declined, *uses})))
+
+
+def read_allowance(home: Path) -> Allowance:
+    """What the operator has said. Raises `Unavailable` for a file that is damaged, or that others may read."""
+    path = home / FILE_NAME
+    found = FileDocument(path).load()
+    if found is None:
+        return Allowance()
+    try:
+        read = msgspec.json.decode(found, type=Allowance)
+    except msgspec.DecodeError as problem:
+        raise Unavailable(f"{path} is damaged ({problem}): remove it, and every key is off") from None
+    if read.amount is not None and read.amount < 0:
+        raise Unavailable(f"{path} is damaged (an amount below 0): remove it, and every key is off")
+    return read
+
+
+def write_allowance(home: Path, allowance: Allowance) -> None:
+    """Note what the operator has said."""
+    FileDocument(home / FILE_NAME).save(msgspec.json.encode(allowance))
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A core that may cost money. `present`: its key is there, if it wants one. `named`: in the configuration."""
+
+    core: OpenAIChatConfig
+    present: bool
+    named: bool
+
+    @property
+    def use(self) -> Use:
+        """Where its key goes."""
+        return Use(self.core.key_env, self.core.origin, str(self.core.ca_file or ""))
+
+
+def is_key(value: str | None) -> bool:
+    """Whether a variable holds a key of a provider. A kernel's own token is none, and goes by the name of one."""
+    return bool(value) and not OWN_TOKEN.fullmatch(value or "")
+
+
+def paid_cores(config: Config, variables: Mapping[str, object]) -> Iterator[Paid]:
+    """The cores that may cost money: those of the configuration, and one for each provider whose key is among `variables`."""
+    named = set()
+    for core in config.cores:
+        if core.needs_limit:
+            named.add(core.key_env)
+            yield Paid(core, not core.key_env or core.key_env in variables, True)
+    names = {core.name for core in config.cores}
+    for provider in PROVIDERS:
+        if provider.variable in variables and provider.variable not in named:
+            core = core_of(provider)
+            yield Paid(core if core.name not in names else replace(core, name=f"{core.name}-key"), True, False)
+
+
+def keys_in(environment: Mapping[str, str], config: Config | None) -> list[str]:
+    """The variables that hold keys: those of known providers, and those that the configuration names."""
+    named = [core.key_env for core in config.cores if core.key_env] if config is not None else []
+    known = [*(provider.variable for provider in PROVIDERS), *COMING, *named]
+    return [name for name in dict.fromkeys(known) if is_key(environment.get(name))]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The keys that a kernel holds, and what is wrong with those that it does not."""
+
+    keys: Mapping[str, Key]
+    wrong: Mapping[str, str]
+
+
+NONE_HELD = Held({}, {})
+
+
+def take_keys(environment: MutableMapping[str, str], config: Config) -> Held:
+    """Take the keys out of an environment, so that no child inherits them."""
+    keys, wrong = {}, {}
+    for variable in keys_in(environment, config):
+        try:
+            keys[variable] = Key(variable, environment.pop(variable))
+        except Invalid as problem:
+            wrong[variable] = problem.message
+    return Held(keys, wrong)

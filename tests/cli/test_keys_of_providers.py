@@ -1,0 +1,280 @@
+"""Keys of providers as people use them: off until there is a limit, on within it, and nowhere to be found but at the provider."""
+
+import json
+import os
+import pty
+import re
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import authority
+from test_kernel import PROGRAM, Place, place_in
+
+from aios.drivers.clock import SystemClock
+from aios.kernel.access.tokens import Tokens
+from aios.keys import Allowance, Use, read_allowance, write_allowance
+from aios.testing.kernel import MemoryDocument
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+KEY = "sk-far-8Jq2LmZx0Vt7RwYc5NbT1kDs"
+USAGE = '{"prompt_tokens": 10, "completion_tokens": 5}'
+
+
+@dataclass
+class Provider:
+    """`said`: the path and the key of each request; `port`: on loopback, by TLS."""
+
+    certificate: Path
+    port: int = 0
+    said: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@contextmanager
+def serving(provider: Provider, tls: ssl.SSLContext) -> Iterator[None]:
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.answer(b'{"data": [{"id": "far-1"}]}')
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            text = '{"choices": [{"index": 0, "delta": {"content": "far away"}, "finish_reason": "stop"}]}'
+            self.answer(f'data: {text}\n\ndata: {{"choices": [], "usage": {USAGE}}}\n\ndata: [DONE]\n\n'.encode())
+
+        def answer(self, body: bytes) -> None:
+            key = self.headers["Authorization"]
+            provider.said.append((self.path, key))
+            good = key == f"Bearer {KEY}"
+            body = body if good else f'{{"error": {{"message": "Incorrect API key provided: {key}"}}}}'.encode()
+            self.send_response(200 if good else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    provider.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    ours = authority(tmp_path_factory.mktemp("authority"))
+    provider = Provider(ours.certificate)
+    with serving(provider, ours.server("IP:127.0.0.1")):
+        yield provider
+
+
+@pytest.fixture
+def place(tmp_path: Path, far: Provider, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A project whose configuration names the provider, and an environment that holds its key; no kernel runs."""
+    for name in [name for name in os.environ if name.endswith("_API_KEY")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FAR_API_KEY", KEY)
+    far.said.clear()
+    place = place_in(tmp_path)
+    write_config(place, far)
+    return place
+
+
+def write_config(place: Place, far: Provider, **other: str) -> None:
+    said = {"base_url": f"https://127.0.0.1:{far.port}/v1", "key_env": "FAR_API_KEY", "ca_file": str(far.certificate), **other}
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+    price = "[core.price]\ninput = 1000\ncached = 1000\noutput = 2000\n"
+    (place.folder / "aios.toml").write_text(f'local = false\nembedder = false\n[[core]]\nname = "far"\n{lines}{price}')
+
+
+@contextmanager
+def up(place: Place, *options: str) -> Iterator[str]:
+    """A kernel in the background; what `aios up` said of it."""
+    said = place.aios("up", "--detach", "--port", "0", *options)
+    try:
+        yield said.stdout + said.stderr
+    finally:
+        place.aios("down", "--grace", "0")
+
+
+def generate(place: Place, expect: int = 0) -> Any:
+    done = place.aios("call", "llm.generate", "prompt=hi", "model=far-1", "max_tokens=16", expect=expect)
+    return json.loads(done.stdout) if expect == 0 else done.stderr
+
+
+def nowhere(place: Place, *said: str) -> None:
+    """The key, or a piece of it, is in no file that the kernel has, and in nothing that was said."""
+    files = [file for file in place.home.rglob("*") if file.is_file()]
+    assert len(files) > 3
+    for text in (*said, *(file.read_text(errors="replace") for file in files)):
+        assert KEY[7:15] not in text and KEY[-8:] not in text
+
+
+def test_without_a_limit_a_key_is_off_and_the_command_that_switches_it_on_is_told(place: Place, far: Provider) -> None:
+    with up(place) as said:
+        assert re.search(r"off: FAR_API_KEY to https://127.0.0.1:\d+.* has no limit: `aios up --budget USD --per month`", said)
+        assert "budget:" not in said and place.json("models", "--json")["models"] == []
+        doctor = place.aios("doctor").stdout
+        assert "FAR_API_KEY" in doctor and "off until there is a limit" in doctor
+    with up(place, "--yes") as said:
+        assert "--yes switches no key on without an amount: `aios up --yes --budget USD --per month` does" in said
+        assert "key off: FAR_API_KEY" in said
+    assert far.said == []
+    nowhere(place, said, doctor)
+
+
+def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Provider) -> None:
+    with up(place, "--budget", "0.01", "--per", "day") as said:
+        assert re.search(r"key on: FAR_API_KEY to https://\S+, vouched for by \S+, 1 models on core `far`", said)
+        assert "budget: $0.01 per day for all together, $0.01 left" in said
+        assert generate(place)["choices"][0]["text"] == "far away"
+        assert "$0.00998 left" in place.aios("up").stderr
+        assert '"money"' in place.aios("spend", "--json").stdout
+        place.aios("budget", "/", "--usd", "0.00002", "--per", "day")
+        refused = generate(place, expect=5)
+        assert "aios budget / --usd AMOUNT --per day" in refused
+        doctor = place.aios("doctor").stdout
+        assert "may be used, within $0.01 per day" in doctor
+        events = place.aios("events").stdout
+    assert {key for _, key in far.said} == {f"Bearer {KEY}"}
+    assert [path for path, _ in far.said].count("/v1/completions") == 1
+    nowhere(place, said, refused, doctor, events)
+    far.said.clear()
+    with up(place) as said:  # the operator's word holds from now on
+        assert "key on: FAR_API_KEY" in said and "budget: $0.01 per day" in said
+    place.aios("up", "--budget", "0", "--detach", "--port", "0")
+    with up(place) as said:
+        assert "key off: FAR_API_KEY" in said
+
+
+def test_a_key_that_would_go_elsewhere_is_off_again(place: Place, far: Provider) -> None:
+    write_allowance_of(place, far)
+    for other in ({"base_url": "https://127.0.0.1:9/v1"}, {"ca_file": str(place.folder / "theirs.pem")}):
+        (place.folder / "theirs.pem").write_text(far.certificate.read_text())
+        write_config(place, far, **other)
+        with up(place) as said:
+            assert "key off: FAR_API_KEY to https://127.0.0.1:" in said and "has no limit" in said
+    assert far.said == []
+    write_config(place, far)
+    with up(place) as said:
+        assert "key on: FAR_API_KEY" in said
+
+
+def write_allowance_of(place: Place, far: Provider) -> None:
+    place.home.mkdir(mode=0o700, exist_ok=True)
+    use = Use("FAR_API_KEY", f"https://127.0.0.1:{far.port}", str(far.certificate))
+    write_allowance(place.home, Allowance(10**9, "day", (use,)))
+
+
+CHILD = "import os; print(sorted(os.environ.values()), [open(f'/proc/{p}/environ').read() for p in ('self',)])"
+
+
+def test_no_child_of_the_kernel_inherits_a_key(place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    write_allowance_of(place, far)
+    (place.folder / "looks.py").write_text(
+        "import os\nimport aios\n\n\n@aios.agent\nasync def looks(k: aios.Kernel) -> object:\n    return dict(os.environ)\n"
+    )
+    with up(place) as said:
+        assert "ANTHROPIC_API_KEY: Anthropic is coming" in said
+        agent = place.aios("run", "looks.py", "--yes").stdout
+        program = place.aios("run", "--yes", "--", *PROGRAM[:1], "-c", CHILD).stdout
+        kernel = json.loads((place.home / "run" / "kernel.json").read_text())["os_pid"]
+        for child in descendants(kernel):
+            assert KEY not in Path(f"/proc/{child}/environ").read_text(errors="replace")
+        commands = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=False).stdout
+    assert "PATH" in agent and "OPENAI_API_KEY" not in agent and program
+    nowhere(place, said, agent, program, commands)
+
+
+def descendants(pid: int) -> list[int]:
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        parents.setdefault(parent, []).append(int(stat.parent.name))
+    found = parents.get(pid, [])
+    return [*found, *(each for child in found for each in descendants(child))]
+
+
+def test_a_wrong_key_and_an_untrusted_server_leave_a_kernel_that_runs(
+    place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAR_API_KEY", KEY[::-1])
+    with up(place, "--budget", "1") as said:
+        assert "the provider does not take the key in $FAR_API_KEY" in said and KEY[::-1][7:15] not in said
+    write_config(place, far, ca_file="")
+    monkeypatch.setenv("FAR_API_KEY", KEY)
+    far.said.clear()
+    with up(place, "--budget", "1") as said:
+        assert "not trusted" in said or "certificate" in said
+    assert far.said == []
+
+
+def at_a_terminal(place: Place, answers: bytes) -> str:
+    """What `aios up --detach` says to a person who answers so."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [*PROGRAM, "up", "--detach", "--port", "0"], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=place.folder, env=place.environment,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, answers)
+    said = child.communicate(timeout=60)[0].decode()
+    os.close(ours)
+    place.aios("down", "--grace", "0")
+    return said
+
+
+def test_a_person_at_a_terminal_is_asked_once_for_an_amount(place: Place, far: Provider) -> None:
+    said = at_a_terminal(place, b"lots\n0.5\nday\n")
+    assert "FAR_API_KEY to https://127.0.0.1:" in said and "'lots' is no amount" in said
+    assert "key on: FAR_API_KEY" in said and "budget: $0.50 per day" in said
+    again = at_a_terminal(place, b"")
+    assert "The most that" not in again and "budget: $0.50 per day" in again
+    kept = read_allowance(place.home)
+    assert (kept.amount, kept.window, [use.variable for use in kept.accepted]) == (500_000_000, "day", ["FAR_API_KEY"])
+
+
+def test_a_person_who_names_no_amount_leaves_it_off_and_is_not_asked_again(place: Place, far: Provider) -> None:
+    assert "key off: FAR_API_KEY" in at_a_terminal(place, b"\n")
+    assert "The most that" not in at_a_terminal(place, b"")
+    assert far.said == []
+
+
+def test_a_token_of_ours_is_no_key_although_it_goes_by_the_name_of_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Tokens(MemoryDocument(), SystemClock()).add("pen", (), "standard").value
+    monkeypatch.setenv("OPENAI_API_KEY", own)
+    with up(place, "--budget", "1") as said:
+        assert "OPENAI_API_KEY" not in said
+
+
+def test_an_allowance_that_is_damaged_or_open_to_others_switches_nothing_on(place: Place, far: Provider) -> None:
+    write_allowance_of(place, far)
+    file = place.home / "keys.json"
+    file.chmod(0o644)
+    assert "chmod 600" in place.aios("up", "--detach", expect=6).stderr
+    file.chmod(0o600)
+    for bad in ("{", '{"amount": -1}', '{"amount": 1.5}', '{"amount": "1"}', '{"window": "year"}'):
+        file.write_text(bad)
+        assert "remove it, and every key is off" in place.aios("up", "--detach", expect=6).stderr
+    assert far.said == []
