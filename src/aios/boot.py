@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from aios.server.http import HttpServer
 from aios.server.listener import raise_descriptors
 from aios.server.programs import ConfinedPrograms
 from aios.server.socket import SocketHosts
+from aios.spending import Spending
 
 log = logging.getLogger("aios.boot")
 
@@ -104,7 +105,10 @@ async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple
     async with Kernel(parts) as kernel:
         hosts.serve(kernel)
         operator = kernel.tokens.new_operator()
-        budget = await limited(kernel, operator, allowance) if any(allowance.allows(each.use) for each in paid) else None
+        budget, spending = None, Spending(kernel, config.home)
+        if any(allowance.allows(each.use) for each in paid):
+            spending.carry()
+            budget = await limited(kernel, operator, allowance)
         for core in cores(config):
             await kernel.add_core(core)
         told = await add_paid(kernel, paid, held, allowance)
@@ -116,7 +120,8 @@ async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple
         programs.serve(kernel, server)
         FileDocument(run / "operator.token").save(operator.encode())
         try:
-            yield kernel, Address(server.url, socket, told, budget)
+            async with spending.kept() if budget is not None else nullcontext():
+                yield kernel, Address(server.url, socket, told, budget)
         finally:
             await server.close(grace_s=1.0)
     await programs.close()

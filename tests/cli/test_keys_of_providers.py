@@ -4,10 +4,12 @@ import json
 import os
 import pty
 import re
+import signal
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,7 +101,7 @@ def place(tmp_path: Path, far: Provider, monkeypatch: pytest.MonkeyPatch) -> Pla
 
 def write_config(place: Place, far: Provider, **other: str) -> None:
     said = {"base_url": f"https://127.0.0.1:{far.port}/v1", "key_env": "FAR_API_KEY", "ca_file": str(far.certificate), **other}
-    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items() if value)
     price = "[core.price]\ninput = 1000\ncached = 1000\noutput = 2000\n"
     (place.folder / "aios.toml").write_text(f'local = false\nembedder = false\n[[core]]\nname = "far"\n{lines}{price}')
 
@@ -278,3 +280,30 @@ def test_an_allowance_that_is_damaged_or_open_to_others_switches_nothing_on(plac
         file.write_text(bad)
         assert "remove it, and every key is off" in place.aios("up", "--detach", expect=6).stderr
     assert far.said == []
+
+
+def test_what_was_spent_counts_in_the_next_kernel_too_also_after_a_kill(place: Place, far: Provider) -> None:
+    write_allowance_of(place, far)
+    with up(place) as said:
+        assert "$1.00 left" in said
+        generate(place)
+    with up(place) as said:
+        assert "$0.99998 left" in said
+        generate(place)
+        kernel = json.loads((place.home / "run" / "kernel.json").read_text())["os_pid"]
+        until(lambda: json.loads((place.home / "spent.json").read_text())["money"]["day"] == 40_000)
+        os.kill(kernel, signal.SIGKILL)
+        until(lambda: "no kernel" in place.aios("ps", expect=6).stderr)
+    with up(place) as said:
+        assert "$0.99996 left" in said
+    (place.home / "spent.json").write_text('{"at_ns": 1, "money": {"day": -5}}')
+    assert "is damaged" in place.aios("up", "--detach", expect=6).stderr
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Return when something holds; look again a few times a second, for half a minute."""
+    for _ in range(300):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never held")

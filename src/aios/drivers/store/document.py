@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from pathlib import Path
@@ -47,6 +48,10 @@ class FileDocument:
         except OSError as error:
             why = "no space is left on its disk" if error.errno in SPACE else str(error.strerror)
             raise Unavailable(f"{self._path} cannot be written: {why}") from error
+
+    async def save_aside(self, content: bytes) -> None:
+        """The same without keeping the loop waiting for the disk."""
+        await asyncio.to_thread(self.save, content)
 
 
 def _write(path: Path, content: bytes) -> None:

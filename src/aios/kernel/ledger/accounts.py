@@ -9,6 +9,7 @@ A limit in the window `now` is one of what is reserved alone: of calls that are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aios.abi.account import UNITS, Window
@@ -83,6 +84,19 @@ class Account:
                 self._before[window] = tuple(self.spent)
         self._until = now_ns - now_ns % MINUTE_NS + MINUTE_NS
         self._from = self._until - 2 * MINUTE_NS
+        self.lower()
+
+    def carry(self, unit: int, spent: Mapping[Window, int], at_ns: int, now_ns: int) -> None:
+        """Begin with what stood in the windows of then, as far as these still go on. Of a time to come nothing is let off."""
+        self.turn(now_ns)
+        self.spent[unit] += spent.get("lifetime", 0)
+        for window in TIMED:
+            gone_by = spent.get("lifetime", 0)
+            if begun_ns(window, at_ns) >= self._begun[window]:
+                gone_by -= spent.get(window, 0)
+            before = list(self._before[window])
+            before[unit] += gone_by
+            self._before[window] = tuple(before)
         self.lower()
 
     def spent_in(self, window: Window, unit: int) -> int:
