@@ -112,6 +112,8 @@ async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple
         for core in cores(config):
             await kernel.add_core(core)
         told = await add_paid(kernel, paid, held, allowance)
+        if budget is not None:
+            told = (*told, *without_price(kernel))
         for alias, models in kernel.pool.lost_aliases().items():
             log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
@@ -166,6 +168,15 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
     for line in told:
         log.log(logging.INFO if line.startswith("on") else logging.WARNING, "%s", line)
     return told
+
+
+def without_price(kernel: Kernel) -> Iterator[str]:
+    """A sentence on each core with models that nobody knows the price of: within a limit of money they are refused."""
+    for core in kernel.pool.list_cores():
+        unknown = [model for model in core.models if kernel.pool.price(core.name, model) is None]
+        if unknown:
+            which = f"{len(unknown)} of {len(core.models)} models of core `{core.name}`, such as `{unknown[0]}`,"
+            yield f"refused: {which} have no known price: set `price` or `provider` in its `[[core]]` (`local` costs nothing)"
 
 
 def embedders(config: Config, sandbox: Sandbox) -> Iterator[Embedder]:

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from aios.cli.detect import Detected, keys, servers
+from aios.cli.detect import Detected, servers
 from aios.cli.init import CONFIG, core_table
 from aios.config import read_config
-from aios.drivers.clock import SystemClock
-from aios.kernel.access.tokens import Tokens
-from aios.testing.kernel import MemoryDocument
 
 
 @contextmanager
@@ -58,15 +55,6 @@ def test_a_port_that_says_nothing_costs_300_ms_at_most() -> None:
         assert time.monotonic() - begin < 0.9
 
 
-def test_keys_are_told_by_name() -> None:
-    assert keys({"OPENAI_API_KEY": "secret", "GROQ_API_KEY": "", "OTHER_KEY": "x"}) == ["OPENAI_API_KEY"]
-
-
-def test_a_token_of_a_kernel_is_no_key_of_a_provider_although_it_goes_by_its_name() -> None:
-    own = Tokens(MemoryDocument(), SystemClock()).add("pen", (), "standard").value
-    assert keys({"OPENAI_API_KEY": own, "XAI_API_KEY": own[:-1], "GROQ_API_KEY": f"sk-{own}"}) == ["GROQ_API_KEY", "XAI_API_KEY"]
-
-
 def test_every_line_that_init_comments_out_is_right_when_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOS_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -78,4 +66,4 @@ def test_every_line_that_init_comments_out_is_right_when_it_is_not(tmp_path: Pat
     monkeypatch.setenv("AIOS_HOME", str(tmp_path.parent / f"{tmp_path.name}-home"))
     config = read_config(file)
     assert config.local is not None and config.local.path == Path("/models/some-model.gguf") and config.aliases
-    assert config.cores[0].models == ("a", 'b "quoted"') and config.server == read_config().server
+    assert config.cores[-1].models == ("a", 'b "quoted"') and config.server == read_config().server

@@ -137,14 +137,14 @@ def test_without_a_limit_a_key_is_off_and_the_command_that_switches_it_on_is_tol
         assert "FAR_API_KEY" in doctor and "off until there is a limit" in doctor
     with up(place, "--yes") as said:
         assert "--yes switches no key on without an amount: `aios up --yes --budget USD --per month` does" in said
-        assert "key off: FAR_API_KEY" in said
+        assert "off: FAR_API_KEY" in said
     assert far.said == []
     nowhere(place, said, doctor)
 
 
 def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Provider) -> None:
     with up(place, "--budget", "0.01", "--per", "day") as said:
-        assert re.search(r"key on: FAR_API_KEY to https://\S+, vouched for by \S+, 1 models on core `far`", said)
+        assert re.search(r"on: FAR_API_KEY to https://\S+, vouched for by \S+, 1 models on core `far`", said)
         assert "budget: $0.01 per day for all together, $0.01 left" in said
         assert generate(place)["choices"][0]["text"] == "far away"
         assert "$0.00998 left" in place.aios("up").stderr
@@ -160,10 +160,10 @@ def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Pr
     nowhere(place, said, refused, doctor, events)
     far.said.clear()
     with up(place) as said:  # the operator's word holds from now on
-        assert "key on: FAR_API_KEY" in said and "budget: $0.01 per day" in said
+        assert "on: FAR_API_KEY" in said and "budget: $0.01 per day" in said
     place.aios("up", "--budget", "0", "--detach", "--port", "0")
     with up(place) as said:
-        assert "key off: FAR_API_KEY" in said
+        assert "off: FAR_API_KEY" in said
 
 
 def test_a_key_that_would_go_elsewhere_is_off_again(place: Place, far: Provider) -> None:
@@ -172,11 +172,11 @@ def test_a_key_that_would_go_elsewhere_is_off_again(place: Place, far: Provider)
         (place.folder / "theirs.pem").write_text(far.certificate.read_text())
         write_config(place, far, **other)
         with up(place) as said:
-            assert "key off: FAR_API_KEY to https://127.0.0.1:" in said and "has no limit" in said
+            assert "off: FAR_API_KEY to https://127.0.0.1:" in said and "has no limit" in said
     assert far.said == []
     write_config(place, far)
     with up(place) as said:
-        assert "key on: FAR_API_KEY" in said
+        assert "on: FAR_API_KEY" in said
 
 
 def write_allowance_of(place: Place, far: Provider) -> None:
@@ -250,7 +250,7 @@ def at_a_terminal(place: Place, answers: bytes) -> str:
 def test_a_person_at_a_terminal_is_asked_once_for_an_amount(place: Place, far: Provider) -> None:
     said = at_a_terminal(place, b"lots\n0.5\nday\n")
     assert "FAR_API_KEY to https://127.0.0.1:" in said and "'lots' is no amount" in said
-    assert "key on: FAR_API_KEY" in said and "budget: $0.50 per day" in said
+    assert "on: FAR_API_KEY" in said and "budget: $0.50 per day" in said
     again = at_a_terminal(place, b"")
     assert "The most that" not in again and "budget: $0.50 per day" in again
     kept = read_allowance(place.home)
@@ -258,7 +258,7 @@ def test_a_person_at_a_terminal_is_asked_once_for_an_amount(place: Place, far: P
 
 
 def test_a_person_who_names_no_amount_leaves_it_off_and_is_not_asked_again(place: Place, far: Provider) -> None:
-    assert "key off: FAR_API_KEY" in at_a_terminal(place, b"\n")
+    assert "off: FAR_API_KEY" in at_a_terminal(place, b"\n")
     assert "The most that" not in at_a_terminal(place, b"")
     assert far.said == []
 

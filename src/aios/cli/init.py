@@ -32,6 +32,10 @@ CONFIG = """\
 # [aliases]
 # fast = "smollm2-135m-instruct"
 
+# [[core]]               # a provider: where it is and what its key is called are known; off until `aios up --budget USD`
+# provider = "openai"
+# models = ["gpt-5-mini"]
+
 # [prices.local]         # dollars per million tokens of the model on this machine; not given, they cost nothing
 # input = 0.02
 # output = 0.08
@@ -47,6 +51,7 @@ CORE = """
 name = {name}
 base_url = {url}
 models = {models}
+provider = "local"       # what it answers costs nothing
 """
 
 AGENT = '''\

@@ -71,7 +71,7 @@ def show(found: Running, budget: LimitState | None) -> None:
     click.echo(f"http    {found.http}")
     click.echo(f"socket  {found.socket}")
     for line in found.keys:
-        say(f"key {line}")
+        say(line)
     if budget is not None:
         say(f"budget: {left(budget)}")
 

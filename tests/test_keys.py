@@ -1,0 +1,90 @@
+"""Which variables hold keys, where these go, and what the operator has said of them."""
+
+import msgspec
+import pytest
+
+from aios.abi.errors import Unavailable
+from aios.config import Config, read_config
+from aios.drivers.clock import SystemClock
+from aios.kernel.access.tokens import Tokens
+from aios.keys import Allowance, Use, keys_in, paid_cores, read_allowance, take_keys, write_allowance
+from aios.testing.kernel import MemoryDocument
+
+OPENAI = Use("OPENAI_API_KEY", "https://api.openai.com")
+GROQ = Use("GROQ_API_KEY", "https://api.groq.com")
+
+
+@pytest.fixture
+def config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Config:
+    return config_of("", tmp_path_factory, monkeypatch)
+
+
+def config_of(text: str, folders: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Config:
+    project = folders.mktemp("project")
+    monkeypatch.setenv("AIOS_HOME", str(folders.mktemp("home")))
+    monkeypatch.chdir(project)
+    (project / "aios.toml").write_text(text)
+    return read_config(project / "aios.toml")
+
+
+def test_keys_are_found_by_the_names_of_their_variables(config: Config) -> None:
+    environment = {"OPENAI_API_KEY": "secret", "GROQ_API_KEY": "", "OTHER_KEY": "x", "GEMINI_API_KEY": "y"}
+    assert keys_in(environment, config) == ["OPENAI_API_KEY", "GEMINI_API_KEY"]
+    assert [each.use for each in paid_cores(config, dict.fromkeys(keys_in(environment, config)))] == [OPENAI]
+
+
+def test_a_token_of_a_kernel_is_no_key_of_a_provider_although_it_goes_by_its_name(config: Config) -> None:
+    own = Tokens(MemoryDocument(), SystemClock()).add("pen", (), "standard").value
+    environment = {"OPENAI_API_KEY": own, "XAI_API_KEY": own[:-1], "GROQ_API_KEY": f"sk-{own}"}
+    assert keys_in(environment, config) == ["GROQ_API_KEY", "XAI_API_KEY"]
+
+
+def test_keys_are_taken_out_of_the_environment_and_a_wrong_one_is_not_told(config: Config) -> None:
+    environment = {"OPENAI_API_KEY": "sk-good", "GROQ_API_KEY": "two words", "PATH": "/bin"}
+    held = take_keys(environment, config)
+    assert environment == {"PATH": "/bin"} and list(held.keys) == ["OPENAI_API_KEY"]
+    assert "holds no key" in held.wrong["GROQ_API_KEY"] and "two" not in f"{held}" and "sk-good" not in f"{held}"
+
+
+def test_what_a_configuration_names_comes_before_what_the_environment_holds(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        '[[core]]\nprovider = "openai"\nmodels = ["m"]\n'
+        '[[core]]\nname = "lan"\nbase_url = "https://models.example.com/v1"\n'
+        '[[core]]\nname = "here"\nbase_url = "http://127.0.0.1:8000/v1"\n'
+        '[[core]]\nname = "gateway"\nbase_url = "http://127.0.0.1:4000/v1"\nkey_env = "GATEWAY_KEY"\n'
+    )
+    config = config_of(text, tmp_path_factory, monkeypatch)
+    found = list(paid_cores(config, {"OPENAI_API_KEY": 1, "GROQ_API_KEY": 1}))
+    assert [(each.core.name, each.present, each.named) for each in found] == [
+        ("openai", True, True),
+        ("lan", True, True),
+        ("gateway", False, True),
+        ("groq", True, False),
+    ]
+    assert found[0].core.models == ("m",) and found[1].use == Use("", "https://models.example.com")
+
+
+def test_only_what_was_accepted_for_a_place_is_allowed_and_only_with_an_amount() -> None:
+    nothing = Allowance()
+    assert not nothing.allows(OPENAI)
+    some = nothing.accepting([OPENAI], 5, "day")
+    assert some.allows(OPENAI) and not some.allows(GROQ)
+    for other in (Use("OPENAI_API_KEY", "https://api.openai.com:8443"), Use("OPENAI_API_KEY", OPENAI.origin, "/ca.pem")):
+        assert not some.allows(other)
+    assert not some.declining([OPENAI]).allows(OPENAI)
+    again = some.declining([OPENAI]).accepting([OPENAI], 7, "hour")
+    assert again == Allowance(7, "hour", (OPENAI,), ())
+    assert not msgspec.structs.replace(again, amount=None).allows(OPENAI)
+
+
+def test_what_the_operator_said_is_kept_for_its_eyes_alone(config: Config) -> None:
+    assert read_allowance(config.home) == Allowance()
+    said = Allowance(5, "day", (OPENAI,), (GROQ,))
+    write_allowance(config.home, said)
+    assert read_allowance(config.home) == said
+    assert (config.home / "keys.json").stat().st_mode & 0o777 == 0o600
+    (config.home / "keys.json").write_text('{"amount": 1e400}')
+    with pytest.raises(Unavailable, match="every key is off"):
+        read_allowance(config.home)
