@@ -161,7 +161,8 @@ def test_init_writes_what_doctor_and_run_understand_and_never_overwrites() -> No
 def test_doctor_lists_keys_by_name_and_never_by_value(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     result = invoke("doctor")
-    assert "OPENAI_API_KEY to https://api.openai.com: off until there is a limit" in result.stdout and "very-secret" not in result.output
+    assert "OPENAI_API_KEY to https://api.openai.com: off until there is a limit" in result.stdout
+    assert "very-secret" not in result.output
 
 
 def test_doctor_fails_when_something_that_is_needed_is_missing(home: Path) -> None:

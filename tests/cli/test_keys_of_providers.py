@@ -33,11 +33,12 @@ USAGE = '{"prompt_tokens": 10, "completion_tokens": 5}'
 
 @dataclass
 class Provider:
-    """`said`: the path and the key of each request; `port`: on loopback, by TLS."""
+    """`said`: the path and the key of each request; `port`: on loopback, by TLS. `status`: of its answers."""
 
     certificate: Path
     port: int = 0
     said: list[tuple[str, str | None]] = field(default_factory=list)
+    status: int = 200
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def serving(provider: Provider, tls: ssl.SSLContext) -> Iterator[None]:
             provider.said.append((self.path, key))
             good = key == f"Bearer {KEY}"
             body = body if good else f'{{"error": {{"message": "Incorrect API key provided: {key}"}}}}'.encode()
-            self.send_response(200 if good else 401)
+            self.send_response(401 if not good else provider.status if self.path.endswith("completions") else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -164,6 +165,24 @@ def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Pr
     place.aios("up", "--budget", "0", "--detach", "--port", "0")
     with up(place) as said:
         assert "off: FAR_API_KEY" in said
+
+
+def test_a_refusal_of_the_provider_costs_nothing_and_what_nobody_can_know_costs_all(
+    place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_allowance_of(place, far)
+    with up(place):
+        for status, code in ((401, 6), (402, 6), (403, 6), (404, 2), (503, 6), (302, 6)):
+            monkeypatch.setattr(far, "status", status)
+            generate(place, expect=code)
+        assert "$1.00 left" in place.aios("up").stderr
+        monkeypatch.setattr(far, "status", 500)
+        generate(place, expect=1)
+        charged = re.search(r"\$0\.99\d+ left", place.aios("up").stderr)
+        assert charged is not None
+        monkeypatch.setattr(far, "status", 429)
+        generate(place, expect=1)
+        assert charged[0] in place.aios("up").stderr
 
 
 def test_a_key_that_would_go_elsewhere_is_off_again(place: Place, far: Provider) -> None:

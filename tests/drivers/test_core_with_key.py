@@ -142,7 +142,7 @@ async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(status: 
     async with provider(ours) as (server, core), chat_server(ScriptedCore()) as other:
         await started(core)
         server.instead = answers(status, "", Location=f"{other.base_url}/chat/completions")
-        with pytest.raises(CoreFailed, match="nowhere but where `base_url` says"):
+        with pytest.raises(Unavailable, match="nowhere but where `base_url` says"):
             await ask(core)
         assert other.heard == []
 
@@ -280,6 +280,36 @@ async def test_what_an_answer_may_have_at_most_is_called_as_the_provider_calls_i
             await ask(await started(core), max_tokens=5)
             kept = ("model", "stream", "messages", "seed")
             assert {key: value for key, value in server.bodies[0].items() if key not in kept} == sent
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens is too large: 60000. This model supports at most 16384 completion tokens, whereas you provided 60000.",
+        "`max_completion_tokens` must be less than or equal to `16384`, the maximum value for this model",
+        "Invalid max_tokens value, the valid range of max_tokens is [1, 16384]",
+    ],
+)
+async def test_a_model_that_can_answer_with_fewer_tokens_is_asked_for_fewer(words: str, ours: Authority) -> None:
+    async with provider(ours) as (server, core):
+        await started(core)
+
+        async def picky(request: web.Request) -> web.StreamResponse:
+            if server.bodies[-1]["max_tokens"] > 16384:
+                return web.json_response({"error": {"message": words, "param": "max_tokens"}}, status=400)
+            return web.Response(
+                text='data: {"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+            )
+
+        server.instead = picky
+        for _ in range(2):
+            assert (await ask(core, max_tokens=60_000)).text == "x"
+        assert [body["max_tokens"] for body in server.bodies] == [60_000, 16_384, 16_384]
+        assert (await ask(core, max_tokens=5)).text == "x"
+        server.instead = answers(400, '{"error": {"message": "max_tokens must be at most 99999999"}}')
+        with pytest.raises(Invalid):
+            await ask(core, max_tokens=60_000)
+        assert server.bodies[-1]["max_tokens"] == 16_384 and len(server.bodies) == 5
 
 
 async def test_a_server_elsewhere_that_is_gone_costs_its_caller_nothing(ours: Authority) -> None:

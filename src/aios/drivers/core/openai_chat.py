@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import os
 import re
 import time
@@ -25,7 +26,7 @@ from aios.abi.llm import Completion, Count, Tokens
 from aios.drivers.core.http1 import HTTPS_PORT, Answer, Connections, Unreachable
 from aios.drivers.core.key import Key
 from aios.drivers.core.openai_answer import MOST_EVENT_BYTES, AnswerReader
-from aios.drivers.core.openai_refusals import error_of, wait_of
+from aios.drivers.core.openai_refusals import error_of, most_tokens, wait_of
 from aios.drivers.core.openai_wire import (
     DIALECTS,
     WIRE,
@@ -123,6 +124,7 @@ class OpenAIChat:
         self._down = "it is not started"
         self._probe: asyncio.Task[None] | None = None
         self._not_before: dict[str, float] = {}
+        self._most: dict[str, int] = {}
         self._dialect = DIALECTS.get(config.provider, Dialect())
         self._seeds = "seed" in config.features
         self._info = self._describe()
@@ -161,17 +163,26 @@ class OpenAIChat:
     async def generate(self, call: CoreCall, emit: Emit) -> Completion:
         """Generate, as the port says; `RateLimited` where the server says so."""
         refuse_what_it_cannot(self._info, call)
-        body = encode(body_of(call, self._dialect, self._seeds))
+        if self._not_before:
+            self._hold_back(call.model)
+        most = self._most.get(call.model)
+        try:
+            return await self._ask(call, emit)
+        except Invalid:
+            if self._most.get(call.model) == most:
+                raise
+            return await self._ask(call, emit)  # with fewer tokens, as the server has just said
+
+    async def _ask(self, call: CoreCall, emit: Emit) -> Completion:
+        body = encode(body_of(self._fitting(call), self._dialect, self._seeds))
         connections = self._connections
         if connections is None or connections.closed:
             raise Unavailable(f"core `{self.config.name}` is down: {self._down}")
-        if self._not_before:
-            self._hold_back(call.model)
         try:
             response = await connections.request("POST", self._complete if call.request.prompt is not None else self._chat, body)
             try:
                 if response.status != 200:
-                    raise await self._refusal(response, call.model)
+                    raise await self._refusal(response, call.model, call.request.max_tokens)
                 answer = AnswerReader(call, emit, self._key)
                 await answer.read(response)
                 return answer.completion(self.config.name)
@@ -188,21 +199,31 @@ class OpenAIChat:
         except OSError as problem:
             raise CoreFailed(f"core `{self.config.name}` broke off: {_reason(problem)}") from None
 
+    def _fitting(self, call: CoreCall) -> CoreCall:
+        """The call with no more tokens to its answer than its model can: a budget's room may be more than that."""
+        most, asked = self._most.get(call.model), call.request.max_tokens
+        if most is None or asked is None or asked <= most:
+            return call
+        return msgspec.structs.replace(call, request=msgspec.structs.replace(call.request, max_tokens=most))
+
     def _hold_back(self, model: str) -> None:
         """Raises `RateLimited` for a model that its server wants to hear nothing of for now."""
         left_s = self._not_before.get(model, 0.0) - time.monotonic()
         if left_s > 0:
-            said = f"`{self.config.name}` asked for no more calls of `{model}` for now: another {left_s:.0f} s"
+            said = f"`{self.config.name}` asked for no more calls of `{model}` for now: another {math.ceil(left_s)} s"
             raise RateLimited(said, retry_after_s=left_s)
         self._not_before.pop(model, None)
 
-    async def _refusal(self, response: Answer, model: str) -> AiosError:
+    async def _refusal(self, response: Answer, model: str, asked: int | None = None) -> AiosError:
         """The error that a status other than 200 stands for."""
         body = await _some(response, MOST_ERROR_BYTES)
         try:
             said = decode_error(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             said = ErrorReply(detail=body[:1000].decode(errors="replace"))
+        most = most_tokens(response.status, said.body())
+        if most and asked is not None and most < self._most.get(model, asked):
+            self._most[model] = most
         error = error_of(response.status, said.body(), wait_of(response.headers), self._key)
         if self._key is not None and isinstance(error, RateLimited) and error.retry_after_s:
             self._not_before[model] = time.monotonic() + error.retry_after_s

@@ -67,6 +67,10 @@ def _of_the_key(status: int, found: ErrorBody, key: Key) -> AiosError | None:
         return Unavailable(
             f"the provider does not allow this to the key in ${name}: {said}; allow it there, or use another model"
         )
+    if 300 <= status < 400:
+        return Unavailable(
+            f"the provider answered {status}, and its key goes nowhere but where `base_url` says: mend it if it moved"
+        )
     if status == 402 or (status == 429 and NO_MONEY & {found.code, found.type}):
         return Unavailable(f"nothing pays the provider of ${name} any more: {said}; add credit there, or use another model")
     return None
@@ -82,6 +86,15 @@ def wait_of(headers: Mapping[bytes, bytes]) -> float | None:
     return None if until is None else min(max(0.0, until - (now or time.time())), LONGEST_WAIT_S)
 
 
+def most_tokens(status: int, found: ErrorBody) -> int | None:
+    """How many tokens an answer may have at most, where a server refuses a call since it allowed more; else None."""
+    told = _most.search(found.message[:1000]) if status in (400, 422) else None
+    return int(told[1]) if told is not None else None
+
+
+_most = re.compile(
+    r"max_(?:completion_)?tokens\b.*?(?:at most|less than or equal to|\[1,|<=)\s*`?([0-9]{1,9})", re.IGNORECASE | re.DOTALL
+)
 _number = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 
 
