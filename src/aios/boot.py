@@ -113,7 +113,7 @@ async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple
             await kernel.add_core(core)
         told = await add_paid(kernel, paid, held, allowance)
         if budget is not None:
-            told = (*told, *without_price(kernel))
+            told = (*told, *own_prices(config, paid), *without_price(kernel))
         for alias, models in kernel.pool.lost_aliases().items():
             log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
@@ -164,10 +164,20 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
             return f"off: {each.use}: {problem.message}"
         return f"on: {each.use}, {len(core.info().models)} models on core `{each.core.name}`"
 
-    told = tuple(await asyncio.gather(*map(add, paid)))
+    named = {each.use.variable for each in paid}
+    wrong = [f"off: {said}" for variable, said in held.wrong.items() if variable not in named]
+    told = (*await asyncio.gather(*map(add, paid)), *wrong)
     for line in told:
         log.log(logging.INFO if line.startswith("on") else logging.WARNING, "%s", line)
     return told
+
+
+def own_prices(config: Config, paid: list[Paid]) -> Iterator[str]:
+    """A sentence on each core whose prices are not the table's: a limit holds as far as its prices are true."""
+    for each in (each.core for each in paid):
+        said = [name for name in config.prices.models if name.lower().startswith(f"{each.provider}/")]
+        if each.price is not None or (each.provider and said):
+            yield f"note: what core `{each.name}` costs is {config.file}'s word, and not that of the table of prices"
 
 
 def without_price(kernel: Kernel) -> Iterator[str]:

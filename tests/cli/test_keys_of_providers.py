@@ -147,6 +147,7 @@ def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Pr
     with up(place, "--budget", "0.01", "--per", "day") as said:
         assert re.search(r"on: FAR_API_KEY to https://\S+, vouched for by \S+, 1 models on core `far`", said)
         assert "budget: $0.01 per day for all together, $0.01 left" in said
+        assert "note: what core `far` costs is aios.toml's word" in said
         assert generate(place)["choices"][0]["text"] == "far away"
         assert "$0.00998 left" in place.aios("up").stderr
         assert '"money"' in place.aios("spend", "--json").stdout

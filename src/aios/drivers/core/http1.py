@@ -262,9 +262,7 @@ class Connections:
         outbox = self._outbox
         try:
             async with asyncio.timeout(CONNECT_S if self._tls is not None else None):
-                _, answer = await outbox.loop.create_connection(
-                    lambda: Answer(outbox), self._host, self._port, ssl=self._tls
-                )
+                _, answer = await outbox.loop.create_connection(lambda: Answer(outbox), self._host, self._port, ssl=self._tls)
         except TimeoutError:
             raise Unreachable(f"it does not take a connection within {CONNECT_S:.0f} s") from None
         except ssl.SSLCertVerificationError as problem:

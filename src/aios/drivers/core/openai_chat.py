@@ -13,9 +13,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -160,21 +161,24 @@ class OpenAIChat:
         self._info = self._describe()
         self._set_down("")
 
-    async def generate(self, call: CoreCall, emit: Emit) -> Completion:
+    def generate(self, call: CoreCall, emit: Emit) -> Coroutine[Any, Any, Completion]:
         """Generate, as the port says; `RateLimited` where the server says so."""
-        refuse_what_it_cannot(self._info, call)
-        if self._not_before:
-            self._hold_back(call.model)
+        return self._ask(call, emit) if self._key is None else self._ask_provider(call, emit)
+
+    async def _ask_provider(self, call: CoreCall, emit: Emit) -> Completion:
+        """The same of one that wants to be asked no sooner and for no more than it says."""
+        self._hold_back(call.model)
         most = self._most.get(call.model)
         try:
-            return await self._ask(call, emit)
+            return await self._ask(self._fitting(call), emit)
         except Invalid:
             if self._most.get(call.model) == most:
                 raise
-            return await self._ask(call, emit)  # with fewer tokens, as the server has just said
+            return await self._ask(self._fitting(call), emit)
 
     async def _ask(self, call: CoreCall, emit: Emit) -> Completion:
-        body = encode(body_of(self._fitting(call), self._dialect, self._seeds))
+        refuse_what_it_cannot(self._info, call)
+        body = encode(body_of(call, self._dialect, self._seeds))
         connections = self._connections
         if connections is None or connections.closed:
             raise Unavailable(f"core `{self.config.name}` is down: {self._down}")
