@@ -162,7 +162,9 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
             await kernel.add_core(core)
         except AiosError as problem:
             return f"off: {each.use}: {problem.message}"
-        return f"on: {each.use}, {len(core.info().models)} models on core `{each.core.name}`"
+        state = core.health()
+        down = "" if state.up else f"; but {state.detail}"
+        return f"on: {each.use}, {len(core.info().models)} models on core `{each.core.name}`{down}"
 
     named = {each.use.variable for each in paid}
     wrong = [f"off: {said}" for variable, said in held.wrong.items() if variable not in named]

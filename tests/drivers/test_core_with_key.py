@@ -20,6 +20,7 @@ from aios.drivers.core.key import Key
 from aios.drivers.core.openai_chat import OpenAIChat, OpenAIChatConfig
 from aios.drivers.core.openai_refusals import wait_of
 from aios.drivers.core.providers import PROVIDERS, completed
+from aios.drivers.core.tls import trusting
 from aios.ports.core import CoreCall, CoreEvent
 from aios.testing import ScriptedCore
 from aios.testing.cores import EXAMINATION, Candidate, Case, ignore
@@ -325,6 +326,22 @@ async def test_a_server_elsewhere_that_is_gone_costs_its_caller_nothing(ours: Au
         assert not core.health().up
         await asyncio.sleep(0)
     assert server.bodies == []
+
+
+async def test_one_that_is_out_of_reach_at_the_start_is_used_once_it_answers(ours: Authority) -> None:
+    async with provider(ours, models=("scripted-1",)) as (server, core):
+        events: asyncio.Queue[CoreEvent] = asyncio.Queue()
+        assert core._tls is not None
+        tls, core._tls = core._tls, trusting(None)  # nobody it trusts vouches for the server
+        await core.start(events.put_nowait)
+        assert not core.health().up and "not trusted" in core.health().detail and core.info().models == ("scripted-1",)
+        assert (await events.get()).change == "down" and server.heard == []
+        with pytest.raises(Unavailable, match="not trusted"):
+            await ask(core)
+        assert core._connections is not None
+        core._connections._tls = tls
+        assert (await events.get()).change == "up"
+        assert (await ask(core)).text
 
 
 def test_a_provider_needs_no_more_than_its_name() -> None:

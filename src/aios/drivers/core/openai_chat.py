@@ -139,7 +139,10 @@ class OpenAIChat:
         return Health(up=not self._down, detail=self._down)
 
     async def start(self, changed: Callable[[CoreEvent], None]) -> None:
-        """Look whether the server is there. Raises `Unavailable` if it is not, or lists no model and none is configured."""
+        """Look whether the server is there. Raises `Unavailable` if it is not, or lists no model and none is configured.
+
+        One that may cost money is elsewhere, and may be out of reach just now: with models in its configuration it is down then.
+        """
         self._changed = changed
         address, tls = self._address, self._tls
         headers = HEADERS if self._key is None else {**HEADERS, "Authorization": self._key.header}
@@ -148,9 +151,15 @@ class OpenAIChat:
         try:
             listed = await self._ask_models()
         except (OSError, TimeoutError) as problem:
+            if self.config.needs_limit and self.config.models:
+                self._down = ""
+                self._lose(_reason(problem))
+                return
             self._connections.close()
-            message = f"no server answers at {self.config.base_url} ({_reason(problem)}): start it, or mend `base_url`"
-            raise Unavailable(message) from None
+            mend = (
+                "name its `models`, and it is used once it answers" if self.config.needs_limit else "start it, or mend `base_url`"
+            )
+            raise Unavailable(f"no server answers at {self.config.base_url} ({_reason(problem)}): {mend}") from None
         except AiosError:
             self._connections.close()
             raise
