@@ -201,6 +201,13 @@ async def test_a_provider_that_tells_the_key_in_an_answer_is_not_passed_on(ours:
             await ask(core)
 
 
+def test_a_key_is_hidden_among_letters_of_any_kind_and_length() -> None:
+    assert KEY.hide(f"İİİİ {VALUE} ﬃ") == "İİİİ *** ﬃ"
+    assert KEY.hide(f"{VALUE}{VALUE}") == "***" and KEY.hide("nothing of it") == "nothing of it"
+    assert Key("K", "ab").hide("a ab AB b") == "a *** *** b"
+    assert len(KEY.hide("x" * 100_000)) <= 2000
+
+
 def test_a_key_does_not_show_itself() -> None:
     assert VALUE not in repr(KEY) + str(KEY) + f"{KEY}" and repr(KEY) == "Key(SOME_API_KEY)"
     with pytest.raises(TypeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import string
 
 from aios.abi.errors import Invalid
 
@@ -11,6 +12,11 @@ MOST_CHARACTERS = 4096
 TOLD_CHARACTERS = 8
 """So many characters of a key, in a row, are taken out of what its provider says."""
 HIDDEN = "***"
+MOST_TEXT = 2000
+"""Characters of a text that is told on; what is beyond them is not."""
+
+SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+"""Letter for letter: `lower` makes two of some."""
 
 _in_a_header = re.compile(r"[!-~]+")
 
@@ -27,7 +33,7 @@ class Key:
         self._value = value
         size = min(TOLD_CHARACTERS, len(value))
         forms = (value, base64.b64encode(value.encode()).decode().rstrip("="))
-        self._pieces = {form[at : at + size].lower() for form in forms for at in range(len(form) - size + 1)}
+        self._pieces = {form[at : at + size].translate(SMALL) for form in forms for at in range(len(form) - size + 1)}
 
     def __repr__(self) -> str:
         return f"Key({self.variable})"
@@ -42,8 +48,8 @@ class Key:
 
     def hide(self, text: str) -> str:
         """A text without the key, or pieces of it, also where they are told in base64 or in other letters."""
-        size = min(TOLD_CHARACTERS, len(self._value))
-        lower = text.lower()
+        size, text = min(TOLD_CHARACTERS, len(self._value)), text[:MOST_TEXT]
+        lower = text.translate(SMALL)
         told = bytearray(len(text))
         for at in range(len(lower) - size + 1):
             if lower[at : at + size] in self._pieces:
