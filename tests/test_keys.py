@@ -79,6 +79,18 @@ def test_only_what_was_accepted_for_a_place_is_allowed_and_only_with_an_amount()
     assert not msgspec.structs.replace(again, amount=None).allows(OPENAI)
 
 
+def test_only_a_provider_s_own_address_is_meant_without_being_named() -> None:
+    assert OPENAI.usual and GROQ.command == "aios up --budget USD --per month"
+    for other in (
+        Use("OPENAI_API_KEY", "https://api.openai.com.evil.example"),
+        Use("OPENAI_API_KEY", "https://api.openai.com", "/their/ca.pem"),
+        Use("OPENAI_API_KEY", GROQ.origin),
+        Use("", OPENAI.origin),
+        Use("OTHER_API_KEY", OPENAI.origin),
+    ):
+        assert not other.usual and other.command.endswith(f"--to {other.origin}")
+
+
 def test_what_the_operator_said_is_kept_for_its_eyes_alone(config: Config) -> None:
     assert read_allowance(config.home) == Allowance()
     said = Allowance(5, "day", (OPENAI,), (GROQ,))

@@ -24,7 +24,7 @@ from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel, interp
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
-from aios.keys import NONE_HELD, SWITCH_ON, Allowance, Held, Paid, paid_cores, read_allowance, take_keys
+from aios.keys import NONE_HELD, Allowance, Held, Paid, paid_cores, read_allowance, take_keys
 from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.prices import LOCAL
@@ -156,7 +156,7 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
         if not each.present:
             return f"off: `{each.core.name}` wants a key, and {held.wrong.get(each.use.variable, 'there is none')}"
         if not allowance.allows(each.use):
-            return f"off: {each.use} has no limit: `{SWITCH_ON}` gives all keys one"
+            return f"off: {each.use} has no limit: `{each.use.command}` gives it one"
         try:
             core = OpenAIChat(each.core, held.keys.get(each.use.variable))
             await kernel.add_core(core)

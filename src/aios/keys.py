@@ -18,12 +18,11 @@ from aios.abi.errors import Invalid, Unavailable
 from aios.config import Config
 from aios.drivers.core.key import Key
 from aios.drivers.core.openai_chat import OpenAIChatConfig
-from aios.drivers.core.providers import COMING, PROVIDERS, core_of
+from aios.drivers.core.providers import BY_VARIABLE, COMING, PROVIDERS, core_of
 from aios.drivers.store.document import FileDocument
 from aios.kernel.access.tokens import PREFIX
 
 FILE_NAME = "keys.json"
-SWITCH_ON = "aios up --budget USD --per month"
 OWN_TOKEN = re.compile(rf"{PREFIX}[\w-]{{43}}", re.ASCII)
 """As `aios token add` makes them: the prefix and 256 bits."""
 
@@ -34,6 +33,17 @@ class Use(msgspec.Struct, frozen=True, order=True):
     variable: str
     origin: str
     ca_file: str = ""
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is where the key of a known provider is meant to go."""
+        provider = BY_VARIABLE.get(self.variable)
+        return provider is not None and not self.ca_file and self.origin == core_of(provider).origin
+
+    @property
+    def command(self) -> str:
+        """What switches it on."""
+        return "aios up --budget USD --per month" + ("" if self.usual else f" --to {self.origin}")
 
     def __str__(self) -> str:
         vouched = f", vouched for by {self.ca_file}" if self.ca_file else ""

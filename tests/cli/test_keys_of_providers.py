@@ -132,19 +132,23 @@ def nowhere(place: Place, *said: str) -> None:
 
 def test_without_a_limit_a_key_is_off_and_the_command_that_switches_it_on_is_told(place: Place, far: Provider) -> None:
     with up(place) as said:
-        assert re.search(r"off: FAR_API_KEY to https://127.0.0.1:\d+.* has no limit: `aios up --budget USD --per month`", said)
+        assert re.search(
+            r"off: FAR_API_KEY to https://127.0.0.1:\d+.* has no limit: `aios up --budget USD --per month --to https://127", said
+        )
         assert "budget:" not in said and place.json("models", "--json")["models"] == []
         doctor = place.aios("doctor").stdout
         assert "FAR_API_KEY" in doctor and "off until there is a limit" in doctor
     with up(place, "--yes") as said:
-        assert "--yes switches no key on without an amount: `aios up --yes --budget USD --per month` does" in said
+        assert "--yes switches no key on without an amount: `aios up --budget USD --per month --to https://127.0.0.1:" in said
         assert "off: FAR_API_KEY" in said
+    with up(place, "--yes", "--budget", "5") as said:
+        assert "is not meant by --budget alone: `--to https://127.0.0.1:" in said and "off: FAR_API_KEY" in said
     assert far.said == []
     nowhere(place, said, doctor)
 
 
 def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Provider) -> None:
-    with up(place, "--budget", "0.01", "--per", "day") as said:
+    with up(place, "--budget", "0.01", "--per", "day", "--to", f"https://127.0.0.1:{far.port}") as said:
         assert re.search(r"on: FAR_API_KEY to https://\S+, vouched for by \S+, 1 models on core `far`", said)
         assert "budget: $0.01 per day for all together, $0.01 left" in said
         assert "note: what core `far` costs is aios.toml's word" in said
@@ -242,12 +246,12 @@ def test_a_wrong_key_and_an_untrusted_server_leave_a_kernel_that_runs(
     place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAR_API_KEY", KEY[::-1])
-    with up(place, "--budget", "1") as said:
+    with up(place, "--budget", "1", "--to", f"https://127.0.0.1:{far.port}") as said:
         assert "the provider does not take the key in $FAR_API_KEY" in said and KEY[::-1][7:15] not in said
     write_config(place, far, ca_file="")
     monkeypatch.setenv("FAR_API_KEY", KEY)
     far.said.clear()
-    with up(place, "--budget", "1") as said:
+    with up(place, "--budget", "1", "--to", f"https://127.0.0.1:{far.port}") as said:
         assert "not trusted" in said or "certificate" in said
     assert far.said == []
 

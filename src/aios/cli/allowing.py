@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -17,20 +18,25 @@ from aios.keys import Allowance, Use, keys_in, paid_cores, read_allowance, write
 TIMED: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 
 
-def allow(config: Config, budget: int | None, window: Window, yes: bool) -> None:
-    """Settle what the kernel that starts now may do with the keys that are there. Nothing is switched on but by an amount."""
+def allow(config: Config, budget: int | None, window: Window, places: Sequence[str], yes: bool) -> None:
+    """Settle what the kernel that starts now may do with the keys that are there. Nothing is switched on but by an amount.
+
+    An amount without a question is one for providers' own addresses, and for `places`: a configuration may name others.
+    """
     allowance = read_allowance(config.home)
     there = keys_in(os.environ, config)
     uses = [each.use for each in paid_cores(config, dict.fromkeys(there)) if each.present]
     new = [use for use in uses if use not in allowance.accepted]
     unasked = [use for use in new if use not in allowance.declined]
     if budget is not None:
-        said = allowance.accepting(uses, budget, window) if budget else allowance.declining(uses)
-        write_allowance(config.home, said)
+        meant = [use for use in uses if use.usual or use in allowance.accepted or use.origin in places]
+        for use in [use for use in uses if use not in meant and budget]:
+            say(f"{use} is not meant by --budget alone: `--to {use.origin}` adds it")
+        write_allowance(config.home, allowance.accepting(meant, budget, window) if budget else allowance.declining(uses))
     elif unasked and not yes and sys.stdin.isatty():
         write_allowance(config.home, asked(allowance, unasked))
     elif unasked and yes:
-        say(f"--yes switches no key on without an amount: `aios up --yes --budget USD --per {window}` does")
+        say(f"--yes switches no key on without an amount: `{unasked[0].command}` does")
     for name in there:
         if name in COMING:
             say(f"key {name}: {COMING[name]} is coming, its wire is not spoken yet")

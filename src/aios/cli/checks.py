@@ -31,7 +31,7 @@ from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Shelf
 from aios.drivers.core.providers import COMING
 from aios.drivers.embed import driver as embed
 from aios.drivers.sandbox.landlock import LandlockSandbox
-from aios.keys import SWITCH_ON, keys_in, paid_cores, read_allowance
+from aios.keys import keys_in, paid_cores, read_allowance
 from aios.sdk.client import Client
 
 LEAST_FREE_BYTES = 500_000_000
@@ -289,7 +289,7 @@ def provider_keys(config: Config) -> Iterator[Check]:
         elif allowance.allows(each.use):
             yield Check("ok", "key", f"{each.use}: may be used, within {limit_of(allowance)} for all keys")
         else:
-            yield Check("warn", "key", f"{each.use}: off until there is a limit", f"`{SWITCH_ON}`")
+            yield Check("warn", "key", f"{each.use}: off until there is a limit", f"`{each.use.command}`")
     for name in there:
         if name in COMING:
             yield Check("warn", "key", f"{name} is set; {COMING[name]} is coming: its wire is not spoken yet", "nothing to do")

@@ -36,12 +36,15 @@ LOG_BYTES = 4096
 @click.option("--no-local", is_flag=True, help="Without a model on this machine.")
 @click.option("--budget", type=Dollars(), metavar="USD", help="What the keys of providers may spend together; 0: they are off.")
 @click.option("--per", "window", type=click.Choice(TIMED), default="month", show_default=True, help="For how long, in UTC.")
+@click.option(
+    "--to", "places", multiple=True, metavar="ADDRESS", help="With --budget: where else of the configuration keys may go."
+)
 @yes
 @click.option("--ready", type=int, hidden=True, help="The descriptor that is closed when the kernel answers.")
 @click.option("--until", type=int, hidden=True, help="The descriptor that ends when the kernel shall.")
 def up(
-    detach: bool, port: int | None, file: Path | None, no_local: bool, budget: int | None, window: Window, yes: bool,
-    ready: int | None, until: int | None,
+    detach: bool, port: int | None, file: Path | None, no_local: bool, budget: int | None, window: Window,
+    places: tuple[str, ...], yes: bool, ready: int | None, until: int | None,
 ) -> None:  # fmt: skip
     """Start the kernel.
 
@@ -58,7 +61,7 @@ def up(
         return
     config = with_options(read_config(file), port, no_local)
     if ready is None:  # else whoever started it has asked
-        allow(config, budget, window, yes)
+        allow(config, budget, window, places, yes)
     if detach:
         show(started(config, sys.argv[1:]), budget_now())
         return

@@ -88,6 +88,9 @@ class OpenAIChatConfig:
     def __post_init__(self) -> None:
         within("slots", self.slots, 1, 10_000)
         within("window", self.window, 1, 100_000_000)
+        for field in ("name", "ca_file"):
+            if not str(getattr(self, field) or "").isprintable():
+                raise ValueError(f"`{field}` must be printable")
         if self.key_env and not _variable.fullmatch(self.key_env):
             raise ValueError("`key_env` must be the name of an environment variable in capital letters, and not a key")
 
