@@ -154,7 +154,7 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
 
     async def add(each: Paid) -> str:
         if not each.present:
-            return f"off: `{each.core.name}` wants a key, and {held.wrong.get(each.use.variable, 'there is none')}"
+            return f"off: `{each.core.name}`: {held.wrong.get(each.use.variable, f'${each.use.variable} holds no key')}"
         if not allowance.allows(each.use):
             return f"off: {each.use} has no limit: `{each.use.command}` gives it one"
         try:

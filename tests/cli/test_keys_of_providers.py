@@ -9,6 +9,8 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +60,8 @@ def serving(provider: Provider, tls: ssl.SSLContext) -> Iterator[None]:
             key = self.headers["Authorization"]
             provider.said.append((self.path, key))
             good = key == f"Bearer {KEY}"
-            body = body if good else f'{{"error": {{"message": "Incorrect API key provided: {key}"}}}}'.encode()
+            if not good or (provider.status != 200 and self.path.endswith("completions")):
+                body = f'{{"error": {{"message": "Incorrect API key provided: {key}"}}}}'.encode()
             self.send_response(401 if not good else provider.status if self.path.endswith("completions") else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -188,6 +191,34 @@ def test_a_refusal_of_the_provider_costs_nothing_and_what_nobody_can_know_costs_
         monkeypatch.setattr(far, "status", 429)
         generate(place, expect=1)
         assert charged[0] in place.aios("up").stderr
+
+
+def test_a_client_at_a_door_is_answered_and_hears_nothing_of_the_key(
+    place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_allowance_of(place, far)
+    with up(place) as said:
+        http = re.search(r"http://\S+", said)
+        assert http is not None
+        token = re.search(r"aios_\S+", place.aios("token", "add", "--agent", "client", "--grant", "use /llm/*").stdout)
+        assert token is not None
+        answered = [asked(f"{http[0]}/v1/chat/completions", token[0])]
+        for status in (400, 401, 429, 500):
+            monkeypatch.setattr(far, "status", status)
+            answered.append(asked(f"{http[0]}/v1/chat/completions", token[0]))
+    assert "far away" in answered[0] and len(set(answered)) == 5
+    nowhere(place, *answered)
+
+
+def asked(url: str, token: str) -> str:
+    """What a client of OpenAI's wire hears, heads and all."""
+    body = json.dumps({"model": "far-1", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16}).encode()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
+            return f"{answer.headers} {answer.read().decode()}"
+    except urllib.error.HTTPError as refused:
+        return f"{refused.headers} {refused.read().decode()}"
 
 
 def test_a_key_that_would_go_elsewhere_is_off_again(place: Place, far: Provider) -> None:
