@@ -290,6 +290,28 @@ async def test_what_an_answer_may_have_at_most_is_called_as_the_provider_calls_i
             assert {key: value for key, value in server.bodies[0].items() if key not in kept} == sent
 
 
+async def test_a_provider_hears_who_asks_and_where_and_no_more_than_it_needs(ours: Authority) -> None:
+    async with provider(ours) as (server, core):
+        heads: list[dict[str, str]] = []
+
+        async def note(request: web.Request) -> web.StreamResponse:
+            heads.append(dict(request.headers))
+            return web.Response(text='data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n')
+
+        await started(core)
+        server.instead = note
+        await ask(core)
+        address = server.base_url.removeprefix("https://").removesuffix("/v1")
+        assert {name: value for name, value in heads[0].items() if name != "Content-Length"} == {
+            "Host": address,
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "User-Agent": "aios",
+            "Authorization": f"Bearer {VALUE}",
+        }
+
+
 @pytest.mark.parametrize(
     "words",
     [

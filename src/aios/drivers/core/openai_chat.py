@@ -54,6 +54,8 @@ LONGEST_PROBE_S = 60.0
 MOST_MODELS, MOST_NAME_CHARACTERS = 5000, 200
 """Of those that a server lists."""
 
+FAR_HEADERS = {"User-Agent": "aios"}
+"""What stands before providers turns away who does not say what it is."""
 HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
 
 
@@ -148,7 +150,9 @@ class OpenAIChat:
         """
         self._changed = changed
         address, tls = self._address, self._tls
-        headers = HEADERS if self._key is None else {**HEADERS, "Authorization": self._key.header}
+        headers = HEADERS if tls is None else {**HEADERS, **FAR_HEADERS}
+        if self._key is not None:
+            headers = {**headers, "Authorization": self._key.header}
         port = address.port or (80 if tls is None else HTTPS_PORT)
         self._connections = Connections(address.hostname or "", port, headers, KEEP_ALIVE_S, tls)
         try:
