@@ -11,8 +11,9 @@ import os
 from dataclasses import dataclass
 
 import pytest
-from stage import CLIENTS, HELLO, WAITED, stage
+from stage import CLIENTS, HELLO, WAITED, Failure, stage
 
+from aios.abi.account import SetLimit
 from aios.server import exchange
 
 
@@ -20,13 +21,15 @@ from aios.server import exchange
 class Client:
     """An environment, and the program that is played in it. `streams`: whether its user sees the pieces of a stream.
 
-    `says_retries`: whether its second try can be told from another call that happens to be equal.
+    `says_retries`: whether its second try can be told from another call that happens to be equal. `tries`: how often it asks a door
+    that refuses it for good, at most.
     """
 
     name: str
     program: str
     streams: bool = True
     says_retries: bool = True
+    tries: int = 1
 
 
 PLAYED = (
@@ -45,10 +48,12 @@ PLAYED = (
     Client("litellm", "litellm_calls.py"),
     Client("claude-agent-sdk", "claude_agent.py", says_retries=False),
     Client("codex", "codex_cli.py", streams=False, says_retries=False),
-    Client("opencode", "opencode_cli.py", streams=False, says_retries=False),
+    Client("opencode", "opencode_cli.py", streams=False, says_retries=False, tries=2),
 )
 EVERY = bool(os.environ.get("AIOS_TEST_CLIENTS"))
 TESTED = ("openai-3", "openai-2", "anthropic", "openai-agents", "langgraph")
+ACCOUNT = "/local/client"
+"""What the token of the stage is charged to."""
 SCALE = 60
 """The clients' patience and the server's intervals are both so many times shorter than in life."""
 
@@ -103,6 +108,21 @@ async def test_a_connection_that_is_cut_costs_no_second_call(client: Client) -> 
         got = await s.play(client.name, client.program, ["cut"])
         assert (s.wire.cuts, len(s.core.calls)) == (1, 1 if client.says_retries else 2)
     assert got["cut"] == HELLO
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", ("hello", "tools", "stream"))
+async def test_a_spent_budget_is_asked_for_once_and_no_model_works(client: Client, scene: str) -> None:
+    """The refusal says the account and the command that raises its limit, in every client's own words for an error."""
+    if scene == "stream" and not client.streams:
+        scene = "hello"
+    async with stage() as s:
+        await s.k.operator.call(SetLimit(account=ACCOUNT, unit="calls", amount=0, window="day"))
+        got = await s.play(client.name, client.program, [scene])
+        assert (len(s.wire.bodies()), s.core.calls) == (client.tries, [])
+    assert isinstance(got[scene], Failure)
+    assert "aios budget" in got[scene] and ACCOUNT in got[scene]
 
 
 @pytest.mark.real

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from aios.abi.account import LimitState
 from aios.abi.process import Signal
 from aios.abi.request import Class, Reply, Request, Trace
 from aios.abi.waits import Outcome, State
@@ -109,10 +110,18 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
 
 
 class AccountChanged(Happened, frozen=True, gc=False, tag="account"):
-    """An account was `limited`; a call of it was `refused` or `parked`, as its budget is spent; or more was billed than that."""
+    """An account was `limited`; a call of it was `refused` or `parked`, as its budget is spent; or more was billed than that.
+
+    `resumed`: a call that was parked has its turn and its reservation. `call`: of the process `name`. `limit`: as it stands then,
+    if it is about one; `needs`: of its unit, the least that the call that it stops may come to.
+    """
 
     account: str
-    change: Literal["limited", "refused", "parked", "overbilled"]
+    change: Literal["limited", "refused", "parked", "resumed", "overbilled"]
+    call: str = ""
+    name: str = ""
+    limit: LimitState | None = None
+    needs: int = 0
     detail: str = ""
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +17,25 @@ import click
 import msgspec
 
 import aios
+from aios.abi.account import SetLimit
 from aios.abi.errors import Failed
-from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, Preempted, ProcessChanged, ReadEvents
+from aios.abi.event import (
+    AccountChanged,
+    AnyEvent,
+    CallEnded,
+    CoreChanged,
+    Dispatched,
+    EventPage,
+    Preempted,
+    ProcessChanged,
+    ReadEvents,
+)
 from aios.abi.manifest import Manifest
 from aios.abi.process import Explain, ProcessInfo, SignalProcess, Spawn
 from aios.abi.request import Request
 from aios.abi.system import AddToken, ListCores
 from aios.cli.command import Command
-from aios.cli.facts import CLIENT, SLOTS, Fact, facts
+from aios.cli.facts import CLIENT, RUNAWAY, SLOTS, Fact, facts
 from aios.cli.lanes import LiveLanes
 from aios.cli.own import kernel_of_its_own
 from aios.cli.running import Running
@@ -41,6 +53,8 @@ QUESTIONS = tuple(
     f"In a word: what {verb} here?" for verb in ("calls", "waits", "holds", "decides", "ends", "stays", "asks", "acts")
 )
 HANDBOOK_CHARACTERS = 1600
+ALLOWED, RAISED = 870, 100_000
+"""Tokens that the runaway may spend a day: enough for its first call and not for its second, and then for all that it asks."""
 MIDST_S = 0.6
 """After so long a generation is under way, and not near its end."""
 SETTINGS = """\
@@ -164,10 +178,19 @@ class Stage:
             (e for e in self.events if isinstance(e, ProcessChanged) and e.pid == process.pid and e.state == "ended"), None
         )
 
+    def parked(self, process: ProcessInfo) -> bool:
+        """Whether a call of the process was parked, as its budget is spent."""
+        return any(isinstance(e, AccountChanged) and e.change == "parked" and e.name == process.name for e in self.events)
+
     def acting(self, process: ProcessInfo) -> bool:
         """Whether a call of the process has its slot now."""
-        turns = {e.call for e in self.events if isinstance(e, Dispatched) and e.pid == process.pid}
-        return bool(turns - {e.call for e in self.events if isinstance(e, CallEnded)})
+        acts: set[str] = set()
+        for event in self.events:
+            if isinstance(event, CallEnded | Preempted):
+                acts.discard(event.call)
+            if isinstance(event, Dispatched | Preempted) and getattr(event, "change", "resumed") == "resumed":
+                acts |= {event.call} if event.pid == process.pid else set()
+        return bool(acts)
 
 
 def story(event: AnyEvent) -> str:
@@ -236,9 +259,17 @@ def an_urgent_one(stage: Stage) -> None:
 
 
 def a_runaway(stage: Stage, texts: Sequence[str]) -> list[ProcessInfo]:
+    limit = partial(SetLimit, account=RUNAWAY, unit="tokens", window="day")
+    stage.call(limit(amount=ALLOWED))
     process = stage.spawn(fleet.runaway)
-    stage.wait(lambda: stage.acting(process), "the runaway's first slot")
+    stage.say(f"{process.name} comes, which asks for ever; `{RUNAWAY}` may spend {ALLOWED} tokens a day")
+    stage.wait(lambda: stage.parked(process), "the end of the runaway's budget")
+    stage.say(f"`aios why {process.name}`: {stage.call(Explain(pid=process.pid)).reason}")
+    stage.say(f"the operator raises it: `aios budget {RUNAWAY} --tokens {RAISED} --per day`")
+    stage.call(limit(amount=RAISED))
+    stage.wait(lambda: stage.acting(process), "the runaway's parked call going on")
     crowd = a_full_house(stage, texts, WAITING_STILL)
+    stage.wait(lambda: stage.acting(process), "the runaway's slot")
     stage.say(f"{process.name} asks for ever: {stage.call(Explain(pid=process.pid)).reason}; the operator kills it")
     stage.call(SignalProcess(pid=process.pid, signal="kill"))
     stage.wait(lambda: stage.ended(process), "the runaway's end")

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from aios.abi.event import AnyEvent, CallEnded, CoreChanged, Dispatched, HostChanged, Preempted, ProcessChanged, Signalled
+from aios.abi.event import (
+    AccountChanged,
+    AnyEvent,
+    CallEnded,
+    CoreChanged,
+    Dispatched,
+    HostChanged,
+    Preempted,
+    ProcessChanged,
+    Signalled,
+)
 
 FLEET, SLOTS = 12, 4
 FREE_AT_ONCE_S = 0.5
@@ -15,6 +25,9 @@ SHARED = 0.6
 """Of all the clerks' prompt tokens, at least: each but the first could share nine tenths of its own."""
 CLIENT = "visitor"
 """The agent that the unmodified client's token speaks for."""
+
+RUNAWAY = "/local/runaway"
+"""The account of the runaway."""
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -77,6 +90,38 @@ def the_urgent_goes_first(events: Sequence[AnyEvent]) -> Fact:
         f"{len(went_on)} of {len(held)} that had a slot stood back, and went on"
     )
     return Fact(name, full and passed == waited and went_on == held, detail)
+
+
+def the_runaway_keeps_to_its_budget(events: Sequence[AnyEvent]) -> Fact:
+    name = "a runaway whose budget is spent is parked before its call begins, not refused, and goes on when the limit is raised"
+    told = [e for e in events if isinstance(e, AccountChanged) and e.account == RUNAWAY]
+    parked = next((e for e in told if e.change == "parked"), None)
+    raised = next((e for e in told if parked is not None and e.change == "limited" and e.seq > parked.seq), None)
+    resumed = next((e for e in told if raised is not None and e.change == "resumed" and e.seq > raised.seq), None)
+    if parked is None or raised is None or resumed is None:
+        return Fact(name, False, f"of its account the log tells: {', '.join(e.change for e in told) or 'nothing'}")
+    before, after = parked.limit, resumed.limit
+    if before is None or after is None or resumed.call != parked.call:
+        return Fact(name, False, "the call that went on is not the one that was parked")
+    spent = sum(call.input_tokens + call.output_tokens for call in generated(events) if of_runaway(call) and call.seq < parked.seq)
+    turns = [e for e in events if isinstance(e, Dispatched) and of_runaway(e) and e.seq > parked.seq]
+    states = [e.limit for e in told if e.limit is not None]
+    ok = (
+        spent == before.spent > 0
+        and before.spent + before.reserved + parked.needs > before.amount
+        and all(state.spent + state.reserved <= state.amount for state in states)
+        and bool(turns) and turns[0].call == parked.call and turns[0].seq > raised.seq
+        and all(e.change != "refused" for e in told)
+    )  # fmt: skip
+    detail = (
+        f"parked at {before.spent} tokens spent and {before.reserved} reserved of {before.amount} a day, as its call may come to "
+        f"{parked.needs} more; raised to {after.amount:,}, it went on: {after.spent} spent and {after.reserved} reserved"
+    )
+    return Fact(name, ok, detail)
+
+
+def of_runaway(event: AnyEvent) -> bool:
+    return agent(event) == "runaway"
 
 
 def the_runaway_is_stopped(events: Sequence[AnyEvent]) -> Fact:
@@ -158,6 +203,7 @@ FACTS: tuple[Callable[[Sequence[AnyEvent]], Fact], ...] = (
     the_fleet_finishes,
     a_common_prompt_is_read_once,
     the_urgent_goes_first,
+    the_runaway_keeps_to_its_budget,
     the_runaway_is_stopped,
     the_killed_agent_is_back,
     the_model_host_is_replaced,

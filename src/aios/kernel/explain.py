@@ -95,6 +95,8 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
         return f"`{first.row}` waits for {first.wait.on}, held by {first.wait.holder}{eta}"
     if first.wait.code == "C":
         return f"`{first.row}` waits for {first.wait.on}, which is down"
+    if first.wait.parked:
+        return f"`{first.row}` is parked: {first.wait.on}"
     return f"`{first.row}` waits for {first.wait.on}"
 
 

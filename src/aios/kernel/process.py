@@ -64,7 +64,7 @@ class Call(msgspec.Struct, eq=False):
     `payment`: what is reserved for an attempt, if anything is; `granted`: tokens that its answer may have, where they are fewer
     than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars. `quota`:
     see `Started`. `hear_out`: there when its caller went away but its answer is read on; does what it is given when that ended.
-    `queued`: its caller heard that it waits.
+    `queued`: its caller heard that it waits. `parked`: the account that it was parked at before its turn, and the limit.
     `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 
@@ -108,6 +108,7 @@ class Call(msgspec.Struct, eq=False):
     acted: bool = False
     payment: Any = None
     queued: bool = False
+    parked: Any = None
     hear_out: Callable[[Callable[[], Any]], None] | None = None
     came_to: Amount | None = None
     quota: tuple[LimitState, ...] = ()

@@ -32,9 +32,11 @@ async def urgent(k: aios.Kernel, question: str) -> str:
 
 @aios.agent(cls="standard")
 async def runaway(k: aios.Kernel) -> None:
-    """Asks for ever."""
+    """Asks for ever, and soon for more."""
+    tokens = 16
     while True:
-        await k.ask("Count upwards from one, and never stop.", max_tokens=400)
+        await k.ask("Count upwards from one, and never stop.", max_tokens=tokens)
+        tokens = 400
 
 
 @aios.agent(cls="standard")

@@ -77,9 +77,13 @@ class AccountCalls:
         self._book.note_limits(account)
         most = "no limit" if request.amount is None else words(unit, request.amount)
         detail = f"{request.unit}{per(request.window)}: {most}, by {call.process.name}"
-        self._events.add(AccountChanged, tenant=account.tenant, account=account.name, change="limited", detail=detail)
+        state = self.state(account)
+        limit = next((each for each in state.limits if (each.unit, each.window) == (request.unit, request.window)), None)
+        self._events.add(
+            AccountChanged, tenant=account.tenant, account=account.name, change="limited", limit=limit, detail=detail
+        )
         self._till.tell_changed(account)
-        return self.state(account)
+        return state
 
     def state(self, account: Account) -> AccountState:
         """An account as others see it."""

@@ -17,11 +17,11 @@ from aios.kernel.deadlines import Deadlines
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
 from aios.kernel.lanes.policy import Ticket
-from aios.kernel.ledger.accounts import Account
+from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.ledger import Short
 from aios.kernel.ledger.payments import Payment, Till
-from aios.kernel.ledger.states import tightest
+from aios.kernel.ledger.states import limit_state, tightest
 from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
@@ -110,8 +110,7 @@ class Cashier:
                 await self._wait_at_rate(call, short, bound)
                 continue
             if not parks(call.process):
-                self._tell(short.account, "refused", f"{call.process.name}: {why(short, bound, self._now_ns())}")
-                raise OverBudget(why(short, bound, self._now_ns()), retry_after_s=None)
+                raise OverBudget(self._stop(call, short, bound, "refused"), retry_after_s=None)
             await self._park(call, short, bound)
         return payment
 
@@ -123,8 +122,7 @@ class Cashier:
         deadline_s = call.options.deadline_s
         late = deadline_s is not None and call.asked + deadline_s < self._clock.monotonic() + ends_s
         if late or self._till.waiting_at(account) >= MOST_AT_RATE:
-            self._tell(account, "refused", f"{call.process.name}: {why(short, bound, now_ns)}")
-            raise RateLimited(why(short, bound, now_ns), retry_after_s=max(1.0, ends_s))
+            raise RateLimited(self._stop(call, short, bound, "refused"), retry_after_s=max(1.0, ends_s))
         wait = Wait(code="R", on=why(short, bound, now_ns), since_ns=now_ns, holder=account.name, eta_s=ends_s)
         call.waits = lambda: wait
         if call.tell is not None and not call.queued:
@@ -140,15 +138,23 @@ class Cashier:
         account, now_ns = short.account, self._now_ns()
         ends = ends_ns(short.limit.window, now_ns) if short.limit is not None else None
         eta_s = (ends - now_ns) / NANO if ends is not None and short.because == "spent" else None
-        wait = Wait(code="B", on=why(short, bound, now_ns), since_ns=now_ns, holder=account.name, eta_s=eta_s, parked=True)
-        self._tell(account, "parked", f"{call.process.name}: {wait.on}")
+        on = self._stop(call, short, bound, "parked")
+        wait = Wait(code="B", on=on, since_ns=now_ns, holder=account.name, eta_s=eta_s, parked=True)
         self._deadlines.pause(call)
         call.waits = lambda: wait
+        call.parked = account, short.limit
         try:
             await self._till.changed(account, short.limit.window if short.limit is not None else "lifetime", call)
         finally:
             call.waits = None
             self._deadlines.go_on(call)
+
+    def _stop(self, call: Call, short: Short, bound: Bound, change: str) -> str:
+        """Tell that a call may not be made; why."""
+        said = why(short, bound, self._now_ns())
+        needs = 0 if short.limit is None else bound.of(bound.least)[short.limit.unit]
+        self._tell(short.account, change, f"{call.process.name}: {said}", call, short.limit, needs)
+        return said
 
     @staticmethod
     def _soften(call: Call, accounts: Iterable[Account]) -> None:
@@ -176,8 +182,16 @@ class Cashier:
             payment.recorded = True
             if payment.limited and call.tell is not None:
                 call.quota = self.quota(call)
+            if call.parked is not None:
+                self._tell_resumed(call)
             accounts = tuple([account.name for account in reservation.accounts])
             self._journal.reservation(call, Reserved(payment.server, accounts, *reservation.amount))
+
+    def _tell_resumed(self, call: Call) -> None:
+        account, limit = call.parked
+        call.parked = None
+        now = [each for each in account.limits if limit is not None and (each.unit, each.window) == (limit.unit, limit.window)]
+        self._tell(account, "resumed", f"{call.process.name}: it has its turn, and its reservation", call, now[0] if now else None)
 
     def release(self, call: Call, ticket: Ticket) -> None:
         """An attempt got no turn, or gave it back: nothing is reserved for it any more."""
@@ -229,10 +243,16 @@ class Cashier:
         said = ", ".join(f"{words(unit, amount)}" for unit, amount in enumerate(over) if amount)
         blocked = [account for account in payment.accounts_on(payment.server) if account.overbilled]
         for account in blocked or payment.accounts[-1:]:
-            self._tell(account, "overbilled", f"{call.process.name} on {call.core}: {said} beyond what was reserved")
+            self._tell(account, "overbilled", f"{call.process.name} on {call.core}: {said} beyond what was reserved", call)
 
-    def _tell(self, account: Account, change: str, detail: str) -> None:
-        self._events.add(AccountChanged, tenant=account.tenant, account=account.name, change=change, detail=detail)
+    def _tell(
+        self, account: Account, change: str, detail: str, call: Call, limit: Limit | None = None, needs: int = 0
+    ) -> None:
+        state = None if limit is None else limit_state(account, limit, self._now_ns())
+        self._events.add(
+            AccountChanged, tenant=account.tenant, account=account.name, change=change, call=call.id, name=call.process.name, limit=state,
+            needs=needs, detail=detail,
+        )  # fmt: skip
 
     def _now_ns(self) -> int:
         return self._clock.now_ns()
@@ -265,13 +285,13 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     if short.because == "price":
         says = "say it in `[prices]` of aios.toml, see `aios prices`"
         return f"`{name}` has a limit of {most}, and nobody knows what this call costs: {says}"
+    least = words(limit.unit, bound.of(bound.least)[limit.unit])
     if short.because == "limit":
-        least = words(limit.unit, bound.of(bound.least)[limit.unit])
         return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"
     spent = words(limit.unit, short.account.spent_in(limit.window, limit.unit))
     ends = ends_ns(limit.window, now_ns)
     resets = f", begins anew at {utc(ends)}" if ends is not None else ""
-    return f"`{name}` has spent {spent} of {most}{resets}: {raises}"
+    return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
 
 
 def words(unit: int, amount: int) -> str:
