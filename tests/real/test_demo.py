@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from aios.abi.event import AnyEvent, CallEnded, CoreChanged, EventPage, Preempted, ProcessChanged
+from aios.abi.event import AccountChanged, AnyEvent, CallEnded, CoreChanged, Dispatched, EventPage, Preempted, ProcessChanged
 from aios.cli.facts import Fact, agent, facts
 
 Events = list[AnyEvent]
@@ -97,6 +97,54 @@ def a_slot_was_free(events: Events) -> Events:
     return [e for e in events if e is not held]
 
 
+def told(event: AnyEvent, change: str) -> bool:
+    return isinstance(event, AccountChanged) and event.change == change
+
+
+def runaway_was_never_parked(events: Events) -> Events:
+    return [e for e in events if not told(e, "parked")]
+
+
+def runaway_was_refused(events: Events) -> Events:
+    place, parked = next((i, e) for i, e in enumerate(events) if isinstance(e, AccountChanged) and told(e, "parked"))
+    return [*events[: place + 1], replace(parked, change="refused"), *events[place + 1 :]]
+
+
+def runaway_was_charged_afterwards(events: Events) -> Events:
+    """Its first answer was as long as it liked, and the account says so."""
+    first = next(e.seq for e in events if isinstance(e, CallEnded) and agent(e) == "runaway")
+    longer = [replace(e, output_tokens=e.output_tokens + 2000) if isinstance(e, CallEnded) and e.seq == first else e for e in events]
+    return [
+        replace(e, limit=replace(e.limit, spent=e.limit.spent + 2000))
+        if isinstance(e, AccountChanged) and e.limit is not None and e.seq > first
+        else e
+        for e in longer
+    ]
+
+
+def the_ledger_lost_a_token_of_the_runaway(events: Events) -> Events:
+    first = next(e.seq for e in events if isinstance(e, CallEnded) and agent(e) == "runaway")
+    return [replace(e, output_tokens=e.output_tokens + 1) if isinstance(e, CallEnded) and e.seq == first else e for e in events]
+
+
+def runaway_reserved_more_than_its_limit(events: Events) -> Events:
+    return [
+        replace(e, limit=replace(e.limit, reserved=e.limit.amount)) if isinstance(e, AccountChanged) and e.limit else e
+        for e in events
+    ]
+
+
+def runaway_went_on_before_its_limit_was_raised(events: Events) -> Events:
+    place, parked = next((i, e) for i, e in enumerate(events) if isinstance(e, AccountChanged) and told(e, "parked"))
+    turn = next(e for e in events if isinstance(e, Dispatched) and e.call == parked.call)
+    early = replace(turn, seq=parked.seq + 1)
+    return [*events[: place + 1], early, *(e for e in events[place + 1 :] if e is not turn)]
+
+
+def runaway_never_went_on(events: Events) -> Events:
+    return [e for e in events if not told(e, "resumed")]
+
+
 def runaway_was_not_stopped(events: Events) -> Events:
     return [replace(e, outcome="ok") if isinstance(e, CallEnded) and agent(e) == "runaway" else e for e in events]
 
@@ -123,6 +171,7 @@ BREAKS = (
     first_fleet_agent_failed,
     clerks_read_all_themselves,
     urgent_came_last,
+    runaway_was_never_parked,
     runaway_was_not_stopped,
     nobody_started_the_patient_again,
     model_host_stayed_down,
@@ -134,7 +183,21 @@ BREAKS = (
 URGENT = BREAKS.index(urgent_came_last)
 """The number of the fact about the urgent agent."""
 BREAKS_OF_THE_URGENT = (nobody_stood_back, who_stood_back_never_went_on, a_slot_was_free)
-CASES = [*enumerate(BREAKS), *((URGENT, breaks) for breaks in BREAKS_OF_THE_URGENT)]
+BUDGET = BREAKS.index(runaway_was_never_parked)
+"""The number of the fact about the runaway's budget."""
+BREAKS_OF_THE_BUDGET = (
+    runaway_was_refused,
+    runaway_was_charged_afterwards,
+    the_ledger_lost_a_token_of_the_runaway,
+    runaway_reserved_more_than_its_limit,
+    runaway_went_on_before_its_limit_was_raised,
+    runaway_never_went_on,
+)
+CASES = [
+    *enumerate(BREAKS),
+    *((URGENT, breaks) for breaks in BREAKS_OF_THE_URGENT),
+    *((BUDGET, breaks) for breaks in BREAKS_OF_THE_BUDGET),
+]
 
 
 @pytest.mark.slow
