@@ -113,7 +113,9 @@ def runaway_was_refused(events: Events) -> Events:
 def runaway_was_charged_afterwards(events: Events) -> Events:
     """Its first answer was as long as it liked, and the account says so."""
     first = next(e.seq for e in events if isinstance(e, CallEnded) and agent(e) == "runaway")
-    longer = [replace(e, output_tokens=e.output_tokens + 2000) if isinstance(e, CallEnded) and e.seq == first else e for e in events]
+    longer = [
+        replace(e, output_tokens=e.output_tokens + 2000) if isinstance(e, CallEnded) and e.seq == first else e for e in events
+    ]
     return [
         replace(e, limit=replace(e.limit, spent=e.limit.spent + 2000))
         if isinstance(e, AccountChanged) and e.limit is not None and e.seq > first

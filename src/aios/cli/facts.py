@@ -103,7 +103,9 @@ def the_runaway_keeps_to_its_budget(events: Sequence[AnyEvent]) -> Fact:
     before, after = parked.limit, resumed.limit
     if before is None or after is None or resumed.call != parked.call:
         return Fact(name, False, "the call that went on is not the one that was parked")
-    spent = sum(call.input_tokens + call.output_tokens for call in generated(events) if of_runaway(call) and call.seq < parked.seq)
+    spent = sum(
+        call.input_tokens + call.output_tokens for call in generated(events) if of_runaway(call) and call.seq < parked.seq
+    )
     turns = [e for e in events if isinstance(e, Dispatched) and of_runaway(e) and e.seq > parked.seq]
     states = [e.limit for e in told if e.limit is not None]
     ok = (

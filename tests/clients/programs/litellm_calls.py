@@ -10,7 +10,7 @@ TOOL = {"type": "function", "function": {"name": "add", "description": "Add two 
 
 
 def complete(messages, **options):
-    return litellm.completion(model=f"openai/{MODEL}", messages=messages, timeout=PATIENCE_S, num_retries=2, **options)
+    return litellm.completion(model=f"openai/{MODEL}", messages=messages, timeout=PATIENCE_S, max_retries=2, **options)
 
 
 def user(text):

@@ -191,7 +191,9 @@ class Cashier:
         account, limit = call.parked
         call.parked = None
         now = [each for each in account.limits if limit is not None and (each.unit, each.window) == (limit.unit, limit.window)]
-        self._tell(account, "resumed", f"{call.process.name}: it has its turn, and its reservation", call, now[0] if now else None)
+        self._tell(
+            account, "resumed", f"{call.process.name}: it has its turn, and its reservation", call, now[0] if now else None
+        )
 
     def release(self, call: Call, ticket: Ticket) -> None:
         """An attempt got no turn, or gave it back: nothing is reserved for it any more."""
@@ -245,13 +247,11 @@ class Cashier:
         for account in blocked or payment.accounts[-1:]:
             self._tell(account, "overbilled", f"{call.process.name} on {call.core}: {said} beyond what was reserved", call)
 
-    def _tell(
-        self, account: Account, change: str, detail: str, call: Call, limit: Limit | None = None, needs: int = 0
-    ) -> None:
+    def _tell(self, account: Account, change: str, detail: str, call: Call, limit: Limit | None = None, needs: int = 0) -> None:
         state = None if limit is None else limit_state(account, limit, self._now_ns())
         self._events.add(
-            AccountChanged, tenant=account.tenant, account=account.name, change=change, call=call.id, name=call.process.name, limit=state,
-            needs=needs, detail=detail,
+            AccountChanged, tenant=account.tenant, account=account.name, change=change, call=call.id, name=call.process.name,
+            limit=state, needs=needs, detail=detail,
         )  # fmt: skip
 
     def _now_ns(self) -> int:
