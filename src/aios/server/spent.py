@@ -1,6 +1,6 @@
 """A client whose budget is spent, at doors whose clients take status 429 for a reason to try again.
 
-`x-should-retry: false` stops most of them at once. What comes again all the same within a minute, byte by byte, is told with 400.
+`x-should-retry: false` stops most of them at once. What comes again all the same within minutes, byte by byte, is told with 400.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from hashlib import sha256
 from aios.abi.errors import OverBudget
 from aios.server.exchange import HttpRequest
 
-KEPT_S = 60.0
+KEPT_S = 300.0
+"""There are frameworks that come back after one to four minutes."""
 MOST_KEPT = 10_000
 
 
