@@ -77,7 +77,7 @@ async def test_who_has_spent_it_is_refused_with_the_account_and_the_command_that
             for _ in range(9):
                 await gate.call(hello)
         assert not over.value.retry and over.value.retry_after_s is None
-        assert "has spent $0.00000021 of $0.0000057 per day, and this call may come to $0.00000559" in str(over.value)
+        assert "has spent $0.00000021 of $0.0000057 per day, and this call may come to $0.00000557" in str(over.value)
         assert "begins anew at 2023-11-15 00:00 UTC" in str(over.value)
         assert len(cores.calls) == 1
         assert (await told(k, "account"))[-1].change == "refused"
