@@ -50,7 +50,10 @@ def needed_of(limit: Limit, bound: Bound) -> int:
 
 
 class Ledgers(RuleBasedStateMachine):
-    """A tree of accounts, calls that reserve and settle, an operator who changes limits, a clock that jumps."""
+    """A tree of accounts with tags beside it, calls that reserve and settle, an operator who changes limits, a clock that jumps.
+
+    A call is of the accounts of its path, of one of two providers, and of a job if it names one; a retry is at the other one.
+    """
 
     ledger_type: type[Ledger] = Ledger
     reservations: Bundle[Reservation] = Bundle("reservations")
@@ -62,22 +65,28 @@ class Ledgers(RuleBasedStateMachine):
         top = Account("top")
         tenants = [Account(f"tenant {at}", top) for at in range(2)]
         self.accounts = [top, *tenants, *(Account(f"agent {at}", tenants[at % 2]) for at in range(4))]
+        self.providers, self.job = (Account("provider:one"), Account("provider:other")), Account("job:nightly")
+        self.accounts += [*self.providers, self.job]
+        self.of: dict[Reservation, tuple[Account, ...]] = {}
         self.billed = {account: [0, 0, 0] for account in self.accounts}
         self.minutes = {account: (0, [0, 0, 0]) for account in self.accounts}
 
-    @rule(at=st.integers(0, 6), window=st.sampled_from(WINDOWS), unit=st.integers(0, 2), wanted=st.none() | amounts)
+    @rule(at=st.integers(0, 9), window=st.sampled_from(WINDOWS), unit=st.integers(0, 2), wanted=st.none() | amounts)
     def limit(self, at: int, window: str, unit: int, wanted: int | None) -> None:
         self.accounts[at].limit(window, unit, wanted)  # type: ignore[arg-type]  # one of them
 
-    @rule(target=reservations, at=st.integers(3, 6), bound=bounds)
-    def reserve(self, at: int, bound: Bound) -> Reservation | MultipleResults[Reservation]:
-        path = self.accounts[at].path
+    @rule(target=reservations, at=st.integers(3, 6), provider=st.integers(0, 1), named=st.booleans(), bound=bounds)
+    def reserve(
+        self, at: int, bound: Bound, provider: int = 0, named: bool = False
+    ) -> Reservation | MultipleResults[Reservation]:
+        path = (*self.accounts[at].path, self.providers[provider], *([self.job] if named else []))
         got = self.ledger.reserve(path, bound)
         if isinstance(got, Short):
             self.refused(got, path, bound)
             return multiple()
         assert bound.least <= got.tokens <= bound.most and got.amount == bound.of(got.tokens)
         self.not_clipped(got, path, bound)
+        self.of[got] = path
         return got
 
     def not_clipped(self, got: Reservation, path: tuple[Account, ...], bound: Bound) -> None:
@@ -124,13 +133,18 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(target=reservations, reservation=consumes(reservations), bound=bounds)
     def retry(self, reservation: Reservation, bound: Bound) -> Reservation | MultipleResults[Reservation]:
-        """It failed, nobody knows at which cost, and it is attempted again."""
+        """It failed, nobody knows at which cost, and it is attempted again, at the other provider."""
         self.lose(reservation)
-        again = self.attempt(reservation, bound)
-        return multiple() if isinstance(again, Short) else again
+        one, other = self.providers
+        path = tuple({one: other, other: one}.get(account, account) for account in self.of[reservation])
+        again = self.attempt(reservation, bound, path)
+        if isinstance(again, Short):
+            return multiple()
+        self.of[again] = path
+        return again
 
-    def attempt(self, before: Reservation, bound: Bound) -> Reservation | Short:
-        return self.ledger.reserve(before.accounts, bound)
+    def attempt(self, before: Reservation, bound: Bound, path: tuple[Account, ...]) -> Reservation | Short:
+        return self.ledger.reserve(path, bound)
 
     @rule(reservation=consumes(reservations))
     def release(self, reservation: Reservation) -> None:
@@ -139,7 +153,7 @@ class Ledgers(RuleBasedStateMachine):
 
     def settled(self, reservation: Reservation, amount: Amount) -> None:
         """What the core billed, account by account."""
-        for account in reservation.accounts:
+        for account in self.of[reservation]:
             self.billed[account] = [sum(each) for each in zip(self.billed[account], amount, strict=True)]
 
     @rule(reservation=consumes(reservations), more=st.integers(1, 10**9))
@@ -262,15 +276,35 @@ class Clipping(Ledger):
 class Unreserved(Ledgers):
     """Attempts a call again upon what was reserved for the attempt before."""
 
-    def attempt(self, before: Reservation, bound: Bound) -> Reservation | Short:
+    def attempt(self, before: Reservation, bound: Bound, path: tuple[Account, ...]) -> Reservation | Short:
         return before
+
+
+class Elsewhere(Ledgers):
+    """Attempts a call again at another provider, and reserves at the one before."""
+
+    def attempt(self, before: Reservation, bound: Bound, path: tuple[Account, ...]) -> Reservation | Short:
+        return self.ledger.reserve(before.accounts, bound)
+
+
+class Untagged(Ledger):
+    """Reserves along the path of accounts alone, when its tags have been looked at."""
+
+    def reserve(self, accounts: tuple[Account, ...], bound: Bound) -> Reservation | Short:
+        got = super().reserve(accounts, bound)
+        if isinstance(got, Reservation):
+            for account in accounts:
+                if ":" in account.name:
+                    account.settle(got.amount, NOTHING)
+            got.accounts = tuple(account for account in accounts if ":" not in account.name)
+        return got
 
 
 def planted(ledger: type[Ledger]) -> type[Ledgers]:
     return type(f"With{ledger.__name__}", (Ledgers,), {"ledger_type": ledger})
 
 
-@pytest.mark.parametrize("machine", [*map(planted, (Float, Late, Twice, Guessing, Endless)), Unreserved])
+@pytest.mark.parametrize("machine", [*map(planted, (Float, Late, Twice, Guessing, Endless, Untagged)), Unreserved, Elsewhere])
 def test_the_law_finds_what_is_planted(machine: type[Ledgers]) -> None:
     found = settings(max_examples=2000, stateful_step_count=40, deadline=None, phases=[Phase.generate], database=None)
     with pytest.raises(BaseException) as broken:  # one of them, or a group

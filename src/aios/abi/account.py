@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from aios.abi.bounds import within
-from aios.abi.request import Reply, Request
+from aios.abi.request import JOB_NAME, Reply, Request
 
 Unit = Literal["money", "tokens", "calls"]
 UNITS: tuple[Unit, ...] = ("money", "tokens", "calls")
@@ -21,13 +21,22 @@ TOP = "/"
 MAX_ACCOUNT_CHARACTERS = 4096
 MODEL = "model:"
 """Before the name of a model: the account of all calls to it, whoever makes them."""
-_account = re.compile(rf"/|(/@?[A-Za-z0-9_][A-Za-z0-9_.@-]{{0,80}})+|{MODEL}[!-_a-~]{{1,200}}")
+PROVIDER = "provider:"
+"""Before the name of a provider, or of a core that names none: the account of all calls to its cores."""
+JOB = "job:"
+"""Before the name of a job, `TENANT/NAME`: the account of all calls that are made for it."""
+TAGS = (MODEL, PROVIDER, JOB)
+"""Before the names of accounts that a call is of beside those of its process; they are no part of the tree."""
+_account = re.compile(
+    rf"/|(/@?[A-Za-z0-9_][A-Za-z0-9_.@-]{{0,80}})+|({MODEL}|{PROVIDER})[!-_a-~]{{1,200}}|{JOB}({JOB_NAME}/)?{JOB_NAME}"
+)
 
 
 def check_account_path(field: str, name: str) -> None:
     """Raise ValueError for what cannot be the path of an account; letters beyond ASCII are in none."""
     if len(name) > MAX_ACCOUNT_CHARACTERS or not _account.fullmatch(name):
-        raise ValueError(f"`{field}` must be a path as `/`, `/TENANT`, `/TENANT/@USER` or `/TENANT/AGENT`, or `{MODEL}NAME`")
+        tags = ", ".join(f"`{tag}NAME`" for tag in TAGS)
+        raise ValueError(f"`{field}` must be a path as `/`, `/TENANT`, `/TENANT/@USER` or `/TENANT/AGENT`, or one of {tags}")
 
 
 class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,7 +89,8 @@ class AccountList(Reply, frozen=True):
 class ShowAccounts(Request[AccountList], frozen=True, kw_only=True):
     """What was spent and may be spent: of an account, or with `below` of it and all accounts below it.
 
-    `account`: a path as `/TENANT/@USER/AGENT/PROCESS` (None: the caller's own). Who is no operator sees its own and those below.
+    `account`: a path as `/TENANT/@USER/AGENT/PROCESS` (None: the caller's own), or a tag, see `SetLimit`. Who is no operator sees
+    its own and those below.
     """
 
     account: str | None = None
@@ -94,7 +104,9 @@ class ShowAccounts(Request[AccountList], frozen=True, kw_only=True):
 class SetLimit(Request[AccountState], frozen=True, kw_only=True):
     """Limit what an account, with all below it, may spend of a unit in a window. Operators only.
 
-    `account`: a path, or `model:NAME` for all calls to a model, which are counted from its first limit on.
+    `account`: a path; or a tag, of which a call is beside all accounts of its path: `model:NAME`, `provider:NAME` (a core that
+    names no provider has its own name), counted from their first limit on; `job:TENANT/NAME`, of a job of the caller's tenant
+    `job:NAME`.
     `amount`: nano-dollars, tokens or calls; None: no limit any more. One below what is spent and reserved holds what it can at
     once, and the rest as calls end. `soft`: from there on its calls are of class batch. `window`: `call` is for each call by
     itself, `now` for all that are under way at once, the others are those of UTC. A limit per `minute` is a rate: calls beyond it

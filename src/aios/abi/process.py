@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from aios.abi.manifest import Manifest
-from aios.abi.request import Class, Done, Reply, Request
+from aios.abi.request import Class, Done, Reply, Request, check_job
 from aios.abi.waits import Outcome, State, Wait
 
 ProcessKind = Literal["agent", "session"]
@@ -50,6 +50,9 @@ class Spawn(Request[ProcessInfo], frozen=True, kw_only=True):
     `after`: processes that must have ended before it begins; of these at least one must have ended well, or it ends in
     `ChildFailed` without having begun. `results`: what it is then called with behind its arguments: `one`, the result of the one
     process in `after`; `all`, a list of the results of those that ended well.
+
+    `job`: what its calls and those of all below it are booked under, in the account `job:TENANT/NAME` too. What is started by a
+    process of a job is of that job, whatever is said here.
     """
 
     manifest: Manifest
@@ -57,8 +60,10 @@ class Spawn(Request[ProcessInfo], frozen=True, kw_only=True):
     accepted: str | None = None
     after: tuple[str, ...] = ()
     results: Literal["none", "one", "all"] = "none"
+    job: str = ""
 
     def __post_init__(self) -> None:
+        check_job("job", self.job)
         if len(self.after) > MAX_AFTER:
             raise ValueError(f"`after` must name at most {MAX_AFTER} processes")
         if self.results == "one" and len(self.after) != 1 or self.results == "all" and not self.after:

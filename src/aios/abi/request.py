@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
@@ -14,6 +15,8 @@ MAX_KIND_CHARACTERS = 80
 MAX_REMAINING_S = 1e9
 MAX_WAITS_FOR = 8
 MAX_WAITED_CHARACTERS = 200
+JOB_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,80}"
+_job = re.compile(JOB_NAME)
 
 Class = Literal["interactive", "standard", "batch", "idle"]
 CLASSES: tuple[Class, ...] = ("interactive", "standard", "batch", "idle")
@@ -39,11 +42,18 @@ class Done(Reply, frozen=True):
     """The reply of calls that have nothing to tell but that they happened."""
 
 
+def check_job(field: str, name: str) -> None:
+    """Raise ValueError for what cannot be the name of a job: it is part of the name of an account."""
+    if name and not _job.fullmatch(name):
+        raise ValueError(f"`{field}` must be 1 to 81 letters, digits, `-`, `_`, `.` or `@`, and begin with one of the first two")
+
+
 class Trace(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a caller's own tracing calls what it does. `id`: of the trace (W3C, 32 hexadecimal digits); `task`, `step`: its words.
 
-    `tag`: what its owner books it under. Nothing depends on it: it stands in the call's event, where it joins the caller's
-    records to the kernel's.
+    Nothing depends on them: they stand in the call's event, where they join the caller's records to the kernel's.
+    `tag`: the job that its owner books it under, if its process is not of one: what all calls of a job come to stands in the
+    account `job:TENANT/NAME`, beside all others that they are of.
     """
 
     id: str = ""
@@ -52,10 +62,11 @@ class Trace(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     tag: str = ""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
+        for name in ("id", "task", "step"):
             text = getattr(self, name)
             if len(text) > MAX_TRACE_CHARACTERS or not text.isprintable():
                 raise ValueError(f"`{name}` must have at most {MAX_TRACE_CHARACTERS} printable characters")
+        check_job("tag", self.tag)
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from aios.abi.account import MODEL, MOST_AMOUNT, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.abi.account import MOST_AMOUNT, TAGS, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import NotFound
 from aios.abi.process import List
 from aios.cli.command import Command, as_json
@@ -41,9 +41,10 @@ def budget(
 ) -> None:  # fmt: skip
     """Limit what an account may spend, or list the limits.
 
-    An account is a path as `/` (all), `/TENANT`, `/TENANT/@USER`, `/TENANT/AGENT`, a process by its pid or name, or `model:NAME`;
-    what is below it counts too. A limit below what is spent holds at once; calls that wait for a higher one go on when it is
-    raised. One per minute is a rate: calls beyond it wait for the next minute; `--per now` limits calls at once.
+    An account is a path as `/` (all), `/TENANT`, `/TENANT/@USER`, `/TENANT/AGENT`, a process by its pid or name, or one of
+    `model:NAME`, `provider:NAME` and `job:NAME` (another tenant's: `job:TENANT/NAME`). What is below it counts too. A limit below
+    what is spent holds at once; calls that wait for a higher one go on when it is raised. One per minute is a rate: calls beyond
+    it wait for the next minute; `--per now` limits calls at once.
     """
     money = usd if dollars is None else dollars
     asked: list[tuple[Unit, int | None]] = [("money", money), ("tokens", tokens), ("calls", calls)]
@@ -82,7 +83,7 @@ def soft_of(unit: Unit, soft: str | None) -> int | None:
 
 def path_of(kernel: Client, named: str) -> str:
     """The path of an account that was named by it, or by a process. Raises `NotFound`."""
-    if named.startswith(("/", MODEL)):
+    if named.startswith(("/", *TAGS)):
         return named
     ends = [(f"/{each.tenant}/", f"/{each.name}") for each in kernel.call(List()).processes if named in (each.pid, each.name)]
     for state in kernel.call(ShowAccounts(account=TOP, below=True)).accounts if ends else ():

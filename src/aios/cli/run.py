@@ -44,6 +44,7 @@ class Running(Command):
 @click.option("--agent", metavar="NAME", help="Its name, instead of the file's or function's.")
 @click.option("--class", "cls", type=click.Choice(CLASSES), help="The highest class of its calls, instead of the manifest's.")
 @click.option("--model", help="What `default` means for it.")
+@click.option("--job", metavar="NAME", default="", help="Book what it and all that it starts spend under a job, too.")
 @click.option("--restart", type=click.Choice(RESTART_RULES), help="Whether it begins again by itself: see `Manifest`.")
 @click.option(
     "--grant", "grants", multiple=True, help="A right, `verb /resource`, instead of those it asks for; may be repeated."
@@ -51,7 +52,9 @@ class Running(Command):
 @yes
 @click.option("-d", "--detach", is_flag=True, help="Print its name and leave it running.")
 @click.pass_obj
-def run(after: list[str] | None, /, place: str | None, arguments: tuple[str, ...], yes: bool, detach: bool, **asked: Any) -> None:
+def run(
+    after: list[str] | None, /, place: str | None, arguments: tuple[str, ...], job: str, yes: bool, detach: bool, **asked: Any
+) -> None:
     """Run an agent of a Python file, or any command.
 
     A file with one agent needs no FUNCTION. Each of ARGS is JSON, or else text. Prints what it prints, then what it returns.
@@ -70,7 +73,7 @@ def run(after: list[str] | None, /, place: str | None, arguments: tuple[str, ...
     manifest = changed(manifest, asked)
     values = tuple(map(value_of, (*arguments, *words))) if place is not None else ()
     with connected() as kernel:
-        process = spawned(kernel, Spawn(manifest=manifest, arguments=values), yes)
+        process = spawned(kernel, started(manifest, values, job), yes)
         if detach:
             click.echo(process.name)
             return
@@ -94,6 +97,14 @@ def changed(manifest: Manifest, asked: dict[str, Any]) -> Manifest:
         for grant in wanted.get("grants", ()):
             Grant.parse(grant)
         return msgspec.structs.replace(manifest, **wanted)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+
+
+def started(manifest: Manifest, arguments: tuple[Any, ...], job: str) -> Spawn:
+    """What is asked of the kernel. Raises `Invalid` for what cannot be a job."""
+    try:
+        return Spawn(manifest=manifest, arguments=arguments, job=job)
     except ValueError as error:
         raise Invalid(str(error)) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from aios.abi.account import TOP, AccountList, AccountState, LimitState, ShowAccounts, Unit
+from aios.abi.account import TAGS, TOP, AccountList, AccountState, LimitState, ShowAccounts, Unit
 from aios.cli.command import Command, as_json
 from aios.cli.money import amount_of, per
 from aios.cli.show import duration, put_json, say, table
@@ -23,8 +23,9 @@ HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "C
 def spend(account: str, everything: bool, as_json: bool) -> None:
     """Show what was spent, and what may be.
 
-    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it. The limit is the
-    one that leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
+    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it; then of
+    jobs, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever limited. The limit is the one that leaves
+    least, its own or one above it; it lasts as long as this hour's spending goes on.
     """
     with Client() as kernel:
         found = kernel.call(ShowAccounts(account=account, below=True))
@@ -42,7 +43,7 @@ def is_shown(state: AccountState, asked: str) -> bool:
     """Accounts that have spent something or have a limit; of processes those below the one that was asked for."""
     depth = state.account.count("/") - ("/@" in state.account)
     used = state.spent["lifetime"]["calls"] or state.limits or state.reserved["calls"]
-    return state.account == asked or bool(used and (depth <= 2 or state.limits or asked != TOP))
+    return state.account == asked or bool(used and (depth <= 2 or state.account.startswith(TAGS) or state.limits or asked != TOP))
 
 
 def cells(state: AccountState, whole: AccountList) -> Iterator[str]:

@@ -26,7 +26,8 @@ class Bound(msgspec.Struct, frozen=True):
     """The most that a call can come to. `fixed`: whatever it answers; `per_token`: nano-dollars of each token of its answer.
 
     `most`: tokens that it may answer with, `least`: the fewest that are of use. `priced`: whether anybody knows its price.
-    `heard`: all tokens that are made for it are told, so that what it came to is known however it ends. `model`: that it is of.
+    `heard`: all tokens that are made for it are told, so that what it came to is known however it ends. `tags`: accounts that
+    it is of there, beside those of its caller.
     """
 
     fixed: Amount
@@ -35,7 +36,7 @@ class Bound(msgspec.Struct, frozen=True):
     least: int = 1
     priced: bool = True
     heard: bool = False
-    model: str = ""
+    tags: tuple[str, ...] = ()
 
     def of(self, tokens: int) -> Amount:
         """The most that it comes to with so many tokens."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from aios.abi.account import MODEL, PROVIDER
 from aios.abi.errors import AiosError, Killed, NotFound, RateLimited, Unauthenticated
 from aios.abi.event import KernelChanged
 from aios.abi.process import Exit
@@ -61,7 +62,7 @@ from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.host import Hosts, Stream
 from aios.ports.kernel import Answer, Caller, Tell
-from aios.ports.prices import OwnPrices, Prices
+from aios.ports.prices import LOCAL, OwnPrices, Prices
 from aios.ports.program import NoPrograms, Programs
 from aios.ports.store import Document, Store
 
@@ -186,15 +187,16 @@ class Kernel:
         self.events.add(KernelChanged, change="up")
         return self
 
-    def _models(self) -> frozenset[str]:
-        """The models that there are, by their own names."""
-        return self.pool.models | self._embedders.models
+    def _known(self) -> dict[str, frozenset[str]]:
+        """The models and providers that there are, by what stands before their names in those of accounts."""
+        local = frozenset({LOCAL}) if self._embedders.models else frozenset()
+        return {MODEL: self.pool.models | self._embedders.models, PROVIDER: self.pool.providers | local}
 
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
             CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events, self._drains),
             self._embedders,
-            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier, self._models),
+            AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier, self._known),
             LaneCalls(self._lanes, self._lane_configs, self.events),
             self._process_calls,
             MailCalls(self._post, self.processes, self._grants, self.clock),

@@ -176,7 +176,7 @@ class Process:
     its own agent's or that of the ancestor that it all began with.
     `program`: what its calls are part of: its own, or that of the agent that began it; None for sessions, of which each call is
     a program. `path_s`: how long the critical path is that led to where it is, in seconds of service.
-    `most_cls`: the highest class that whoever it all began with may have.
+    `most_cls`: the highest class that whoever it all began with may have. `job`: what its calls are booked under, "" for none.
     """
 
     pid: str
@@ -195,6 +195,7 @@ class Process:
     after: Predecessors | None = None
     label: Label = USER
     user: str = ""
+    job: str = ""
     share: str = ""
     program: Program | None = None
     path_s: float = 0.0
@@ -327,7 +328,7 @@ class ProcessTable:
     def add(
         self, *, kind: ProcessKind, agent: str, tenant: str, cls: Class, grants: Iterable[Grant], parent: Process | None = None,
         operator: bool = False, manifest: Manifest | None = None, arguments: tuple[Any, ...] = (), token: str = "",
-        after: Predecessors | None = None, user: str = "",
+        after: Predecessors | None = None, user: str = "", job: str = "",
     ) -> Process:  # fmt: skip
         """A new process, declared; its name is the agent's and a number that counts per tenant."""
         of = self._tenants[tenant]
@@ -340,6 +341,7 @@ class ProcessTable:
         self._by_pid[process.pid] = self._by_name[tenant, process.name] = process
         self._living[process] = None
         process.user = user if parent is None else parent.user
+        process.job = job if parent is None else parent.job or job
         own = f"{tenant}/{process.user}/{agent}" if process.user else f"{tenant}/{agent}"
         process.share = own if parent is None or parent.operator else parent.share
         process.most_cls = cls if parent is None else parent.most_cls

@@ -96,7 +96,7 @@ class ProcessCalls:
             self._consents.check(manifest, request.accepted if parent.operator else None)
         process = self._processes.add(
             kind="agent", agent=manifest.agent, tenant=parent.tenant, cls=lower(parent.cls, manifest.cls), grants=grants,
-            parent=parent, manifest=manifest, arguments=request.arguments, after=after,
+            parent=parent, manifest=manifest, arguments=request.arguments, after=after, job=request.job,
         )  # fmt: skip
         if parent.kind == "agent":  # what it begins with is that agent's word, and no person's
             process.label = process.label.join(parent.label)

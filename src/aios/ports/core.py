@@ -89,6 +89,11 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     price: Price | None = None
     provider: str = ""
 
+    @property
+    def billed_by(self) -> str:
+        """Whose account its calls are of: its provider's; one that names none has its own."""
+        return self.provider or self.name
+
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """`up`: takes calls. `detail`: a sentence for people, on why not or on what is lacking. `restarts`: of its host, so far."""

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 
 from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthenticated
-from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, MAX_WAITS_FOR, NO_OPTIONS, CallOptions, Class, Trace
+from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, MAX_WAITS_FOR, NO_OPTIONS, CallOptions, Class, Trace, check_job
 from aios.ports.kernel import Answer
 from aios.server.exchange import JSON, Headers, HttpRequest
 from aios.server.quota import cost_header, quota_headers
@@ -157,13 +157,15 @@ def _trace(request: HttpRequest) -> Trace | None:
 
 
 def _tag(request: HttpRequest) -> str:
-    """What the client's owner books the call under, "" if that is not said. Raises `Invalid` if our own header is malformed."""
+    """The job that the call is booked under, "" if that is not said. Raises `Invalid` if our own header is malformed."""
     for name in (b"x-aios-tag", b"openai-project"):
         if text := request.header(name):
-            if len(text) <= MAX_TRACE_CHARACTERS and text.isprintable():
+            try:
+                check_job("x-aios-tag", text)
                 return text
-            if name == b"x-aios-tag":
-                raise Invalid(f"`x-aios-tag` must have at most {MAX_TRACE_CHARACTERS} printable characters", field="x-aios-tag")
+            except ValueError as error:
+                if name == b"x-aios-tag":
+                    raise Invalid(str(error), field="x-aios-tag") from None
     return ""
 
 

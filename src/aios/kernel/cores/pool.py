@@ -193,6 +193,11 @@ class Pool:
         """The names of the models that the cores have."""
         return frozenset(self._having)
 
+    @property
+    def providers(self) -> frozenset[str]:
+        """Whose accounts calls of the cores are of."""
+        return frozenset(info.billed_by for info in self._infos.values())
+
     def model_on(self, core: str, models: tuple[str, ...]) -> str:
         """The first of the models that a core has."""
         if len(models) == 1:

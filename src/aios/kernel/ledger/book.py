@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aios.abi.account import MODEL, TOP
+from aios.abi.account import JOB, TAGS, TOP
 from aios.abi.errors import NotFound, QueueFull
 from aios.abi.wire import nearest
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.process import Process
 
 MOST_ACCOUNTS = 200_000
+MOST_JOBS = 1000
+"""Of a tenant, of which the book knows what they have spent."""
 
 
 class Book:
@@ -18,6 +20,9 @@ class Book:
 
     A process stands below the one that started it, so that a limit of an agent is one of all that it begins; the first one stands
     below its agent. The account of a process is there as long as that is known; all others stay.
+
+    Beside the tree stand the accounts of tags: what is spent at a model or a provider, whoever spends it, from their first limit
+    on; and for a job of a tenant. Of too many jobs the one is forgotten that was idle longest and has no limit.
     """
 
     def __init__(self) -> None:
@@ -25,8 +30,10 @@ class Book:
         self._accounts: dict[str, Account] = {TOP: self.top}
         self._of: dict[Process, Account] = {}
         self._limited: set[Account] = set()
-        self.models: dict[str, Account] = {}
-        """Of models that have, or had, a limit: what all calls to them spend."""
+        self._limited_for_all: set[Account] = set()
+        self.tags: dict[str, Account] = {}
+        self._jobs: dict[str, dict[str, None]] = {}
+        """Names of accounts by tenant, the one first that was used least lately."""
 
     def of(self, process: Process) -> Account:
         """The account of a process. Raises `QueueFull` where there are too many."""
@@ -56,14 +63,34 @@ class Book:
         """Whether any account has one: if not, nothing has to be looked at before a call."""
         return bool(self._limited)
 
+    def job(self, tenant: str, job: str) -> str:
+        """The name of a job's account, which is there from now on. Raises `QueueFull` where all are limited or under way."""
+        name, jobs = f"{JOB}{tenant}/{job}", self._jobs.setdefault(tenant, {})
+        if name not in self.tags:
+            if len(jobs) >= MOST_JOBS:
+                self._forget_job(tenant)
+            self.tags[name] = Account(name)
+        jobs.pop(name, None)
+        jobs[name] = None
+        return name
+
+    def _forget_job(self, tenant: str) -> None:
+        for name in self._jobs[tenant]:
+            account = self.tags[name]
+            if not (account.limits or account.overbilled or any(account.reserved)):
+                del self.tags[name], self._jobs[tenant][name]
+                return
+        raise QueueFull(f"`{tenant}` has {MOST_JOBS} jobs with limits or calls under way: name fewer", retry_after_s=60.0)
+
     @property
-    def limits_models(self) -> bool:
-        """Whether a model has a limit."""
-        return bool(self.models) and not self._limited.isdisjoint(self.models.values())
+    def limits_all(self) -> bool:
+        """Whether a model or a provider has a limit: calls of anybody may be of it."""
+        return bool(self._limited_for_all)
 
     def note_limits(self, account: Account) -> None:
         """The limits of an account have changed."""
-        (self._limited.add if account.limits else self._limited.discard)(account)
+        for limited in (self._limited, self._limited_for_all) if is_for_all(account) else (self._limited,):
+            (limited.add if account.limits else limited.discard)(account)
 
     def forget(self, process: Process) -> None:
         """A process is known no more."""
@@ -74,15 +101,18 @@ class Book:
 
     def named(self, path: str) -> Account:
         """An account that there is. Raises `NotFound` with the nearest."""
-        account = self.models.get(path.removeprefix(MODEL)) if path.startswith(MODEL) else self._accounts.get(path)
+        known = self.tags if path.startswith(TAGS) else self._accounts
+        account = known.get(path)
         if account is None:
-            raise NotFound(f"there is no account `{path[:200]}`{nearest(path, self._accounts)}", field="account")
+            raise NotFound(f"there is no account `{path[:200]}`{nearest(path, known)}", field="account")
         return account
 
     def limited(self, path: str) -> Account:
-        """An account that is to be limited: one of a tenant, a user or an agent need not be there yet. Raises `NotFound`."""
-        if path.startswith(MODEL):
-            return self.models.setdefault(path.removeprefix(MODEL), Account(path))
+        """An account that is to be limited: only that of a process must be there already. Raises `NotFound`."""
+        if path.startswith(JOB):
+            return self.tags[self.job(*path.removeprefix(JOB).split("/"))]
+        if path.startswith(TAGS):
+            return self.tags.setdefault(path, Account(path))
         parts = [] if path == TOP else path.removeprefix("/").split("/")
         names = 2 if len(parts) > 1 and parts[1].startswith("@") else 1
         if path in self._accounts or len(parts) > names + 1 or any(part.startswith("@") for part in parts[:1] + parts[2:]):
@@ -93,8 +123,14 @@ class Book:
         return account
 
     def below(self, account: Account) -> Iterator[Account]:
-        """An account and all below it, by name; with the one above all, the models."""
+        """An account and all below it, by name; with the one above all, the tags."""
+        yield account
         prefix = account.name.rstrip("/") + "/"
-        models = self.models if account is self.top else ()
-        yield from (self._accounts[name] for name in sorted(self._accounts) if name.startswith(prefix) or name == account.name)
-        yield from (self.models[name] for name in sorted(models))
+        yield from (self._accounts[name] for name in sorted(self._accounts) if name.startswith(prefix) and name != account.name)
+        if account is self.top:
+            yield from (self.tags[name] for name in sorted(self.tags))
+
+
+def is_for_all(account: Account) -> bool:
+    """Whether calls of anybody may be of an account: that of a model or a provider."""
+    return account.name.startswith(TAGS) and not account.name.startswith(JOB)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from aios.abi.account import MODEL, PROVIDER
 from aios.abi.llm import Embed, Generate, Message, Score, Usage
 from aios.abi.price import FREE, Price
 from aios.kernel.amounts import Amount, Bound
 from aios.ports.core import CoreInfo
+from aios.ports.prices import LOCAL
 
 PER_MESSAGE = 32
 """Tokens that a model's template puts around a message, at most."""
@@ -45,12 +48,21 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, mod
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
     priced = price is not None and SERVICES.isdisjoint(asked_of(request, info))
     worst = (price or FREE).worst(given, media=has_media(request), words=words_of(request, info))
-    return Bound(Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, model)
+    return Bound(
+        Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, tags_of(model, info.billed_by)
+    )
 
 
 def bound_of_embedding(request: Embed, window: int, model: str) -> Bound:
     """The most that texts can come to. What embeds is on this machine, and is not paid for."""
-    return Bound(Amount(0, sum(min(_bytes(text) + PER_MESSAGE, window) for text in request.texts), 1), 0, 0, 0, model=model)
+    most = sum(min(_bytes(text) + PER_MESSAGE, window) for text in request.texts)
+    return Bound(Amount(0, most, 1), 0, 0, 0, tags=tags_of(model, LOCAL))
+
+
+@lru_cache(maxsize=1000)
+def tags_of(model: str, provider: str) -> tuple[str, ...]:
+    """The accounts that a call of a model is of, beside those of its caller."""
+    return f"{MODEL}{model}", f"{PROVIDER}{provider}"
 
 
 def input_bound(messages: tuple[Message, ...], prompt: str) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
-from aios.abi.account import MODEL, UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
+from aios.abi.account import JOB, UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
 from aios.abi.errors import Denied, NotFound, TooLarge
 from aios.abi.event import AccountChanged
 from aios.abi.wire import nearest
@@ -14,7 +14,7 @@ from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.cashier import Cashier, per, words
 from aios.kernel.ledger.payments import Till
 from aios.kernel.ledger.states import limit_state, tightest
-from aios.kernel.process import Call
+from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -27,16 +27,16 @@ class AccountCalls:
 
     def __init__(
         self, book: Book, till: Till, clock: Clock, events: EventLog, journal: Journal, cashier: Cashier,
-        models: Callable[[], Collection[str]],
+        known: Callable[[], Mapping[str, Collection[str]]],
     ) -> None:  # fmt: skip
-        """`models`: those that there are, by their own names."""
+        """`known`: the models and providers that there are, by what stands before their names."""
         self._book = book
         self._till = till
         self._clock = clock
         self._events = events
         self._journal = journal
         self._cashier = cashier
-        self._models = models
+        self._known = known
 
     def syscalls(self) -> dict[str, Syscall]:
         return {"account.show": Syscall(self._show), "account.limit": Syscall(self._limit)}
@@ -55,6 +55,7 @@ class AccountCalls:
         own = self._book.of(call.process)
         if path is None:
             return own
+        path = full(path, call.process)
         if call.process.operator or path == own.name or path.startswith(own.name + "/"):
             return self._book.named(path)
         raise NotFound(f"there is no account `{path[:200]}` below `{own.name}`", field="account")
@@ -64,10 +65,8 @@ class AccountCalls:
         assert isinstance(request, SetLimit)
         if not call.process.operator:
             raise Denied(f"`{call.process.name}` cannot limit accounts: an operator does, with `aios budget`")
-        model = request.account.removeprefix(MODEL)
-        if model != request.account and model not in self._models():
-            raise NotFound(f"no core has a model `{model}`{nearest(model, self._models())}", field="account")
-        account = self._book.limited(request.account)
+        self._check_known(request.account)
+        account = self._book.limited(full(request.account, call.process))
         account.turn(self._clock.now_ns())
         unit = UNITS.index(request.unit)
         self._cashier.begin_limits(account)
@@ -85,6 +84,13 @@ class AccountCalls:
         self._till.tell_changed(account)
         return state
 
+    def _check_known(self, path: str) -> None:
+        """Raises `NotFound` for a model or a provider that no core is of."""
+        for tag, known in self._known().items():
+            name = path.removeprefix(tag)
+            if name != path and name not in known:
+                raise NotFound(f"no core has a {tag.rstrip(':')} `{name}`{nearest(name, known)}", field="account")
+
     def state(self, account: Account) -> AccountState:
         """An account as others see it."""
         now_ns = self._clock.now_ns()
@@ -100,3 +106,9 @@ class AccountCalls:
             overbilled=account.overbilled,
             waiting=self._till.waiting_at(account),
         )
+
+
+def full(path: str, caller: Process) -> str:
+    """The name of an account; a job that names no tenant is of the caller's."""
+    job = path.removeprefix(JOB)
+    return path if job == path or "/" in job else f"{JOB}{caller.tenant}/{job}"

@@ -18,7 +18,7 @@ from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
 from aios.kernel.lanes.policy import Ticket
 from aios.kernel.ledger.accounts import Account, Limit
-from aios.kernel.ledger.book import Book
+from aios.kernel.ledger.book import Book, is_for_all
 from aios.kernel.ledger.ledger import Short
 from aios.kernel.ledger.payments import Payment, Till
 from aios.kernel.ledger.states import limit_state, tightest
@@ -47,30 +47,38 @@ class Cashier:
         self._deadlines = deadlines
         self._events = events
         self._journal = journal
-        self._free: dict[Call, tuple[Account, Callable[[Call, str], Bound]]] = {}
-        """Attempts that wait or are under way, and for which nothing is reserved."""
+        self._free: dict[Call, tuple[Account, Callable[[Call, str], Bound], str]] = {}
+        """Attempts that wait or are under way, and for which nothing is reserved; with the names of their jobs' accounts."""
 
     def is_free(self, call: Call, syscall: Syscall) -> bool:
         """Whether the next attempt of a call costs nothing and no limit holds for it: then nothing is reserved with its turn."""
-        account = self._book.of(call.process)
+        account, job = self._book.of(call.process), self._job_of(call)
         assert syscall.free is not None and syscall.bound is not None
-        if not syscall.free(call) or (self._book.has_limits and self._is_limited(account)):
+        if not syscall.free(call) or (self._book.has_limits and self._is_limited(account, job)):
             return False
-        self._free[call] = (account, syscall.bound)
+        self._free[call] = (account, syscall.bound, job)
         return True
 
-    def _is_limited(self, account: Account) -> bool:
-        """Whether a limit may hold for calls of an account: its own, one above it, or one of a model."""
-        return any(each.limits for each in account.path) or self._book.limits_models
+    def _job_of(self, call: Call) -> str:
+        """The name of the account of the job that a call is of: its process's, or else the one that it names; "" for none."""
+        process, trace = call.process, call.options.trace
+        job = process.job or (trace.tag if trace is not None else "")
+        return self._book.job(process.tenant, job) if job else ""
+
+    def _is_limited(self, account: Account, job: str) -> bool:
+        """Whether a limit may hold for calls of an account and a job: theirs, one above it, or one of a model or a provider."""
+        if job and job in self._book.tags and (self._book.tags[job].limits or self._book.tags[job].overbilled):
+            return True
+        return any(each.limits for each in account.path) or self._book.limits_all
 
     def begin_limits(self, account: Account) -> None:
         """An account is to have a limit: from now on something is reserved for all of its calls that wait or are under way."""
-        is_model = account in self._book.models.values()
-        for call, (own, bound_on) in list(self._free.items()):
-            if is_model or account in own.path:
+        for_all = is_for_all(account)
+        for call, (own, bound_on, job) in list(self._free.items()):
+            if for_all or account.name == job or account in own.path:
                 del self._free[call]
                 bounds = {server: bound_on(call, server) for server in call.feasible}
-                payment = Payment(self._till, own.path, bounds, call, self._book.models, limited=True)
+                payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
                 ticket = call.ticket
                 if isinstance(ticket, Ticket):
                     ticket.payment = payment
@@ -82,11 +90,11 @@ class Cashier:
     async def payment(self, call: Call, syscall: Syscall) -> Payment:
         """What the next attempt of a call has to reserve with its turn. See `admit`."""
         assert syscall.bound is not None
-        account = self._book.of(call.process)
-        if self._book.has_limits and self._is_limited(account):
+        account, job = self._book.of(call.process), self._job_of(call)
+        if self._book.has_limits and self._is_limited(account, job):
             return await self.admit(call, syscall.bound)
         bounds = {server: syscall.bound(call, server) for server in call.feasible}
-        return Payment(self._till, account.path, bounds, call, self._book.models)
+        return Payment(self._till, account.path, bounds, call, self._book.tags, job)
 
     async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
@@ -94,10 +102,10 @@ class Cashier:
         Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or
         ends in `OverBudget`. Raises `RateLimited` where it cannot wait so long.
         """
-        own = self._book.of(call.process)
+        own, job = self._book.of(call.process), self._job_of(call)
         bounds = {server: bound_on(call, server) for server in call.feasible}
-        payment = Payment(self._till, own.path, bounds, call, self._book.models, limited=True)
-        while self._is_limited(own) or any(account.overbilled for account in own.path):
+        payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
+        while self._is_limited(own, job) or any(account.overbilled for account in own.path):
             found = {server: self._till.ledger.lasting(payment.accounts_on(server), bound) for server, bound in bounds.items()}
             able = frozenset(server for server, short in found.items() if short is None)
             if able:
@@ -218,7 +226,7 @@ class Cashier:
 
     def _spend(self, call: Call, error: BaseException | None) -> None:
         """Count what cost nothing."""
-        account, bound_on = self._free.pop(call)
+        account, bound_on, job = self._free.pop(call)
         actual = call.came_to
         if actual is None or error is not None:
             bound = bound_on(call, call.core)
@@ -227,6 +235,8 @@ class Cashier:
         call.came_to = None
         if actual.calls:
             account.spend(actual.tokens, self._clock.now_ns())
+            if job and job in self._book.tags:
+                self._book.tags[job].spend(actual.tokens, self._clock.now_ns())
 
     @staticmethod
     def _came_to(call: Call, bound: Bound, reserved: Amount, error: BaseException | None) -> Amount | None:

@@ -43,22 +43,24 @@ class Parked:
 
 
 class Payment:
-    """What one attempt of a call needs of its accounts. `bounds`: by server. `models`: accounts of models that are limited.
+    """What one attempt of a call needs of its accounts. `bounds`: by server. `tags`: accounts beside those, by name; of the call
+    are the one of its `job` and those that the bound of its server names, as far as they are there.
 
     `limited`: one of its accounts has a limit. `recorded`: the journal has its reservation.
     """
 
     __slots__ = (
-        "_call", "_till", "accounts", "at", "bounds", "limited", "models", "rank", "recall", "recorded", "reservation",
-        "server", "short",
+        "_call", "_till", "accounts", "at", "bounds", "job", "limited", "rank", "recall", "recorded", "reservation",
+        "server", "short", "tags",
     )  # fmt: skip
 
     def __init__(
         self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call,
-        models: Mapping[str, Account], limited: bool = False,
+        tags: Mapping[str, Account], job: str = "", limited: bool = False,
     ) -> None:  # fmt: skip
         self.accounts = accounts
-        self.models = models
+        self.tags = tags
+        self.job = job
         self.bounds = bounds
         self.limited = limited
         self.recorded = False
@@ -72,9 +74,12 @@ class Payment:
         self._call = call
 
     def accounts_on(self, server: str) -> tuple[Account, ...]:
-        """What pays for a turn on a server: the account of its model, too."""
-        model = self.models.get(self.bounds[server].model) if self.models else None
-        return self.accounts if model is None else (*self.accounts, model)
+        """What pays for a turn on a server: the accounts of its tags, too."""
+        tags = self.tags
+        if not tags:
+            return self.accounts
+        found = [tags[name] for name in (self.job, *self.bounds[server].tags) if name in tags]
+        return (*self.accounts, *found) if found else self.accounts
 
     def take(self, server: str, recall: Callable[[], None]) -> Taken:
         """Reserve for a turn on a server. `later`: it waits now, and `recall` is called when there may be room."""
