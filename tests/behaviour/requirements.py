@@ -115,6 +115,9 @@ REQUIREMENTS = (
         "chapter 20, preemption: at a token boundary, across classes; resumes exactly",
     ),
     Requirement("rate", "A call beyond a rate waits for the next minute, or hears when to come.", "chapter 20: rate limits"),
+    Requirement(
+        "tag", "A call is of the accounts of its model, its provider and its job, too.", "chapter 20, the ledger"
+    ),
     Requirement("runaway", "Who goes round in circles is suspended, and an operator asked.", "chapter 20: runaway guard"),
     Requirement("suspend", "A suspended agent makes no call until it is resumed.", "chapter 30: signals suspend, resume"),
     Requirement("after", "A process begins after others, with the results of those that ended well.", "chapter 80: `after=`"),

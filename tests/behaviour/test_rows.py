@@ -12,7 +12,7 @@ from aios.abi.lane import ListLanes, UseLane
 from aios.abi.llm import Completion, Count, Delta, Embed, Generate, Message, Models, Score, Started
 from aios.abi.price import ShowPrices
 from aios.abi.process import Exit, Explain, List, Logs, Renice, Self, SignalProcess, Spawn, WaitFor
-from aios.abi.request import CallOptions, Done
+from aios.abi.request import CallOptions, Done, Trace
 from aios.abi.system import (
     AddToken,
     Drain,
@@ -284,6 +284,30 @@ async def test_rates(transport: str) -> None:
             ("minute", 1, 0, 0),
             ("now", 0, 0, 3),
         ]
+
+
+@proves("tag")
+async def test_tags(transport: str) -> None:
+    async with world(transport, [ScriptedCore("one two", name="shelf")]) as w:
+        gate, operator = await w.process(), w.k.operator
+        nightly, soon = CallOptions(trace=Trace(tag="nightly"), deadline_s=1.0), CallOptions(deadline_s=1.0)
+        await gate.call(Generate(prompt="what is it"), nightly)
+        (job,) = (await operator.call(ShowAccounts(account="job:nightly"))).accounts
+        assert (job.account, job.spent["day"]) == ("job:local/nightly", {"money": 0, "tokens": 5, "calls": 1})
+        await operator.call(SetLimit(account="job:nightly", unit="calls", amount=1, window="minute"))
+        with pytest.raises(RateLimited, match="`aios budget job:local/nightly --calls AMOUNT --per minute` raises it"):
+            await gate.call(Generate(prompt="what is it"), nightly)
+        await gate.call(Generate(prompt="what is it"))
+        for account in ("provider:shelf", "model:scripted-1"):
+            await operator.call(SetLimit(account=account, unit="calls", amount=1, window="minute"))
+            await gate.call(Generate(prompt="what is it"))
+            with pytest.raises(RateLimited, match=f"`{account}`"):
+                await gate.call(Generate(prompt="what is it"), soon)
+            await operator.call(SetLimit(account=account, unit="calls", amount=None, window="minute"))
+        (own,) = (await gate.call(ShowAccounts())).accounts
+        assert own.spent["lifetime"]["calls"] == 4
+        with pytest.raises(NotFound):
+            await gate.call(ShowAccounts(account="job:nightly"))
 
 
 @proves("runaway")

@@ -63,11 +63,11 @@ def budget(
     if as_json:
         put_json(state)
     elif amount is None:
-        say(f"{path} has no limit of {unit}{per(window)} any more")
+        say(f"{state.account} has no limit of {unit}{per(window)} any more")
     else:
         holds = next(each for each in state.limits if (each.unit, each.window) == (unit, window))
         later = f", now {amount_of(unit, holds.amount)} as that is spent or reserved" if holds.amount > holds.wanted else ""
-        say(f"{path} may spend {amount_of(unit, amount)}{per(window)}{later}; {amount_of(unit, holds.free)} is left")
+        say(f"{state.account} may spend {amount_of(unit, amount)}{per(window)}{later}; {amount_of(unit, holds.free)} is left")
 
 
 def soft_of(unit: Unit, soft: str | None) -> int | None:
@@ -98,7 +98,7 @@ def limits(kernel: Client, path: str, as_json: bool) -> None:
     if as_json:
         put_json(found)
         return
-    lines = list(lines_of(found.accounts[0].effective, path, found.at_ns, "-"))
+    lines = list(lines_of(found.accounts[0].effective, found.accounts[0].account, found.at_ns, "-"))
     for state in found.accounts:
         lines += lines_of(state.limits, "", found.at_ns, str(state.waiting))
     if lines:

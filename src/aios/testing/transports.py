@@ -136,6 +136,8 @@ class HttpGate:
             headers["x-aios-deadline-s"] = str(options.deadline_s)
         if options.key is not None:
             headers["x-aios-key"] = options.key
+        if options.trace is not None and options.trace.tag:
+            headers["x-aios-tag"] = options.trace.tag
         name = ROW_OF[type(request)].name
         return self._http.post(f"http://aios/v1/call/{name}", data=msgspec.json.encode(request), headers=headers)
 
