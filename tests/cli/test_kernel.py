@@ -370,7 +370,7 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     assert "job:local/nightly may spend 5 calls" in fleet.aios("budget", "job:nightly", "--calls", "5").stderr
     assert re.search(r"^job:local/nightly +5 calls", fleet.aios("budget", "job:nightly").stdout, re.MULTILINE)
     assert re.search(r"^job:local/nightly .* 5 calls ", fleet.aios("spend").stdout, re.MULTILINE)
-    assert "no core has a provider `lokal`, did you mean `local`?" in fleet.aios("budget", "provider:lokal", "5", expect=4).stderr
+    assert "no core has a provider `lokal`; did you mean `local`?" in fleet.aios("budget", "provider:lokal", "5", expect=4).stderr
     assert "no account `/nowhere`" in fleet.aios("spend", "/nowhere", expect=4).stderr
     assert (
         "has no limit of money per day any more"

@@ -213,21 +213,25 @@ async def test_tenants_have_jobs_of_their_own() -> None:
         assert await calls_of(k, "job:bolt/nightly") == 2
         told: Any = (await k.operator.call(ReadEvents(kinds=("account",)))).events
         assert {event.tenant for event in told} == {"acme"}
-        with pytest.raises(NotFound):
-            await gates[1].call(ShowAccounts(account="job:acme/nightly"))
+        for job, name in (("acme/nightly", "acme/nightly"), ("nightly", "bolt/nightly")):
+            with pytest.raises(NotFound, match=f"`job:{name}`"):
+                await gates[1].call(ShowAccounts(account=f"job:{job}"))
 
 
 async def test_jobs_are_bounded_and_one_with_a_limit_or_a_call_under_way_is_not_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def slow(request: Generate) -> Script:
+        return Script(text="one", first_s=request.max_tokens or 0)
+
     monkeypatch.setattr(book, "MOST_JOBS", 3)
-    async with kernel_for_tests([ScriptedCore(Script(text="one", first_s=1), slots=9, price=PRICE)]) as k:
+    async with kernel_for_tests([ScriptedCore(slow, slots=9, price=PRICE)]) as k:
         gate = await k.session()
         await limit(k, "job:limited", 5)
-        await gate.call(hello, of("old"))
-        under_way = asyncio.ensure_future(gate.call(hello, of("busy")))
+        under_way = asyncio.ensure_future(gate.call(Generate(prompt="hello", max_tokens=5), of("busy")))
         await asyncio.sleep(0.5)
-        await gate.call(hello, of("new"))
+        await gate.call(Generate(prompt="hello", max_tokens=1), of("old"))
+        await gate.call(Generate(prompt="hello", max_tokens=1), of("new"))
         for job in ("limited", "busy", "new"):
             await state(k, f"job:{job}")
         with pytest.raises(NotFound):
