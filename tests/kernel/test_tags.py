@@ -14,7 +14,7 @@ from aios.abi.process import Spawn, WaitFor
 from aios.abi.request import CallOptions, Trace
 from aios.abi.system import AddToken
 from aios.kernel.ledger import book
-from aios.ports.core import CoreInfo, Price
+from aios.ports.core import CoreCall, CoreInfo, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
 from aios.testing.kernel import RunningKernel, kernel_for_tests, manifest_of
@@ -221,8 +221,8 @@ async def test_tenants_have_jobs_of_their_own() -> None:
 async def test_jobs_are_bounded_and_one_with_a_limit_or_a_call_under_way_is_not_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def slow(request: Generate) -> Script:
-        return Script(text="one", first_s=request.max_tokens or 0)
+    def slow(call: CoreCall) -> Script:
+        return Script(text="one", first_s=call.request.max_tokens or 0)
 
     monkeypatch.setattr(book, "MOST_JOBS", 3)
     async with kernel_for_tests([ScriptedCore(slow, slots=9, price=PRICE)]) as k:
