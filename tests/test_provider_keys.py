@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from aios.abi.errors import Unavailable
+from aios.abi.errors import Invalid, Unavailable
 from aios.config import Config, read_config
 from aios.drivers.clock import SystemClock
 from aios.kernel.access.tokens import Tokens
@@ -89,6 +89,64 @@ def test_only_a_provider_s_own_address_is_meant_without_being_named() -> None:
         Use("OTHER_API_KEY", OPENAI.origin),
     ):
         assert not other.usual and other.command.endswith(f"--to {other.origin}")
+
+
+def test_a_limit_is_one_for_the_prices_that_were_there_when_it_was_accepted(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(core: str, more: str = "") -> Use:
+        text = f'[[core]]\nname = "c"\n{core}\n{more}'
+        config = config_of(text, tmp_path_factory, monkeypatch)
+        return next(each.use for each in paid_cores(config, {"OPENAI_API_KEY": 1, "GATEWAY_KEY": 1}))
+
+    openai, free = 'provider = "openai"', "input = 0\noutput = 0\n"
+    same = 'base_url = "https://api.openai.com/v1"\nkey_env = "OPENAI_API_KEY"\n'
+    assert use(openai) == use(openai, '[prices.models."groq/m"]\n' + free) == use(same) == OPENAI
+    for core, more in (
+        (openai, '[prices.models."OpenAI/gpt-5"]\n' + free),
+        (same + 'provider = "OPENAI"', '[prices.models."openai/gpt-5"]\n' + free),
+        (openai + "\nprice = {}", ""),
+        (same + 'provider = "local"', ""),
+        (same + 'provider = "groq"', ""),
+    ):
+        other = use(core, more)
+        assert other.prices and not other.usual and "at prices of" in str(other)
+        assert not Allowance().accepting([OPENAI], 5, "day").allows(other)
+    dear, dearer = (use(openai, f'[prices.models."openai/m"]\ninput = {n}\noutput = 1\n') for n in (1, 2))
+    assert dear != dearer
+    gateway = 'base_url = "https://models.example.com/v1"\nkey_env = "GATEWAY_KEY"\nprovider = "openai"'
+    assert use(gateway).prices == "`openai`"
+
+
+def test_a_file_of_certificates_is_one_place_and_not_any_of_its_name(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = '[[core]]\nname = "c"\nbase_url = "https://models.example.com/v1"\nca_file = "ours.pem"\n'
+    first, second = (next(paid_cores(config_of(text, tmp_path_factory, monkeypatch), {})).use for _ in range(2))
+    assert first.ca_file.startswith("/") and first.ca_file != second.ca_file
+
+
+def test_all_are_off_also_those_whose_keys_are_not_there_now() -> None:
+    off = Allowance().accepting([OPENAI, GROQ], 5, "day").off([OPENAI])
+    assert not off.allows(OPENAI) and not off.allows(GROQ) and not off.accepted
+
+
+def test_who_names_no_window_of_what_is_elsewhere_has_one_of_what_is_usual_there(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        '[[core]]\nname = "far"\nbase_url = "https://models.example.com/v1"\n'
+        '[[core]]\nname = "said"\nbase_url = "https://models.example.com/v1"\nwindow = 4096\n'
+        '[[core]]\nname = "here"\nbase_url = "http://127.0.0.1:8000/v1"\n'
+    )
+    assert [core.window for core in config_of(text, tmp_path_factory, monkeypatch).cores] == [128_000, 4096, 8192]
+
+
+def test_a_provider_that_is_coming_is_told_as_such(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Invalid, match=r"the wire of `anthropic` is not spoken yet, it is coming: .*`base_url`"):
+        config_of('[[core]]\nprovider = "anthropic"\n', tmp_path_factory, monkeypatch)
 
 
 def test_what_the_operator_said_is_kept_for_its_eyes_alone(config: Config) -> None:

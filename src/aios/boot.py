@@ -24,7 +24,7 @@ from aios.drivers.sandbox.landlock import LandlockSandbox, harden_kernel, interp
 from aios.drivers.store.document import FileDocument
 from aios.drivers.store.memory import MemoryStore
 from aios.kernel.main import Kernel, Parts
-from aios.keys import NONE_HELD, Allowance, Held, Paid, paid_cores, read_allowance, take_keys
+from aios.keys import FILE_SAYS, NONE_HELD, Allowance, Held, Paid, paid_cores, read_allowance, take_keys
 from aios.ports.core import Core
 from aios.ports.embedder import Embedder
 from aios.ports.prices import LOCAL
@@ -176,10 +176,9 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
 
 def own_prices(config: Config, paid: list[Paid]) -> Iterator[str]:
     """A sentence on each core whose prices are not the table's: a limit holds as far as its prices are true."""
-    for each in (each.core for each in paid):
-        said = [name for name in config.prices.models if name.lower().startswith(f"{each.provider}/")]
-        if each.price is not None or (each.provider and said):
-            yield f"note: what core `{each.name}` costs is {config.file}'s word, and not that of the table of prices"
+    for each in paid:
+        if each.prices.startswith(FILE_SAYS):
+            yield f"note: what core `{each.core.name}` costs is {config.file}'s word, and not that of the table of prices"
 
 
 def without_price(kernel: Kernel) -> Iterator[str]:

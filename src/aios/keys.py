@@ -6,6 +6,7 @@ agent reads, and not in `aios.toml`, which may have come with somebody else's pr
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
@@ -18,27 +19,36 @@ from aios.abi.errors import Invalid, Unavailable
 from aios.config import Config
 from aios.drivers.core.key import Key
 from aios.drivers.core.openai_chat import OpenAIChatConfig
-from aios.drivers.core.providers import BY_VARIABLE, COMING, PROVIDERS, core_of
+from aios.drivers.core.providers import BY_ORIGIN, BY_VARIABLE, COMING, PROVIDERS, core_of
+from aios.drivers.price.book import PricesConfig
 from aios.drivers.store.document import FileDocument
 from aios.kernel.access.tokens import PREFIX
+from aios.ports.prices import LOCAL
 
 FILE_NAME = "keys.json"
+FILE_SAYS = "aios.toml,"
+"""How prices begin that the configuration says; a hash of them follows."""
 OWN_TOKEN = re.compile(rf"{PREFIX}[\w-]{{43}}", re.ASCII)
 """As `aios token add` makes them: the prefix and 256 bits."""
 
 
 class Use(msgspec.Struct, frozen=True, order=True):
-    """A key that goes somewhere: the variable that holds it ("": none is wanted there), to where, and who vouches for that."""
+    """A key that goes somewhere: the variable that holds it ("": none is wanted there), to where, and who vouches for that.
+
+    `prices`: who says what it costs there, if it is not the table for the provider that is there: a limit holds as far as its
+    prices are true, and a file that calls everything free would do away with it.
+    """
 
     variable: str
     origin: str
     ca_file: str = ""
+    prices: str = ""
 
     @property
     def usual(self) -> bool:
         """Whether it is where the key of a known provider is meant to go."""
         provider = BY_VARIABLE.get(self.variable)
-        return provider is not None and not self.ca_file and self.origin == core_of(provider).origin
+        return provider is not None and not self.ca_file and not self.prices and self.origin == core_of(provider).origin
 
     @property
     def command(self) -> str:
@@ -47,7 +57,8 @@ class Use(msgspec.Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         vouched = f", vouched for by {self.ca_file}" if self.ca_file else ""
-        return f"{self.variable or 'no key'} to {self.origin}{vouched}"
+        priced = f", at prices of {self.prices}" if self.prices else ""
+        return f"{self.variable or 'no key'} to {self.origin}{vouched}{priced}"
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -75,6 +86,10 @@ class Allowance(msgspec.Struct, frozen=True):
         kept = tuple(use for use in self.accepted if use not in uses)
         return msgspec.structs.replace(self, accepted=kept, declined=tuple(sorted({*self.declined, *uses})))
 
+    def off(self, uses: list[Use]) -> Allowance:
+        """Nothing is allowed any more: neither these nor what was accepted when other keys were there."""
+        return Allowance(None, self.window, (), tuple(sorted({*self.declined, *self.accepted, *uses})))
+
 
 def read_allowance(home: Path) -> Allowance:
     """What the operator has said. Raises `Unavailable` for a file that is damaged, or that others may read."""
@@ -98,16 +113,21 @@ def write_allowance(home: Path, allowance: Allowance) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """A core that may cost money. `present`: its key is there, if it wants one. `named`: in the configuration."""
+    """A core that may cost money. `present`: its key is there, if it wants one. `named`: in the configuration.
+
+    `prices`: who says what it costs, see `Use`.
+    """
 
     core: OpenAIChatConfig
     present: bool
     named: bool
+    prices: str = ""
 
     @property
     def use(self) -> Use:
         """Where its key goes."""
-        return Use(self.core.key_env, self.core.origin, str(self.core.ca_file or ""))
+        vouching = self.core.ca_file
+        return Use(self.core.key_env, self.core.origin, str(vouching.absolute()) if vouching else "", self.prices)
 
 
 def is_key(value: str | None) -> bool:
@@ -121,12 +141,29 @@ def paid_cores(config: Config, variables: Mapping[str, object]) -> Iterator[Paid
     for core in config.cores:
         if core.needs_limit:
             named.add(core.key_env)
-            yield Paid(core, not core.key_env or core.key_env in variables, True)
+            yield Paid(core, not core.key_env or core.key_env in variables, True, prices_of(core, config.prices))
     names = {core.name for core in config.cores}
     for provider in PROVIDERS:
         if provider.variable in variables and provider.variable not in named:
             core = core_of(provider)
-            yield Paid(core if core.name not in names else replace(core, name=f"{core.name}-key"), True, False)
+            said = prices_of(core, config.prices)
+            yield Paid(core if core.name not in names else replace(core, name=f"{core.name}-key"), True, False, said)
+
+
+def prices_of(core: OpenAIChatConfig, prices: PricesConfig) -> str:
+    """Who says what a core costs: the table for the provider that is there, or nobody (""); the table for another; or the file.
+
+    What the file says is told with a hash of it, so that other prices are not those that were accepted.
+    """
+    said: list[object] = [core.price] if core.price is not None else []
+    if core.provider == LOCAL:
+        said.append((LOCAL, prices.local))
+    own = f"{core.provider}/".lower()
+    said += sorted((name.lower(), price) for name, price in prices.models.items() if name.lower().startswith(own))
+    if said:
+        return f"{FILE_SAYS} {hashlib.sha256(msgspec.json.encode(said, order='sorted')).hexdigest()[:16]}"
+    there = BY_ORIGIN.get(core.origin)
+    return "" if core.provider in ("", there and there.name) else f"`{core.provider}`"
 
 
 def keys_in(environment: Mapping[str, str], config: Config | None) -> list[str]:

@@ -23,13 +23,17 @@ from certificates import authority
 from test_kernel import PROGRAM, Place, place_in
 
 from aios.drivers.clock import SystemClock
+from aios.drivers.core.openai_chat import OpenAIChatConfig
+from aios.drivers.price.book import PricesConfig
 from aios.kernel.access.tokens import Tokens
-from aios.keys import Allowance, Use, read_allowance, write_allowance
+from aios.keys import Allowance, Use, prices_of, read_allowance, write_allowance
+from aios.ports.core import Price
 from aios.testing.kernel import MemoryDocument
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 KEY = "sk-far-8Jq2LmZx0Vt7RwYc5NbT1kDs"
+PRICE = Price(input=1000, cached=1000, output=2000)
 USAGE = '{"prompt_tokens": 10, "completion_tokens": 5}'
 
 
@@ -106,7 +110,7 @@ def place(tmp_path: Path, far: Provider, monkeypatch: pytest.MonkeyPatch) -> Pla
 def write_config(place: Place, far: Provider, **other: str) -> None:
     said = {"base_url": f"https://127.0.0.1:{far.port}/v1", "key_env": "FAR_API_KEY", "ca_file": str(far.certificate), **other}
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items() if value)
-    price = "[core.price]\ninput = 1000\ncached = 1000\noutput = 2000\n"
+    price = f"[core.price]\ninput = {PRICE.input}\ncached = {PRICE.cached}\noutput = {PRICE.output}\n"
     (place.folder / "aios.toml").write_text(f'local = false\nembedder = false\n[[core]]\nname = "far"\n{lines}{price}')
 
 
@@ -152,7 +156,8 @@ def test_without_a_limit_a_key_is_off_and_the_command_that_switches_it_on_is_tol
 
 def test_with_a_limit_it_is_on_the_limit_is_told_and_holds(place: Place, far: Provider) -> None:
     with up(place, "--budget", "0.01", "--per", "day", "--to", f"https://127.0.0.1:{far.port}") as said:
-        assert re.search(r"on: FAR_API_KEY to https://\S+, vouched for by \S+, 1 models on core `far`", said)
+        where = r"on: FAR_API_KEY to https://\S+, vouched for by \S+, at prices of aios.toml, \w+, 1 models on core `far`"
+        assert re.search(where, said)
         assert "budget: $0.01 per day for all together, $0.01 left" in said
         assert "note: what core `far` costs is aios.toml's word" in said
         assert generate(place)["choices"][0]["text"] == "far away"
@@ -236,8 +241,59 @@ def test_a_key_that_would_go_elsewhere_is_off_again(place: Place, far: Provider)
 
 def write_allowance_of(place: Place, far: Provider) -> None:
     place.home.mkdir(mode=0o700, exist_ok=True)
-    use = Use("FAR_API_KEY", f"https://127.0.0.1:{far.port}", str(far.certificate))
+    said = prices_of(OpenAIChatConfig(base_url=f"https://127.0.0.1:{far.port}", price=PRICE), PricesConfig())
+    use = Use("FAR_API_KEY", f"https://127.0.0.1:{far.port}", str(far.certificate), said)
     write_allowance(place.home, Allowance(10**9, "day", (use,)))
+
+
+def test_a_file_that_says_other_prices_does_not_get_the_key_that_was_accepted_for_others(place: Place, far: Provider) -> None:
+    write_allowance_of(place, far)
+    file = place.folder / "aios.toml"
+    good = file.read_text()
+    free = good[: good.index("[core.price]")] + 'provider = "local"\n'
+    for other in (good.replace("output = 2000", "output = 0"), free):
+        file.write_text(other)
+        with up(place) as said:
+            assert "off: FAR_API_KEY to https://127.0.0.1:" in said and "has no limit" in said and "on:" not in said
+    assert far.said == []
+    file.write_text(good)
+    with up(place) as said:
+        assert "on: FAR_API_KEY" in said
+
+
+def test_what_switches_all_keys_off_does_so_where_none_is_there(
+    place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_allowance_of(place, far)
+    monkeypatch.delenv("FAR_API_KEY")
+    with up(place, "--budget", "0"):
+        pass
+    monkeypatch.setenv("FAR_API_KEY", KEY)
+    with up(place) as said:
+        assert "off: FAR_API_KEY" in said and "on:" not in said
+    assert far.said == []
+
+
+def test_whoever_closed_the_input_is_not_asked(place: Place, far: Provider) -> None:
+    script = f"exec {' '.join(PROGRAM)} up --detach --port 0 <&-"
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=place.folder, env=place.environment, capture_output=True, text=True, check=False
+    )
+    place.aios("down", "--grace", "0")
+    assert done.returncode == 0 and "off: FAR_API_KEY" in done.stderr, done.stderr
+
+
+WRONG = ["-1", "nan", "inf", "1e3", "1e999", "1_000", "1,5", "5 ", "٥", "５", "0x5", "", "$", "0.0000000001"]
+
+
+@pytest.mark.parametrize("amount", WRONG)
+def test_what_is_no_amount_switches_nothing_on(place: Place, amount: str) -> None:
+    assert "is no amount: write dollars as" in place.aios("up", "--detach", "--budget", amount, expect=2).stderr
+    assert not (place.home / "keys.json").exists()
+
+
+def test_an_amount_with_its_time_is_told_how_that_is_said(place: Place) -> None:
+    assert "`--per day`" in place.aios("up", "--detach", "--budget", "$5/day", expect=2).stderr
 
 
 CHILD = "import os; print(sorted(os.environ.values()), [open(f'/proc/{p}/environ').read() for p in ('self',)])"

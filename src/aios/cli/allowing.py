@@ -32,14 +32,27 @@ def allow(config: Config, budget: int | None, window: Window, places: Sequence[s
         meant = [use for use in uses if use.usual or use in allowance.accepted or use.origin in places]
         for use in [use for use in uses if use not in meant and budget]:
             say(f"{use} is not meant by --budget alone: `--to {use.origin}` adds it")
-        write_allowance(config.home, allowance.accepting(meant, budget, window) if budget else allowance.declining(uses))
-    elif unasked and not yes and sys.stdin.isatty():
+        write_allowance(config.home, allowance.accepting(meant, budget, window) if budget else allowance.off(uses))
+    elif unasked and not yes and can_ask():
         write_allowance(config.home, asked(allowance, unasked))
     elif unasked and yes:
         say(f"--yes switches no key on without an amount: `{unasked[0].command}` does")
     for name in there:
         if name in COMING:
             say(f"key {name}: {COMING[name]} is coming, its wire is not spoken yet")
+
+
+def can_ask() -> bool:
+    """Whether a person can answer: what we read is a terminal, and we are in its foreground.
+
+    An input that was closed is None, and who reads in the background is stopped by the terminal.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal, but not the one that we were started from: nobody else reads it
+        return True
 
 
 def asked(allowance: Allowance, uses: list[Use]) -> Allowance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import click
@@ -19,13 +20,18 @@ class Dollars(click.ParamType):  # type: ignore[type-arg]  # older versions have
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        try:
-            nano = Decimal(str(value).removeprefix("$")) * NANO
-            if nano == nano.to_integral_value() and 0 <= nano <= MOST_AMOUNT:
-                return int(nano)
-        except ArithmeticError:
-            pass
-        self.fail(f"{value!r} is no amount: write dollars as `5` or `0.25`, at most {MOST_AMOUNT // NANO:,}", param, ctx)
+        if _dollars.fullmatch(str(value)):
+            nano = int(Decimal(str(value).removeprefix("$")) * NANO)
+            if nano <= MOST_AMOUNT:
+                return nano
+        window = _window.fullmatch(str(value))
+        said = f"; the time is said with `--per {window[1]}`" if window else ""
+        self.fail(f"{value!r} is no amount: write dollars as `5` or `0.25`, at most {MOST_AMOUNT // NANO:,}{said}", param, ctx)
+
+
+_dollars = re.compile(r"\$?(?=\.?[0-9])[0-9]{0,12}(\.[0-9]{1,9})?", re.ASCII)
+"""As people write them: no digits of other scripts, no exponent, nothing between the digits that one may read over."""
+_window = re.compile(r"\$?[0-9.]+ ?/ ?(hour|day|month|lifetime)", re.ASCII)
 
 
 def amount_of(unit: Unit, amount: int) -> str:

@@ -12,6 +12,9 @@ from aios.abi.errors import Invalid
 from aios.drivers.core.openai_chat import FEATURES, WINDOW, OpenAIChatConfig
 from aios.ports.core import Feature
 
+FAR_WINDOW = 128_000
+"""Of models elsewhere, where nobody says it: that much is reserved for an answer to a call that names no most of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -22,7 +25,7 @@ class Provider:
     variable: str
     base_url: str
     can: frozenset[Feature]
-    window: int = 128_000
+    window: int = FAR_WINDOW
 
 
 COMMON: frozenset[Feature] = frozenset({"chat", "stop", "tools", "json"})
@@ -42,6 +45,8 @@ PROVIDERS = (
 )
 BY_NAME = {provider.name: provider for provider in PROVIDERS}
 BY_VARIABLE = {provider.variable: provider for provider in PROVIDERS}
+BY_ORIGIN = {"/".join(provider.base_url.split("/")[:3]): provider for provider in PROVIDERS}
+"""By `https://HOST`."""
 
 COMING = {
     "ANTHROPIC_API_KEY": "Anthropic",
@@ -59,10 +64,13 @@ def completed(config: OpenAIChatConfig) -> OpenAIChatConfig:
     if provider is None:
         if not config.base_url:
             some = ", ".join(f"`{name}`" for name in BY_NAME)
-            raise Invalid(f"a core needs its address, `base_url`, or a `provider` of {some}", field="base_url")
+            coming = config.provider.capitalize() in COMING.values()
+            said = f"the wire of `{config.provider}` is not spoken yet, it is coming: " if coming else ""
+            raise Invalid(f"{said}a core needs its address, `base_url`, or a `provider` of {some}", field="base_url")
         if not config.name:
             raise Invalid(f"the core at {config.base_url} needs a `name`", field="name")
-        return config
+        unsaid = config.needs_limit and config.window == WINDOW
+        return dataclasses.replace(config, window=FAR_WINDOW) if unsaid else config
     ours = not config.base_url or config.base_url.rstrip("/") == provider.base_url
     return dataclasses.replace(
         config,
