@@ -18,6 +18,7 @@ from aios.abi.llm import Generate, Message, ToolCall
 from aios.ports.core import CoreCall
 from aios.server.doors import doors_to
 from aios.server.http import HttpServer, ServerConfig
+from aios.server.local import LocalGate
 from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, kernel_for_tests
 
@@ -89,7 +90,7 @@ def in_fields(asked: str, said: str) -> str:
 class Wire:
     """A relay on a port of its own. `cut`: the next answer does not arrive; the connection is cut when it begins.
 
-    `said`: all that the kernel said, also what was cut off; `asked`: all that clients did.
+    `said`: all that the kernel said, also what was cut off; `begun`: set when it has begun to answer for a model.
     """
 
     server: HttpServer
@@ -97,7 +98,8 @@ class Wire:
     cuts: int = 0
     port: int = 0
     said: bytearray = field(default_factory=bytearray)
-    asked: bytearray = field(default_factory=bytearray)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    _asked: list[bytearray] = field(default_factory=list)
     _relays: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -109,14 +111,22 @@ class Wire:
         found = set(re.findall(rb'"id": ?"((?:chatcmpl-|resp_|msg_)[^"]+)"', self.said))
         return {id for id in found if not id.startswith(b"msg_")} or found
 
+    @property
+    def asked(self) -> bytes:
+        """All that clients asked, one connection after the other."""
+        return b"".join(self._asked)
+
+    def calls(self) -> int:
+        """How often clients asked a model's door."""
+        return len(MODEL_CALL.findall(self.asked))
+
     def bodies(self) -> list[tuple[str, bytes]]:
         """What clients asked: the door, and the body of the request."""
-        found = re.finditer(
-            rb"POST /v1/(chat/completions|responses|messages)(?:\?\S*)? HTTP/1.1\r\n(.*?)\r\n\r\n", self.asked, re.S
-        )
+        asked = self.asked
+        found = MODEL_CALL.finditer(asked)
         sizes = [(match, re.search(rb"(?i)content-length: (\d+)", match[2])) for match in found]
-        bodies = [(match[1].decode(), self.asked[match.end() : match.end() + int(size[1])]) for match, size in sizes if size]
-        return [(door.partition("/")[0], bytes(body)) for door, body in bodies]
+        bodies = [(match[1].decode(), asked[match.end() : match.end() + int(size[1])]) for match, size in sizes if size]
+        return [(door.partition("/")[0], body) for door, body in bodies]
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Wire]:
@@ -135,6 +145,7 @@ class Wire:
         assert task is not None
         self._relays.add(task)
         asked = bytearray()
+        self._asked.append(asked)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
         try:
             async with asyncio.TaskGroup() as both:
@@ -145,7 +156,6 @@ class Wire:
             pass
         finally:
             self._relays.discard(task)
-            self.asked += asked
             writer.close()
             far_writer.close()
 
@@ -153,10 +163,12 @@ class Wire:
         """What the kernel says, to the client; or nothing of a model's answer, once it has begun, if the wire is to be cut."""
         while data := await reader.read(65536):
             self.said += data
-            if self.cut and MODEL_CALL.search(asked):
-                self.cut = False
-                self.cuts += 1
-                return
+            if MODEL_CALL.search(asked):
+                self.begun.set()
+                if self.cut:
+                    self.cut = False
+                    self.cuts += 1
+                    return
             writer.write(data)
             await writer.drain()
 
@@ -178,6 +190,10 @@ class Stage:
     wire: Wire
     token: str
     folder: str
+
+    async def call(self, prompt: str) -> None:
+        """A call with the client's token that is not the client's."""
+        await LocalGate(self.k.kernel, self.k.kernel.attach(self.token)).call(Generate(messages=(Message("user", prompt),)))
 
     async def hold_the_slot(self, seconds: float) -> None:
         """A call of somebody else's that takes this long."""

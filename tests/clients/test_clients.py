@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 import pytest
-from stage import CLIENTS, HELLO, WAITED, Failure, stage
+from stage import CLIENTS, HELLO, LIMIT_S, WAITED, Failure, Stage, stage
 
 from aios.abi.account import SetLimit
 from aios.server import exchange
@@ -24,16 +24,15 @@ ACCOUNT = "/local/client"
 class Client:
     """An environment, and the program that is played in it. `streams`: whether its user sees the pieces of a stream.
 
-    `says_retries`: whether its second try can be told from another call that happens to be equal. `tries`: how often, at most, it
-    asks a door that refuses it for good. `says`: what its user hears of that.
+    `says_retries`: whether its second try can be told from another call that happens to be equal. `asks_again`: whether it does
+    when a stream ends in an error.
     """
 
     name: str
     program: str
     streams: bool = True
     says_retries: bool = True
-    tries: int = 1
-    says: str = f"aios budget {ACCOUNT} "
+    asks_again: bool = False
 
 
 PLAYED = (
@@ -45,14 +44,14 @@ PLAYED = (
     Client("pydantic-ai", "pydantic_ai_agent.py"),
     Client("agent-framework", "agent_framework_agent.py"),
     Client("autogen", "autogen_agent.py"),
-    Client("crewai", "crewai_crew.py", tries=2),
-    Client("smolagents", "smolagents_agent.py", tries=2),
-    Client("llama-index", "llama_index_agent.py", tries=2),
-    Client("dspy", "dspy_program.py", says_retries=False),
+    Client("crewai", "crewai_crew.py"),
+    Client("smolagents", "smolagents_agent.py"),
+    Client("llama-index", "llama_index_agent.py"),
+    Client("dspy", "dspy_program.py", says_retries=False, asks_again=True),
     Client("litellm", "litellm_calls.py"),
-    Client("claude-agent-sdk", "claude_agent.py", says_retries=False),
-    Client("codex", "codex_cli.py", streams=False, says_retries=False, says="Quota exceeded"),
-    Client("opencode", "opencode_cli.py", streams=False, says_retries=False, tries=2),
+    Client("claude-agent-sdk", "claude_agent.py", says_retries=False, asks_again=True),
+    Client("codex", "codex_cli.py", streams=False, says_retries=False),
+    Client("opencode", "opencode_cli.py", streams=False, says_retries=False),
 )
 EVERY = bool(os.environ.get("AIOS_TEST_CLIENTS"))
 TESTED = ("openai-3", "openai-2", "anthropic", "openai-agents", "langgraph")
@@ -66,6 +65,11 @@ def client(request: pytest.FixtureRequest) -> Client:
     if not (CLIENTS / wanted.name / "lock.sha256").exists():
         raise AssertionError(f"client `{wanted.name}` is not there: `python3 tools/clients.py {wanted.name}` makes it")
     return wanted
+
+
+async def limit(s: Stage, calls: int) -> None:
+    """What the client may do per day."""
+    await s.k.operator.call(SetLimit(account=ACCOUNT, unit="calls", amount=calls, window="day"))
 
 
 @pytest.mark.real
@@ -114,14 +118,32 @@ async def test_a_connection_that_is_cut_costs_no_second_call(client: Client) -> 
 
 @pytest.mark.real
 @pytest.mark.slow
-async def test_a_spent_budget_is_soon_given_up_and_no_model_works(client: Client) -> None:
-    """One attempt; a second one of those that take any status 429 for a reason to try again."""
+async def test_a_spent_budget_is_asked_for_once_and_its_user_hears_all_about_it(client: Client) -> None:
     for scene in ("hello", "tools", *["stream"] * client.streams):
         async with stage() as s:
-            await s.k.operator.call(SetLimit(account=ACCOUNT, unit="calls", amount=0, window="day"))
-            got = await s.play(client.name, client.program, [scene], RETRY_WAIT_S=str(60 / SCALE))
-            assert 1 <= len(s.wire.bodies()) <= client.tries and not s.core.calls, scene
-        assert isinstance(got[scene], Failure) and client.says in got[scene], scene
+            await limit(s, 1)
+            await s.call("spend it")
+            got = await s.play(client.name, client.program, [scene])
+            assert (s.wire.calls(), len(s.core.calls)) == (1, 1), scene
+        assert isinstance(got[scene], Failure), scene
+        spent = f"`{ACCOUNT}` has spent 1 call of 1 call per day, and this call may come to 1 call, begins anew at 20"
+        assert spent in got[scene] and f"`aios budget {ACCOUNT} --calls AMOUNT --per day` raises it" in got[scene], scene
+
+
+@pytest.mark.real
+@pytest.mark.slow
+async def test_a_budget_that_is_spent_while_a_stream_waits_ends_it_and_no_model_works(client: Client) -> None:
+    """What is wrong is told in the stream. Those that ask again all the same hear it at once."""
+    async with stage(slots=1) as s:
+        blocker = asyncio.create_task(s.hold_the_slot(LIMIT_S))
+        playing = asyncio.create_task(s.play(client.name, client.program, ["wait_streaming"]))
+        async with asyncio.timeout(LIMIT_S):
+            await s.wire.begun.wait()
+        await limit(s, 0)
+        blocker.cancel()
+        got = await playing
+        assert (s.wire.calls(), len(s.core.calls)) == (2 if client.asks_again else 1, 1)
+    assert isinstance(got["wait_streaming"], Failure) and f"aios budget {ACCOUNT} " in got["wait_streaming"]
 
 
 @pytest.mark.real

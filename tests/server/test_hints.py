@@ -164,7 +164,7 @@ async def test_an_error_has_its_status_and_says_whether_to_try_again(code: str, 
     async with running_kernel(ScriptedCore(Script(text="x", fail_after=0, failure=failure))) as kernel:
         visitor = await ask(kernel, path, {**DOORS[path], "stream": stream})
     headers = dict(visitor.sent[0][1]["headers"])
-    theirs = {"Denied": 400, "NeedsApproval": 400, "OverBudget": 429} if path == "/v1/chat/completions" else {}
+    theirs = {"Denied": 400, "NeedsApproval": 400} if path == "/v1/chat/completions" else {}
     assert visitor.status == theirs.get(code, failure.http) >= 400
     assert (headers.get(b"x-should-retry") == b"false") == (not failure.retry)
     assert "the script says so" in json.loads(visitor.answer())["error"]["message"]

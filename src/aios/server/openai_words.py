@@ -20,7 +20,6 @@ from aios.abi.errors import (
 )
 from aios.abi.llm import TokenLogprob
 from aios.server.exchange import code_of
-from aios.server.spent import OverBudgetAgain
 
 QUOTA = "insufficient_quota"
 CODES: dict[type[AiosError], str] = {
@@ -30,7 +29,6 @@ CODES: dict[type[AiosError], str] = {
     RateLimited: "rate_limit_exceeded",
     QueueFull: "rate_limit_exceeded",
     OverBudget: QUOTA,
-    OverBudgetAgain: QUOTA,
 }
 """Codes that clients look for; every other error has its own name."""
 TOOL_FIELD = re.compile(r"^(tools\[\d+\])\.(name|description|parameters|strict)\b")
@@ -50,8 +48,6 @@ class _ErrorBody(msgspec.Struct):
 
 def status_of(error: AiosError) -> int:
     """An error's status at OpenAI's doors."""
-    if isinstance(error, OverBudget):
-        return 400 if isinstance(error, OverBudgetAgain) else 429
     return DENIED_STATUS if isinstance(error, Denied | NeedsApproval) else error.http
 
 
@@ -65,10 +61,11 @@ def error_body(error: AiosError, status: int, param: str | None, code: str = "")
         kind = "server_error"
     else:
         kind = "invalid_request_error"
-    return _encode({"error": _ErrorBody(error.message, kind, param, code or _code_of(error))})
+    return _encode({"error": _ErrorBody(error.message, kind, param, code or error_code(error))})
 
 
-def _code_of(error: AiosError) -> str:
+def error_code(error: AiosError) -> str:
+    """The code that clients look for, or the error's own name."""
     if isinstance(error, NotFound) and error.field not in (None, "", "model"):
         return code_of(error)
     return CODES.get(type(error), code_of(error))

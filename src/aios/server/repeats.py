@@ -24,12 +24,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from aios.abi.errors import AiosError, Draining, OverBudget
+from aios.abi.errors import AiosError, Draining
 from aios.abi.llm import Delta
 from aios.abi.request import CallOptions, Event, Request
 from aios.ports.kernel import Answer, Caller, Kernel, Tell
 from aios.server.exchange import HttpRequest, State, Writer
-from aios.server.spent import Spent
 
 LINGER_S = 5.0
 """How long a call goes on whose client went away before it had heard anything."""
@@ -132,7 +131,6 @@ class Repeats:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._spent = Spent()
         self._by_key: dict[bytes, list[Held]] = {}
         self._kept: dict[str, _Kept] = {}
         self._lingering: Counter[str] = Counter()
@@ -158,12 +156,9 @@ class Repeats:
         known = self._find(key, tries or 0)
         if known is None and tries is None:
             return await self._plain(request, writer, caller, wanted, options, tell)
-        try:
-            if known is not None:
-                return await self._join(known, writer, tell, tries)
-            return await self._begin(Held(key, request.token_id, tries or 0, writer, tell), writer, caller, wanted, options)
-        except OverBudget as error:
-            raise self._spent.refusal(request, error) from None
+        if known is not None:
+            return await self._join(known, writer, tell, tries)
+        return await self._begin(Held(key, request.token_id, tries or 0, writer, tell), writer, caller, wanted, options)
 
     # making calls
 
@@ -179,8 +174,6 @@ class Repeats:
                 held.finish(error)
                 self._by_key.setdefault(held.key, []).append(held)
                 self._keep(held, "broken")
-            if isinstance(error, OverBudget):
-                raise self._spent.refusal(request, error) from None
             raise
 
     async def _begin(self, held: Held, writer: Writer, caller: Caller, wanted: Request[Any], options: CallOptions) -> Answer:

@@ -13,7 +13,7 @@ import msgspec
 
 from aios.abi.errors import AiosError
 from aios.abi.llm import Choice, Completion, Delta, ToolCallDelta, Usage
-from aios.server.openai_words import logprob_of
+from aios.server.openai_words import error_code, logprob_of
 from aios.server.response_body import ResponseBody
 from aios.server.response_items import Tool
 from aios.server.response_output import OutputCall, OutputItem, OutputMessage, OutputReasoning
@@ -25,6 +25,15 @@ Kind = TypeVar("Kind", bound="OutputItem")
 _encode = msgspec.json.Encoder().encode
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Why an answer is not whole, by its finish; every other finish is an end."""
+
+
+class _Failure(msgspec.Struct, tag_field="type", tag="error"):
+    """A failure as an event. `sequence_number`: its place among the events."""
+
+    code: str
+    message: str
+    param: str | None
+    sequence_number: int
 
 
 class _Echo(msgspec.Struct):
@@ -180,12 +189,19 @@ class Response:
         return said + self._lifecycle(status.encode(), whole), whole
 
     def failed(self, error: AiosError, status: Literal["failed", "cancelled"] = "failed") -> tuple[bytes, bytes]:
-        """It came to nothing: how that is told, and the response as JSON."""
+        """It came to nothing: how that is told, and the response as JSON.
+
+        A failure is told by an event of its own, too: there are frameworks that look for no error in a response that has failed.
+        """
         for item in self._items:
             if not item.ended():
                 item.status = b"incomplete"
-        whole = self.object(status, error=b"null" if status == "cancelled" else _error(error))
-        return self._lifecycle(status.encode(), whole), whole
+        if status == "cancelled":
+            whole = self.object(status, error=b"null")
+            return self._lifecycle(b"cancelled", whole), whole
+        said = self._failure(error)
+        whole = self.object(status, error=_error(error))
+        return said + self._lifecycle(b"failed", whole), whole
 
     def _end_of(self, item: OutputItem, choice: Choice) -> bytes:
         """How an item ends: what was cut off is the last."""
@@ -203,6 +219,12 @@ class Response:
         told = self._told
         self._told = told + 1
         return b'event: response.%b\ndata: {"type":"response.%b",%b,"sequence_number":%d}\n\n' % (name, name, rest, told)
+
+    def _failure(self, error: AiosError) -> bytes:
+        told = self._told
+        self._told = told + 1
+        failure = _Failure(error_code(error), error.message, error.field, told)
+        return b"event: error\ndata: %b\n\n" % _encode(failure)
 
     def _lifecycle(self, name: bytes, response: bytes) -> bytes:
         return self._event(name, b'"response":' + response)

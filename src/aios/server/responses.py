@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping
 import msgspec
 
 from aios.abi.account import LimitState
-from aios.abi.errors import AiosError, Conflict, Invalid, NotFound
+from aios.abi.errors import AiosError, Conflict, Invalid, NotFound, OverBudget
 from aios.abi.ids import UniqueIds
 from aios.abi.llm import Completion, Count, Delta, Queued, Started
 from aios.abi.request import Event
@@ -30,6 +30,8 @@ from aios.server.response_list import input_items, number_of, query_of
 from aios.server.response_log import Run
 
 BACKGROUND = (b"warning", b'299 aios "a background response lives with this kernel: it is lost when the kernel goes down"')
+SPENT_STATUS = 400
+"""Of a spent budget. Not 402 as elsewhere: the `codex` command tries that again, five times."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -57,6 +59,8 @@ class ResponsesDoor:
             code = "not_found"
             if error.field == "previous_response_id":
                 code, status = "previous_response_not_found", 400
+        elif isinstance(error, OverBudget):
+            status = SPENT_STATUS
         return Refusal(status, error_body(error, status, error.field, code))
 
     def broken(self, error: AiosError, request_id: str) -> bytes:

@@ -20,8 +20,6 @@ PATIENCE_S = float(os.environ.get("PATIENCE_S", "600"))
 """The longest silence that the client puts up with."""
 CHUNK_PATIENCE_S = float(os.environ.get("CHUNK_PATIENCE_S", "120"))
 """The longest time without a chunk, where a framework counts these: a comment does not count as one."""
-RETRY_WAIT_S = float(os.environ.get("RETRY_WAIT_S", "60"))
-"""How long a framework waits that tries again after status 429."""
 MODEL = "default"
 FOREIGN_MODEL = "gpt-4.1-mini"
 """An alias at the kernel, for frameworks that take only names they know."""

@@ -1,9 +1,7 @@
 """smolagents: its model by itself, and an agent that calls tools."""
 
-from harness import MODEL, PATIENCE_S, QUESTION, RETRY_WAIT_S, SLOW, SUM, add, play
-from smolagents import ChatMessage, OpenAIModel, ToolCallingAgent, models, tool
-
-models.RETRY_WAIT = RETRY_WAIT_S
+from harness import MODEL, PATIENCE_S, QUESTION, SLOW, SUM, add, play
+from smolagents import ChatMessage, OpenAIModel, ToolCallingAgent, tool
 
 model = OpenAIModel(MODEL, client_kwargs={"timeout": PATIENCE_S})
 
