@@ -45,8 +45,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     def worst_input(self, media: bool) -> int:
         """Of any token that may be in a question; with `media` among them, or texts alone."""
-        known = (self.input, self.cached, self.cache_write, self.cache_write_long, self.media if media else None)
-        return max(rate for rate in known if rate is not None)
+        most = max(self.input, self.cached or 0, self.cache_write or 0, self.cache_write_long or 0)
+        return max(most, self.media or 0) if media else most
 
     def worst_output(self) -> int:
         """Of any token that may be in an answer."""
@@ -101,6 +101,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     def at(self, input_tokens: int) -> Rates:
         """The rates of a call with so many tokens of input."""
+        if not self.tiers:
+            return self.rates
         return next((tier.rates for tier in reversed(self.tiers) if input_tokens > tier.above), self.rates)
 
     def worst(self, input_tokens: int, *, media: bool = False, words: Collection[str] = NO_WORDS) -> Worst:

@@ -10,7 +10,7 @@ import msgspec
 
 from aios.abi.account import MODEL, PROVIDER
 from aios.abi.llm import Embed, Generate, Message, Score, Usage
-from aios.abi.price import FREE, Price
+from aios.abi.price import FREE, NO_WORDS, Price
 from aios.kernel.amounts import Amount, Bound
 from aios.ports.core import CoreInfo
 from aios.ports.prices import LOCAL
@@ -84,9 +84,10 @@ def _bytes(text: str) -> int:
 
 def has_media(request: Generate | Score) -> bool:
     """Whether there are pictures or sounds in a question."""
-    return any(
-        type(message.content) is tuple and any(part.type != "text" for part in message.content) for message in request.messages
-    )
+    for message in request.messages:  # of each call twice: texts are passed over quickly
+        if type(message.content) is tuple and any(part.type != "text" for part in message.content):
+            return True
+    return False
 
 
 def asked_of(request: Generate | Score, info: CoreInfo) -> Mapping[str, Any]:
@@ -96,7 +97,8 @@ def asked_of(request: Generate | Score, info: CoreInfo) -> Mapping[str, Any]:
 
 def words_of(request: Generate | Score, info: CoreInfo) -> frozenset[str]:
     """The same as prices name it: `service_tier=priority`."""
-    return frozenset(f"{name}={value}" for name, value in asked_of(request, info).items() if type(value) is str)
+    asked = asked_of(request, info)
+    return frozenset([f"{name}={value}" for name, value in asked.items() if type(value) is str]) if asked else NO_WORDS
 
 
 def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> Amount | None:

@@ -69,7 +69,10 @@ class Cashier:
         """Whether a limit may hold for calls of an account and a job: theirs, one above it, or one of a model or a provider."""
         if job and job in self._book.tags and (self._book.tags[job].limits or self._book.tags[job].overbilled):
             return True
-        return any(each.limits for each in account.path) or self._book.limits_all
+        for each in account.path:  # of each call more than once
+            if each.limits:
+                return True
+        return self._book.limits_all
 
     def begin_limits(self, account: Account) -> None:
         """An account is to have a limit: from now on something is reserved for all of its calls that wait or are under way."""
@@ -172,8 +175,8 @@ class Cashier:
                 call.cls = lower(call.cls, SOFT)
 
     def quota(self, call: Call) -> tuple[LimitState, ...]:
-        """Of the limits of calls and of tokens those that leave a call's process least, one each."""
-        if not self._book.has_limits:
+        """Of the limits of calls and of tokens those that leave a client's process least, one each; a native agent is told none."""
+        if not self._book.has_limits or is_native(call.process):
             return ()
         path = self._book.of(call.process).path
         least: dict[str, LimitState] = {}
@@ -279,10 +282,14 @@ def _server_of(call: Call) -> str | None:
     return given.result().server
 
 
+def is_native(process: Process) -> bool:
+    """Whether a process is an agent of the SDK, and no program or client that comes to a door."""
+    return process.kind == "agent" and process.manifest is not None and not process.manifest.command
+
+
 def parks(process: Process) -> bool:
     """Whether a process waits for a higher limit instead of being refused: native agents do, if they do not say otherwise."""
-    manifest = process.manifest
-    return process.kind == "agent" and manifest is not None and not manifest.command and manifest.on_budget == "park"
+    return is_native(process) and process.manifest is not None and process.manifest.on_budget == "park"
 
 
 def why(short: Short, bound: Bound, now_ns: int) -> str:
