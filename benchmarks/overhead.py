@@ -35,6 +35,7 @@ BARS = {
     "responses_cpu_vs_floor": Bar("at most", 3.5),
     "responses_chunk_vs_relay": Bar("at most", 2),
     "cpu_us_per_call": Bar("at most", 500),
+    "limited_vs_free": Bar("at most", 1.5),
     "internal_call_us": Bar("at most", 40),
     "socket_call_us": Bar("at most", 150),
     "idle_rss_mb": Bar("at most", 80),
@@ -53,6 +54,7 @@ MEANINGS = {
     "responses_cpu_vs_floor": "the same of a call on OpenAI's newer wire, Responses, which the server keeps",
     "responses_chunk_vs_relay": "CPU of a streamed token on that wire ÷ a bare relay's",
     "cpu_us_per_call": "CPU of a call, µs, 64 at once",
+    "limited_vs_free": "CPU of a call under a limit ÷ without one: its reservation, its settlement, and their records",
     "cpu_us_per_chunk": "CPU of a streamed token, µs",
     "added_ms_p50": "added to a call that is alone, median, ms",
     "internal_call_us": "CPU of a system call without a door, µs",
@@ -182,8 +184,11 @@ def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
             loads = {door: plan(CALL, agents, scale.calls, path=path) for door, path in DOORS.items()}
             upstream = ClientPlan(port=on.upstream.port, work=CALL, agents=agents, calls=scale.calls)
             ours: dict[str, list[float]] = {door: [] for door in DOORS}
-            servers, clients, owns = [], [], []
+            servers, clients, owns, limited = [], [], [], []
             for _ in range(scale.rounds):
+                with limit(on):
+                    on.mediated(loads[""])
+                    limited.append(on.cpu_us)
                 for door, load in loads.items():
                     on.mediated(load)
                     ours[door].append(on.cpu_us)
@@ -191,6 +196,8 @@ def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
                 clients.append(client.ask(upstream, float) * 1e6)
                 owns.append(client.ask(replace(upstream, own=True), float) * 1e6)
             server_us, client_us = median(servers), median(clients)
+            dearer = found.figures[f"limited_vs_free{mark}"] = median(limited) / median(ours[""])
+            found.row("CPU of a call, µs", f"under a limit, {agents} at once", kernel=median(limited), ratio=dearer)
             for door, costs in ours.items():
                 ratio = found.figures[f"{door}cpu_vs_floor{mark}"] = median(costs) / (server_us + client_us)
                 found.figures[f"{door}cpu_us_per_call{mark}"] = median(costs)
@@ -203,6 +210,15 @@ def call_cost(on: Stage, scale: Scale, found: Findings) -> None:
         ours_ms, theirs_ms = latency_ms(mediated, percent), latency_ms(direct, percent)
         found.figures[f"added_ms_p{percent}"] = ours_ms - theirs_ms
         found.row("latency of a call, ms", f"alone, p{percent}", kernel=ours_ms, direct=theirs_ms)
+
+
+@contextmanager
+def limit(on: Stage) -> Iterator[None]:
+    """A limit above all calls that is never reached: each reserves and settles, and both are recorded."""
+    tokens = {"account": "/", "unit": "tokens", "window": "day"}
+    on.kernel.call("account.limit", **tokens, amount=2**50)
+    yield
+    on.kernel.call("account.limit", **tokens, amount=None)
 
 
 def cost_us(on: Stage, child: Child, load: Plan) -> float:
