@@ -32,11 +32,13 @@ class Drains:
 
         A call that was stopped, by a kill or its deadline, ends its answer too.
         """
-        task = asyncio.get_running_loop().create_task(answering, name=f"answer to {call.id}")
+        loop = asyncio.get_running_loop()
+        task, ended = loop.create_task(answering), loop.create_future()
         self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        task.add_done_callback(partial(self._ended, ended))  # as `shield` does, with half the steps of the loop
         try:
-            return await asyncio.shield(task)
+            await ended
+            return task.result()
         except asyncio.CancelledError:
             if call.stopped is None and not task.done():
                 call.hear_out = partial(_hear_out, call, task, told)
@@ -44,6 +46,13 @@ class Drains:
                 task.cancel()
                 await asyncio.wait((task,))
             raise
+
+    def _ended(self, ended: asyncio.Future[None], task: asyncio.Task[Completion]) -> None:
+        self._open.discard(task)
+        if not ended.done():
+            ended.set_result(None)
+        elif not task.cancelled():
+            task.exception()  # nobody is there to hear it
 
     async def close(self) -> None:
         """Wait for none any more."""
