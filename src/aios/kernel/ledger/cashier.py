@@ -175,7 +175,7 @@ class Cashier:
                 call.cls = lower(call.cls, SOFT)
 
     def quota(self, call: Call) -> tuple[LimitState, ...]:
-        """Of the limits of calls and of tokens those that leave a client's process least, one each; a native agent is told none."""
+        """Of the limits of calls and of tokens those that leave a client's process least, one each; none for a native agent."""
         if not self._book.has_limits or is_native(call.process):
             return ()
         path = self._book.of(call.process).path
