@@ -118,6 +118,7 @@ REQUIREMENTS = (
     Requirement(
         "tag", "A call is of the accounts of its model, its provider and its job, too.", "chapter 20, the ledger"
     ),
+    Requirement("tool rate", "A tool has a rate, and so many calls at once, as a model has.", "chapter 20: rate limits"),
     Requirement("runaway", "Who goes round in circles is suspended, and an operator asked.", "chapter 20: runaway guard"),
     Requirement("suspend", "A suspended agent makes no call until it is resumed.", "chapter 30: signals suspend, resume"),
     Requirement("after", "A process begins after others, with the results of those that ended well.", "chapter 80: `after=`"),

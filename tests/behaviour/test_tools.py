@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from requirements import proves
 
+from aios.abi.account import SetLimit, ShowAccounts
 from aios.abi.answers import MAX_RESULT_BYTES
 from aios.abi.errors import (
     AiosError,
@@ -114,6 +115,30 @@ async def test_an_agents_own_functions(transport: str) -> None:
             assert type(refused) is Conflict and "not an agent in a child of the kernel" in refused.message
             assert (await gate.call(ListTools())).tools == ()
             assert type(await error(gate, ExecuteTool(tool="add"))) is NotFound
+
+
+@proves("tool rate")
+async def test_a_tool_has_a_rate(transport: str) -> None:
+    async def use(gate: Gate) -> Any:
+        await gate.call(RegisterTools(tools=(ADD,)))
+        three = ExecuteTool(tool="add", arguments={"a": 1, "b": 2})
+        first = (await gate.call(three)).value
+        refused = await error(gate, three, deadline_s=5.0)
+        began = time()
+        return [
+            first,
+            refused.code,
+            "`aios budget tool:local/add --calls" in refused.message,
+            (await gate.call(three)).value,
+            began,
+        ]
+
+    async with opened(transport) as w:
+        await w.k.operator.call(SetLimit(account="tool:add", unit="calls", amount=1, window="minute"))
+        *said, began = await agent(w, use)
+        assert said == [3, "RateLimited", True, 3] and time() - began > 1
+        (add,) = (await w.k.operator.call(ShowAccounts(account="tool:add"))).accounts
+        assert (add.account, add.spent["lifetime"]) == ("tool:local/add", {"money": 0, "tokens": 0, "calls": 2})
 
 
 @proves("tool arguments")

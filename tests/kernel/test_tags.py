@@ -224,7 +224,7 @@ async def test_jobs_are_bounded_and_one_with_a_limit_or_a_call_under_way_is_not_
     def slow(call: CoreCall) -> Script:
         return Script(text="one", first_s=call.request.max_tokens or 0)
 
-    monkeypatch.setattr(book, "MOST_JOBS", 3)
+    monkeypatch.setattr(book, "MOST_OF_TENANT", 3)
     async with kernel_for_tests([ScriptedCore(slow, slots=9, price=PRICE)]) as k:
         gate = await k.session()
         await limit(k, "job:limited", 5)

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 from aios.abi.account import WINDOWS
 from aios.kernel.amounts import MONEY, NOTHING, TOKENS, Amount, Bound
 from aios.kernel.ledger.accounts import Account, Limit
+from aios.kernel.ledger.cashier import ONE_USE
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import DAY_NS, HOUR_NS, MINUTE_NS
 
@@ -66,12 +67,13 @@ class Ledgers(RuleBasedStateMachine):
         tenants = [Account(f"tenant {at}", top) for at in range(2)]
         self.accounts = [top, *tenants, *(Account(f"agent {at}", tenants[at % 2]) for at in range(4))]
         self.providers, self.job = (Account("provider:one"), Account("provider:other")), Account("job:nightly")
-        self.accounts += [*self.providers, self.job]
+        self.tool = Account("tool:pay")
+        self.accounts += [*self.providers, self.job, self.tool]
         self.of: dict[Reservation, tuple[Account, ...]] = {}
         self.billed = {account: [0, 0, 0] for account in self.accounts}
         self.minutes = {account: (0, [0, 0, 0]) for account in self.accounts}
 
-    @rule(at=st.integers(0, 9), window=st.sampled_from(WINDOWS), unit=st.integers(0, 2), wanted=st.none() | amounts)
+    @rule(at=st.integers(0, 10), window=st.sampled_from(WINDOWS), unit=st.integers(0, 2), wanted=st.none() | amounts)
     def limit(self, at: int, window: str, unit: int, wanted: int | None) -> None:
         self.accounts[at].limit(window, unit, wanted)  # type: ignore[arg-type]  # one of them
 
@@ -87,6 +89,16 @@ class Ledgers(RuleBasedStateMachine):
         assert bound.least <= got.tokens <= bound.most and got.amount == bound.of(got.tokens)
         self.not_clipped(got, path, bound)
         self.of[got] = path
+        return got
+
+    @rule(target=reservations)
+    def use(self) -> Reservation | MultipleResults[Reservation]:
+        """A call of a tool."""
+        got = self.ledger.reserve((self.tool,), ONE_USE)
+        if isinstance(got, Short):
+            self.refused(got, (self.tool,), ONE_USE)
+            return multiple()
+        self.of[got] = (self.tool,)
         return got
 
     def not_clipped(self, got: Reservation, path: tuple[Account, ...], bound: Bound) -> None:

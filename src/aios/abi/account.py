@@ -25,10 +25,14 @@ PROVIDER = "provider:"
 """Before the name of a provider, or of a core that names none: the account of all calls to its cores."""
 JOB = "job:"
 """Before the name of a job, `TENANT/NAME`: the account of all calls that are made for it."""
-TAGS = (MODEL, PROVIDER, JOB)
+TOOL = "tool:"
+"""Before the name of a tool, `TENANT/NAME`: the account of its calls, which come to no money and no tokens."""
+OF_TENANTS = (JOB, TOOL)
+TAGS = (MODEL, PROVIDER, *OF_TENANTS)
 """Before the names of accounts that a call is of beside those of its process; they are no part of the tree."""
 _account = re.compile(
     rf"/|(/@?[A-Za-z0-9_][A-Za-z0-9_.@-]{{0,80}})+|({MODEL}|{PROVIDER})[!-_a-~]{{1,200}}|{JOB}({JOB_NAME}/)?{JOB_NAME}"
+    rf"|{TOOL}({JOB_NAME}/)?[A-Za-z0-9_-]{{1,64}}"
 )
 
 
@@ -63,7 +67,7 @@ class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AccountState(Reply, frozen=True, omit_defaults=True):
-    """An account with all below it. Units: `money` in nano-dollars, `tokens`, `calls` of models.
+    """An account with all below it. Units: `money` in nano-dollars, `tokens`, `calls` of models, or of a tool.
 
     `spent`: in each window by unit, `reserved` for calls that are under way. `limits`: its own. `effective`: of each unit and
     window the limit that leaves least, its own or one above it. `overbilled`: nano-dollars that were billed beyond what had been
@@ -106,7 +110,7 @@ class SetLimit(Request[AccountState], frozen=True, kw_only=True):
 
     `account`: a path; or a tag, of which a call is beside all accounts of its path: `model:NAME`, `provider:NAME` (a core that
     names no provider has its own name), counted from their first limit on; `job:TENANT/NAME`, of a job of the caller's tenant
-    `job:NAME`.
+    `job:NAME`. A call of a tool is of the account `tool:TENANT/NAME` alone, which has limits of calls.
     `amount`: nano-dollars, tokens or calls; None: no limit any more. One below what is spent and reserved holds what it can at
     once, and the rest as calls end. `soft`: from there on its calls are of class batch. `window`: `call` is for each call by
     itself, `now` for all that are under way at once, the others are those of UTC. A limit per `minute` is a rate: calls beyond it
@@ -121,6 +125,8 @@ class SetLimit(Request[AccountState], frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_account_path("account", self.account)
+        if self.account.startswith(TOOL) and self.unit != "calls":
+            raise ValueError("`unit` must be `calls`: a tool comes to nothing else")
         within("amount", self.amount, 0, MOST_AMOUNT)
         within("soft", self.soft, 0, MOST_AMOUNT)
         if self.soft is not None and self.amount is not None and self.soft > self.amount:

@@ -23,7 +23,7 @@ HEADERS = ("ACCOUNT", "LIMIT", "SOFT", "SPENT", "RESERVED", "LEFT", "RESETS IN",
 @click.argument("usd", metavar="[USD]", required=False, type=Dollars())
 @click.option("--usd", "dollars", type=Dollars(), metavar="USD", help="Limit money, in dollars.")
 @click.option("--tokens", type=COUNT, metavar="N", help="Limit tokens, of questions and answers together.")
-@click.option("--calls", type=COUNT, metavar="N", help="Limit calls of models.")
+@click.option("--calls", type=COUNT, metavar="N", help="Limit calls of models, or of a tool.")
 @click.option("--soft", metavar="AMOUNT", help="From there on calls are of class batch; in the unit of the limit.")
 @click.option(
     "--per",
@@ -42,9 +42,9 @@ def budget(
     """Limit what an account may spend, or list the limits.
 
     An account is a path as `/` (all), `/TENANT`, `/TENANT/@USER`, `/TENANT/AGENT`, a process by its pid or name, or one of
-    `model:NAME`, `provider:NAME` and `job:NAME` (another tenant's: `job:TENANT/NAME`). What is below it counts too. A limit below
-    what is spent holds at once; calls that wait for a higher one go on when it is raised. One per minute is a rate: calls beyond
-    it wait for the next minute; `--per now` limits calls at once.
+    `model:NAME`, `provider:NAME`, `job:NAME` and `tool:NAME` (another tenant's: `job:TENANT/NAME`). What is below it counts too.
+    A limit below what is spent holds at once; calls that wait for a higher one go on when it is raised. One per minute is a rate:
+    calls beyond it wait for the next minute; `--per now` limits calls at once.
     """
     money = usd if dollars is None else dollars
     asked: list[tuple[Unit, int | None]] = [("money", money), ("tokens", tokens), ("calls", calls)]

@@ -23,9 +23,9 @@ HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "C
 def spend(account: str, everything: bool, as_json: bool) -> None:
     """Show what was spent, and what may be.
 
-    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it; then of
-    jobs, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever limited. The limit is the one that leaves
-    least, its own or one above it; it lasts as long as this hour's spending goes on.
+    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it; then of jobs and
+    tools, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever limited. The limit is the one that
+    leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
     """
     with Client() as kernel:
         found = kernel.call(ShowAccounts(account=account, below=True))

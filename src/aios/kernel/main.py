@@ -161,7 +161,7 @@ class Kernel:
             self._left,
             lambda process, text: self.logs.write(process, "err", f"aios: {process.name} {text}"),
         )
-        self._tools = ToolCalls(self._supervisor.run_tool, self._journal)
+        self._tools = ToolCalls(self._supervisor.run_tool, self._journal, self.accounts, self._cashier)
         self._process_calls = ProcessCalls(self.processes, self._supervisor, self._grants, self.consents, self.logs, self._lanes)
         self._guard = Guard(
             self._guard_config, self.accounts, self.clock, self.events,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aios.abi.account import JOB, UNITS, Window
+from aios.abi.account import OF_TENANTS, UNITS, Window
 from aios.kernel.amounts import CALLS, MONEY, TOKENS, Amount
 from aios.kernel.ledger.windows import LATEST_NS, MINUTE_NS, TIMED, begun_ns
 
@@ -59,8 +59,8 @@ class Account:
     @property
     def tenant(self) -> str:
         """Whose it is; "" for what is nobody's own."""
-        if self.name.startswith(JOB):
-            return self.name.removeprefix(JOB).partition("/")[0]
+        if self.name.startswith(OF_TENANTS):
+            return self.name.partition(":")[2].partition("/")[0]
         return self.name.split("/")[1] if self.name.startswith("/") else ""
 
     def limit(self, window: Window, unit: int, wanted: int | None, soft: int | None = None) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aios.abi.account import JOB, TAGS, TOP
+from aios.abi.account import OF_TENANTS, TAGS, TOP
 from aios.abi.errors import NotFound, QueueFull
 from aios.abi.wire import nearest
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.process import Process
 
 MOST_ACCOUNTS = 200_000
-MOST_JOBS = 1000
-"""Of a tenant, of which the book knows what they have spent."""
+MOST_OF_TENANT = 1000
+"""Jobs and tools of a tenant, of which the book knows what they have spent."""
 
 
 class Book:
@@ -22,7 +22,7 @@ class Book:
     below its agent. The account of a process is there as long as that is known; all others stay.
 
     Beside the tree stand the accounts of tags: what is spent at a model or a provider, whoever spends it, from their first limit
-    on; and for a job of a tenant. Of too many jobs the one is forgotten that was idle longest and has no limit.
+    on; and for a job or a tool of a tenant. Of too many the one is forgotten that was idle longest and has no limit.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Book:
         self._limited: set[Account] = set()
         self._limited_for_all: set[Account] = set()
         self.tags: dict[str, Account] = {}
-        self._jobs: dict[str, dict[str, None]] = {}
+        self._of_tenants: dict[str, dict[str, None]] = {}
         """Names of accounts by tenant, the one first that was used least lately."""
 
     def of(self, process: Process) -> Account:
@@ -63,24 +63,26 @@ class Book:
         """Whether any account has one: if not, nothing has to be looked at before a call."""
         return bool(self._limited)
 
-    def job(self, tenant: str, job: str) -> str:
-        """The name of a job's account, which is there from now on. Raises `QueueFull` where all are limited or under way."""
-        name, jobs = f"{JOB}{tenant}/{job}", self._jobs.setdefault(tenant, {})
-        if name not in self.tags:
-            if len(jobs) >= MOST_JOBS:
-                self._forget_job(tenant)
-            self.tags[name] = Account(name)
-        jobs.pop(name, None)
-        jobs[name] = None
-        return name
+    def tagged(self, tag: str, tenant: str, name: str) -> Account:
+        """The account of a job or a tool, which is there from now on. Raises `QueueFull` where all are limited or under way."""
+        full, names = f"{tag}{tenant}/{name}", self._of_tenants.setdefault(tenant, {})
+        account = self.tags.get(full)
+        if account is None:
+            if len(names) >= MOST_OF_TENANT:
+                self._forget_one(tenant)
+            account = self.tags[full] = Account(full)
+        names.pop(full, None)
+        names[full] = None
+        return account
 
-    def _forget_job(self, tenant: str) -> None:
-        for name in self._jobs[tenant]:
+    def _forget_one(self, tenant: str) -> None:
+        for name in self._of_tenants[tenant]:
             account = self.tags[name]
             if not (account.limits or account.overbilled or any(account.reserved)):
-                del self.tags[name], self._jobs[tenant][name]
+                del self.tags[name], self._of_tenants[tenant][name]
                 return
-        raise QueueFull(f"`{tenant}` has {MOST_JOBS} jobs with limits or calls under way: name fewer", retry_after_s=60.0)
+        said = f"`{tenant}` has {MOST_OF_TENANT} jobs and tools with limits or calls under way: name fewer"
+        raise QueueFull(said, retry_after_s=60.0)
 
     @property
     def limits_all(self) -> bool:
@@ -109,8 +111,9 @@ class Book:
 
     def limited(self, path: str) -> Account:
         """An account that is to be limited: only that of a process must be there already. Raises `NotFound`."""
-        if path.startswith(JOB):
-            return self.tags[self.job(*path.removeprefix(JOB).split("/"))]
+        if path.startswith(OF_TENANTS):
+            tag, _, name = path.partition(":")
+            return self.tagged(f"{tag}:", *name.split("/"))
         if path.startswith(TAGS):
             return self.tags.setdefault(path, Account(path))
         parts = [] if path == TOP else path.removeprefix("/").split("/")
@@ -133,4 +136,4 @@ class Book:
 
 def is_for_all(account: Account) -> bool:
     """Whether calls of anybody may be of an account: that of a model or a provider."""
-    return account.name.startswith(TAGS) and not account.name.startswith(JOB)
+    return account.name.startswith(TAGS) and not account.name.startswith(OF_TENANTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from aios.abi.account import JOB, UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
+from aios.abi.account import OF_TENANTS, UNITS, WINDOWS, AccountList, AccountState, SetLimit, ShowAccounts
 from aios.abi.errors import Denied, NotFound, TooLarge
 from aios.abi.event import AccountChanged
 from aios.abi.wire import nearest
@@ -109,6 +109,6 @@ class AccountCalls:
 
 
 def full(path: str, caller: Process) -> str:
-    """The name of an account; a job that names no tenant is of the caller's."""
-    job = path.removeprefix(JOB)
-    return path if job == path or "/" in job else f"{JOB}{caller.tenant}/{job}"
+    """The name of an account; a job or a tool that names no tenant is of the caller's."""
+    tag, _, name = path.partition(":")
+    return f"{tag}:{caller.tenant}/{name}" if path.startswith(OF_TENANTS) and "/" not in name else path

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections.abc import Callable, Iterable
+from functools import partial
 
-from aios.abi.account import UNITS, LimitState, Window
+from aios.abi.account import JOB, UNITS, LimitState, Window
 from aios.abi.errors import BadRequest, ContextFull, OverBudget, RateLimited, Refused
 from aios.abi.event import AccountChanged
 from aios.abi.llm import Queued
@@ -33,6 +35,7 @@ NOTHING_DONE = (Refused, BadRequest, ContextFull)
 """A core that says this before its first word has done nothing."""
 MOST_AT_RATE = 1000
 """Calls that wait at an account for the next minute; who comes then is to come again."""
+ONE_USE = Bound(Amount(calls=1), 0, 0, 0)
 SOFT: Class = "batch"
 """The class of calls beyond a soft limit."""
 
@@ -63,7 +66,7 @@ class Cashier:
         """The name of the account of the job that a call is of: its process's, or else the one that it names; "" for none."""
         process, trace = call.process, call.options.trace
         job = process.job or (trace.tag if trace is not None else "")
-        return self._book.job(process.tenant, job) if job else ""
+        return self._book.tagged(JOB, process.tenant, job).name if job else ""
 
     def _is_limited(self, account: Account, job: str) -> bool:
         """Whether a limit may hold for calls of an account and a job: theirs, one above it, or one of a model or a provider."""
@@ -117,13 +120,60 @@ class Cashier:
                 break
             shorts = [(short, bounds[server]) for server, short in found.items() if short is not None]
             short, bound = next((each for each in shorts if each[0].passes), shorts[0])
-            if short.passes:
-                await self._wait_at_rate(call, short, bound)
-                continue
-            if not parks(call.process):
-                raise OverBudget(self._stop(call, short, bound, "refused"), retry_after_s=None)
-            await self._park(call, short, bound)
+            await self._changed(call, short, bound)
         return payment
+
+    async def use(self, call: Call, account: Account) -> Payment:
+        """Reserve a use of what has no lane, such as a tool, as soon as its account has room. See `_changed`, `used`."""
+        payment = Payment(self._till, (account,), {"": ONE_USE}, call, {}, limited=bool(account.limits))
+        while True:
+            room = asyncio.get_running_loop().create_future()
+            taken = payment.take("", partial(_set, room))
+            if taken == "never":
+                assert payment.short is not None
+                await self._changed(call, payment.short, ONE_USE)
+            elif taken == "later":
+                await self._wait_for_room(call, payment, room)
+            elif call.process.held is None:
+                self.record(call, payment)
+                return payment
+            else:
+                payment.release()
+                await self._wait_until_resumed(call)
+
+    def used(self, call: Call, payment: Payment) -> None:
+        """A use has ended, however it did."""
+        payment.settle(ONE_USE.fixed)
+        if payment.recorded:
+            self._journal.settlement(call, Settled(*ONE_USE.fixed, True))
+
+    @staticmethod
+    async def _wait_for_room(call: Call, payment: Payment, room: asyncio.Future[None]) -> None:
+        call.waits = payment.why
+        try:
+            await room
+        except BaseException:
+            payment.leave()
+            raise
+        finally:
+            call.waits = None
+
+    @staticmethod
+    async def _wait_until_resumed(call: Call) -> None:
+        call.waits = call.process.why_held
+        try:
+            await call.process.resumed()
+        finally:
+            call.waits = None
+
+    async def _changed(self, call: Call, short: Short, bound: Bound) -> None:
+        """Wait until a call may be made that may not be now. Raises `OverBudget`, `RateLimited` where it does not wait."""
+        if short.passes:
+            await self._wait_at_rate(call, short, bound)
+        elif parks(call.process):
+            await self._park(call, short, bound)
+        else:
+            raise OverBudget(self._stop(call, short, bound, "refused"), retry_after_s=None)
 
     async def _wait_at_rate(self, call: Call, short: Short, bound: Bound) -> None:
         """Wait for the next minute. Raises `RateLimited` if the call's deadline is before, or too many wait for it already."""
@@ -269,6 +319,11 @@ class Cashier:
 
     def _now_ns(self) -> int:
         return self._clock.now_ns()
+
+
+def _set(room: asyncio.Future[None]) -> None:
+    if not room.done():
+        room.set_result(None)
 
 
 def _server_of(call: Call) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aios.abi.account import TOOL
 from aios.abi.answers import check_json_value
 from aios.abi.errors import AiosError, Conflict, DeadlineExceeded, Invalid, NotFound, OutcomeUnknown, TooLarge, ToolFailed
 from aios.abi.json_schema import check_schema, check_value
@@ -14,6 +15,8 @@ from aios.abi.request import Done
 from aios.abi.tool import MOST_TOOLS, ExecuteTool, ListTools, RegisterTools, ToolList, ToolManifest, ToolResult
 from aios.abi.wire import nearest
 from aios.kernel.arguments import check_arguments
+from aios.kernel.ledger.book import Book
+from aios.kernel.ledger.cashier import Cashier
 from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall
@@ -25,11 +28,13 @@ Run = Callable[[Process, str, dict[str, Any]], Awaitable[Any]]
 
 
 class ToolCalls:
-    """Knows the tools of each process, and runs them. `run`: has a process's host do it."""
+    """Knows the tools of each process, and runs them. `run`: has a process's host do it. `book`, `cashier`: what limits them."""
 
-    def __init__(self, run: Run, journal: Journal) -> None:
+    def __init__(self, run: Run, journal: Journal, book: Book, cashier: Cashier) -> None:
         self._run = run
         self._journal = journal
+        self._book = book
+        self._cashier = cashier
         self._of: dict[Process, dict[str, ToolManifest]] = {}
 
     def syscalls(self) -> dict[str, Syscall]:
@@ -75,10 +80,13 @@ class ToolCalls:
         check_arguments((request.arguments,))
         check_json(request.arguments)
         check_value(request.arguments, tool.parameters, "arguments")
+        use = await self._cashier.use(call, self._book.tagged(TOOL, process.tenant, tool.name))
         try:
             value = await (self._once(call, tool) if tool.repeat == "once" else self._timed(call, tool))
         except HostGone as gone:
             raise ToolFailed(f"the host of `{process.name}` died while it ran `{tool.name}`: {gone}") from None
+        finally:
+            self._cashier.used(call, use)
         call.label = process.label.join(FIRST_PARTY)
         return ToolResult(value=value)
 
