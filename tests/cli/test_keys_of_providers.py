@@ -91,7 +91,7 @@ def serving(provider: Provider, tls: ssl.SSLContext) -> Iterator[None]:
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     ours = authority(tmp_path_factory.mktemp("authority"))
     provider = Provider(ours.certificate)
-    with serving(provider, ours.server("IP:127.0.0.1")):
+    with serving(provider, ours.server("127.0.0.1")):
         yield provider
 
 

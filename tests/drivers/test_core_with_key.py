@@ -6,6 +6,7 @@ import pickle
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @asynccontextmanager
 async def provider(ours: Authority, key: Key = KEY, *names: str, **config: Any) -> AsyncIterator[tuple[ChatServer, OpenAIChat]]:
     """A provider with a certificate of ours that wants `VALUE`, and a core of it, which has not started."""
-    tls = ours.server(*(names or ("IP:127.0.0.1",)))
+    tls = ours.server(*(names or ("127.0.0.1",)))
     async with chat_server(ScriptedCore(), VALUE, tls) as server:
         settings = {"name": "far", "ca_file": ours.certificate, "key_env": "SOME_API_KEY", "slots": 4, "window": 4096, **config}
         core = OpenAIChat(OpenAIChatConfig(base_url=settings.pop("base_url", server.base_url), **settings), key)
@@ -91,14 +92,14 @@ async def test_a_certificate_that_nobody_vouches_for_gets_no_key(ours: Authority
 
 
 async def test_a_certificate_for_another_name_gets_no_key(ours: Authority) -> None:
-    async with provider(ours, KEY, "DNS:api.example.com", "IP:127.0.0.2") as (server, core):
+    async with provider(ours, KEY, "api.example.com", "127.0.0.2") as (server, core):
         with pytest.raises(Unavailable, match=r"its certificate is not trusted: IP address mismatch"):
             await core.start(lambda _: None)
     assert server.heard == []
 
 
 async def test_a_host_name_is_checked_and_not_only_an_address(ours: Authority) -> None:
-    async with provider(ours, KEY, "DNS:localhost") as (server, _):
+    async with provider(ours, KEY, "localhost") as (server, _):
         port = server.base_url.split(":")[2].removesuffix("/v1")
         named = f"https://localhost:{port}/v1"
         good = OpenAIChat(OpenAIChatConfig(name="n", base_url=named, key_env="K", ca_file=ours.certificate), KEY)
@@ -107,6 +108,25 @@ async def test_a_host_name_is_checked_and_not_only_an_address(ours: Authority) -
         bad = OpenAIChat(OpenAIChatConfig(name="n", base_url=server.base_url, key_env="K", ca_file=ours.certificate), KEY)
         with pytest.raises(Unavailable, match="not trusted"):
             await bad.start(lambda _: None)
+
+
+async def test_a_certificate_that_is_no_longer_good_gets_no_key(ours: Authority) -> None:
+    async with chat_server(ScriptedCore(), VALUE, ours.server("127.0.0.1", until=datetime(2026, 1, 1, tzinfo=UTC))) as server:
+        core = OpenAIChat(OpenAIChatConfig(name="n", base_url=server.base_url, key_env="K", ca_file=ours.certificate), KEY)
+        with pytest.raises(Unavailable, match="its certificate is not trusted: certificate has expired"):
+            await core.start(lambda _: None)
+    assert server.heard == []
+
+
+async def test_a_server_of_many_names_hears_which_is_meant_and_that_we_speak_http_1(ours: Authority) -> None:
+    tls, asked = ours.server("localhost"), []
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    tls.sni_callback = lambda socket, name, context: asked.append((name, socket))
+    async with chat_server(ScriptedCore(), VALUE, tls) as server:
+        named = server.base_url.replace("127.0.0.1", "localhost")
+        core = await started(OpenAIChat(OpenAIChatConfig(name="n", base_url=named, key_env="K", ca_file=ours.certificate), KEY))
+        assert [(name, socket.selected_alpn_protocol()) for name, socket in asked] == [("localhost", "http/1.1")]
+        await core.close()
 
 
 async def test_without_a_file_of_its_own_it_trusts_what_this_machine_does(
@@ -128,7 +148,7 @@ async def test_a_server_that_speaks_no_tls_or_only_an_old_one_gets_no_key(ours: 
         with pytest.raises(Unavailable, match="does not speak TLS as we do"):
             await core.start(lambda _: None)
         assert plain.heard == []
-    old = ours.server("IP:127.0.0.1")
+    old = ours.server("127.0.0.1")
     old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     async with chat_server(ScriptedCore(), VALUE, old) as server:
