@@ -112,3 +112,32 @@ def test_a_field_that_is_new_ends_it_because_it_may_be_a_way_to_bill() -> None:
         entry("match=ClauseEquals(equals='m'), prices=ModelPrice(), surcharge=Decimal('2')")
     with pytest.raises(prices.Unfit, match="bills input_smell_mtok"):
         price("ModelPrice(input_mtok=Decimal('1'), output_mtok=Decimal('1'), input_smell_mtok=Decimal('9'))")
+
+
+TEXTS = "ModelPrice(input_mtok=Decimal('1'), output_mtok=Decimal('2'))"
+SOUNDS = "ModelPrice(input_mtok=Decimal('1'), output_mtok=Decimal('2'), input_audio_mtok=Decimal('8'))"
+
+
+def named(model: str, of: str) -> dict[str, Any]:
+    listed = f"ModelInfo(id='{model}', match=ClauseEquals(equals='m'), prices={of})"
+    source = f"providers: list[Provider] = [Provider(id='acme', models=[{listed}])]"
+    [provider] = prices.providers_in(source)
+    return prices.entry_of(provider["id"], provider["models"][0], TODAY)
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-search-preview", "perplexity/sonar-pro", "o3-deep-research", "acme/x:online"])
+def test_a_model_that_searches_by_itself_has_no_price_that_a_limit_could_hold_with(model: str) -> None:
+    with pytest.raises(prices.Unfit, match="searches by itself"):
+        named(model, SOUNDS)
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-audio-preview", "gemini-2.5-flash-image", "qwen3-omni-flash"])
+def test_a_model_that_makes_sounds_or_pictures_is_left_out_where_its_price_is_that_of_texts(model: str) -> None:
+    with pytest.raises(prices.Unfit, match="makes sounds or pictures"):
+        named(model, TEXTS)
+    assert named(model, SOUNDS)["price"]["rates"]["media"] == 8 * 10**9
+
+
+def test_a_name_that_only_looks_like_that_is_kept() -> None:
+    for model in ("gpt-research-1", "imagen-chat", "audiophile", "sonarlike"):
+        assert named(model, TEXTS)["model"] == model

@@ -9,6 +9,7 @@ hour decides the price, it is the dearest hour's. What has changed is printed: r
 import ast
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ FEES = {f"{name}_kcount": name for name in ("web_searches", "social_searches", "
 COVERED = {"requests_kcount", *FEES, *(key for keys in RATES.values() for key in keys)}
 # Of what is read in a cache only the text's rate is told; a call with media is charged in full.
 COVERED |= {f"cache_{kind}_read_mtok" for kind in ("audio", "image", "video")}
+SEARCHES = re.compile(r"(^|[^a-z])(search|sonar|online|deep-research)([^a-z]|$)", re.IGNORECASE)
+MAKES = re.compile(r"(^|[^a-z])(audio|image|omni|realtime|tts|voice|speech)([^a-z]|$)", re.IGNORECASE)
 # What the data is made of. What is not named here is not skipped but stops us: it may be a new way to bill.
 FIELDS: dict[str, set[str] | None] = {
     "Provider": {"id", "name", "api_pattern", "pricing_urls", "description", "price_comments", "model_match", "provider_match",
@@ -141,6 +144,7 @@ def value_of(node: ast.expr) -> Any:
 def entry_of(provider: str, model: Made, today: date) -> dict[str, Any]:
     """A line of the table. Raises `Unfit`."""
     now, later = prices_of(model, today)
+    refuse_half_told(model["id"], now)
     entry = {"provider": provider, "model": model["id"], "match": match_of(model["match"]), "price": price_of(now)}
     variants = variants_of(model, entry["price"], now)
     if variants:
@@ -148,6 +152,15 @@ def entry_of(provider: str, model: Made, today: date) -> dict[str, Any]:
     if later:
         entry["later"] = [{"since": day.isoformat(), "price": price_of(prices)} for day, prices in later]
     return entry
+
+
+def refuse_half_told(name: str, prices: list[Made]) -> None:
+    """Raises `Unfit` for a model whose name says that it does what its price says nothing of."""
+    told = {key for made in prices for key, value in made.values.items() if value is not None}
+    if SEARCHES.search(name):
+        raise Unfit("it searches by itself, and what that comes to no usage tells")
+    if MAKES.search(name) and not any(kind in key for key in told for kind in ("audio", "image", "video")):
+        raise Unfit("it makes sounds or pictures, and its price is that of texts")
 
 
 def prices_of(model: Made, today: date) -> tuple[list[Made], list[tuple[date, list[Made]]]]:

@@ -14,7 +14,7 @@ from aios.abi.llm import Generate, Message, Part, Usage
 from aios.drivers.core.scripted import Answers
 from aios.drivers.price.book import PriceBook, PriceConfig, PricesConfig
 from aios.drivers.price.table import Table
-from aios.ports.core import CoreCall, CoreInfo, Emit
+from aios.ports.core import CoreCall, CoreInfo, Emit, Feature
 from aios.ports.prices import LOCAL
 from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, VirtualClock, kernel_for_tests
@@ -22,6 +22,7 @@ from aios.testing.kernel import RunningKernel, VirtualClock, kernel_for_tests
 WORST = 512 + 5
 """Tokens of `hello`, at most."""
 hello = Generate(prompt="hello", max_tokens=4)
+CAN: frozenset[Feature] = frozenset({"chat", "completion", "seed", "json", "vision"})
 USAGE = Usage(input_uncached=100, cache_read=20, output_visible=3, reasoning=1)
 LATER_NS = 1_796_083_200 * 10**9  # 2026-12-01T00:00Z
 
@@ -43,7 +44,7 @@ class Remote(ScriptedCore):
     """A model of a provider, that tells whatever usage it is given."""
 
     def __init__(self, provider: str, model: str, usage: Usage = USAGE, name: str = "remote", answers: Answers = "one") -> None:
-        super().__init__(answers, name=name, models=(model,), price=None)
+        super().__init__(answers, name=name, models=(model,), price=None, features=CAN)
         self.provider, self.usage = provider, usage
 
     def info(self) -> CoreInfo:
@@ -118,16 +119,59 @@ async def test_who_asks_for_priority_pays_for_it_also_if_the_words_are_the_provi
         assert await spent(k) == 4 * once, "another wire's words do not reach it"
 
 
-@pytest.mark.parametrize("extra", [{"web_search_options": {}}, {"plugins": [{"id": "web"}]}])
-async def test_services_that_are_paid_by_their_uses_are_refused_under_a_limit_of_money(extra: dict[str, Any]) -> None:
+FILE = Message("user", (Part("text", "sum it up"), Part("other", extra={"type": "file", "file": {"file_id": "f-1"}})))
+BUYING = [
+    *({"extra": {name: value}} for name, value in (
+        ("web_search_options", {}), ("plugins", [{"id": "web"}]), ("models", ["acme/dear"]), ("provider", {"order": ["dear"]}),
+        ("search_parameters", {"mode": "on"}), ("tools", [{"type": "live_search"}]), ("tools", [7]), ("tools", "web"),
+    )),
+    {"prompt": None, "messages": (FILE,)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", BUYING)
+async def test_what_nobody_can_count_beforehand_is_refused_under_a_limit_of_money(fields: dict[str, Any]) -> None:
+    """Searches are paid by their uses, another model or seller has prices of its own, and a file has as many pages as it has."""
     async with kernel_for_tests([Remote("acme", "plain")], prices=prices()) as k:
         gate = await k.session()
-        asks = replace(hello, wire="openai_chat", extra=extra)
+        asks = replace(hello, wire="openai_chat", **fields)
         await gate.call(asks)
         await limit(k, 10**12)
         with pytest.raises(OverBudget, match="nobody knows what this call costs"):
             await gate.call(asks)
         await gate.call(hello)
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"description": "x" * 30_000}}}
+LONG: list[dict[str, Any]] = [
+    {"response_format": SCHEMA},
+    {"wire": "openai_chat", "extra": {"tools": [{"type": "custom", "custom": {"name": "t", "description": "x" * 30_000}}]}},
+    {"wire": "openai_chat", "extra": {"chat_template_kwargs": {"notes": "x" * 30_000}}},
+]
+
+
+@pytest.mark.parametrize("fields", LONG)
+async def test_all_that_a_model_may_read_is_reserved_for(fields: dict[str, Any]) -> None:
+    async with kernel_for_tests([Remote("acme", "plain")], prices=prices()) as k:
+        gate = await k.session()
+        await limit(k, 30_000 * 2500)
+        await gate.call(hello)
+        with pytest.raises(OverBudget, match="may come to"):
+            await gate.call(replace(hello, **fields))
+
+
+async def test_a_picture_is_reserved_for_as_the_model_counts_it() -> None:
+    picture = Generate(messages=(Message("user", (Part("image", image="https://example.com/a.png"),)),), max_tokens=4)
+    table = written(row("gpt-4o-mini-2024-07-18", price(1, 1)), row("plain", price(1, 1)))
+    book = PriceBook(PricesConfig(), VirtualClock(), Table(table))
+    for model, tokens in (("plain", 20_000), ("gpt-4o-mini-2024-07-18", 48_169)):
+        async with kernel_for_tests([Remote("acme", model)], prices=book) as k:
+            gate = await k.session()
+            await limit(k, tokens * 1000)
+            with pytest.raises(OverBudget):
+                await gate.call(picture)
+            await limit(k, 55_000 * 1000)
+            await gate.call(picture)
 
 
 async def test_pictures_and_cache_writes_are_reserved_and_charged_at_their_own_rates() -> None:

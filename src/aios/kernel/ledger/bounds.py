@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from aios.abi.account import MODEL, PROVIDER
-from aios.abi.llm import Embed, Generate, Message, Score, Usage
+from aios.abi.llm import Embed, Generate, Message, Part, Score, Usage
 from aios.abi.price import FREE, NO_WORDS, Price
 from aios.kernel.amounts import Amount, Bound
 from aios.ports.core import CoreInfo
@@ -20,25 +20,39 @@ PER_MESSAGE = 32
 PER_REQUEST = 512
 """And around them all."""
 PER_IMAGE = 20_000
+DEAR_IMAGES, PER_DEAR_IMAGE = "gpt-4o-mini", 50_000
+"""A model that counts a picture as 2,833 tokens and 5,667 for each of its tiles, of which there are at most eight."""
 USEFUL_TOKENS = 256
 """Of an answer: a call for which there is less room waits, if it has asked for more."""
 MOST_TOKENS = 2**40
 """In a usage that can be true."""
-SERVICES = frozenset({"web_search_options", "plugins"})
-"""Fields of providers' own that ask them for what is paid by its uses, which nobody can count beforehand."""
+SERVICES = frozenset(
+    ("compound_custom", "documents", "mcp_servers", "models", "plugins", "preset", "provider", "route", "search_parameters",
+     "search_settings", "web_search_options")
+)  # fmt: skip
+"""Fields of providers' own that ask them for what is paid by its uses, which nobody can count beforehand, or for another model or
+another seller of it, whose prices are not those that were reserved."""
+OWN_TOOLS = frozenset({"function", "custom"})
+"""Kinds of tools that the client runs itself: all others are the provider's, and paid by their uses."""
+OWN_PARTS = frozenset({"input_audio"})
+"""Kinds of content, besides texts and pictures, that are in the request: of a file, a few bytes may be a thousand pages."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, model: str) -> Bound:
     """The most that a request can come to on a core, at a price (None: nobody knows it). A token is at least a byte of UTF-8."""
+    asked, media = asked_of(request, info), has_media(request)
     given = input_bound(request.messages, request.prompt or "")
     if isinstance(request, Score):
         given *= len(request.labels) + 1
         given += sum(map(_bytes, request.labels)) * 2 + _bytes(request.baseline or "") * len(request.labels)
         most = least = 0
     else:
-        given += 2 * len(_encode(request.tools)) + len(_encode(request.response_format)) if request.tools else 0
+        given += 2 * len(_encode(request.tools)) if request.tools else 0
+        given += 2 * len(_encode(request.response_format)) if request.response_format else 0
+        given += len(_encode(asked)) if asked else 0
+        given += _images(request.messages) * (PER_DEAR_IMAGE - PER_IMAGE) if media and DEAR_IMAGES in model else 0
         most = request.max_tokens or info.window
         if info.local:
             most = min(most, info.window)
@@ -46,11 +60,32 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, mod
         most *= request.n
     if info.local:
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
-    priced = price is not None and SERVICES.isdisjoint(asked_of(request, info))
-    worst = (price or FREE).worst(given, media=has_media(request), words=words_of(request, info))
+    priced = price is not None and not (asked and _may_buy(asked)) and not (media and _is_elsewhere(request.messages))
+    worst = (price or FREE).worst(given, media=media, words=words_of(request, info))
     return Bound(
         Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, tags_of(model, info.billed_by)
     )
+
+
+def _may_buy(asked: Mapping[str, Any]) -> bool:
+    """Whether words of a provider's own ask for what nobody knows the price of."""
+    tools = asked.get("tools") or ()
+    if not SERVICES.isdisjoint(asked) or not isinstance(tools, list | tuple):
+        return True
+    return any(not isinstance(tool, dict) or tool.get("type") not in OWN_TOOLS for tool in tools)
+
+
+def _is_elsewhere(messages: tuple[Message, ...]) -> bool:
+    """Whether a question refers to what is not in it, and is of whatever size: a file or a film."""
+    return any((part.extra or {}).get("type") not in OWN_PARTS for part in _parts(messages) if part.type == "other")
+
+
+def _images(messages: tuple[Message, ...]) -> int:
+    return sum(part.type == "image" for part in _parts(messages))
+
+
+def _parts(messages: tuple[Message, ...]) -> Iterator[Part]:
+    return (part for message in messages if type(message.content) is tuple for part in message.content)
 
 
 def bound_of_embedding(request: Embed, window: int, model: str) -> Bound:

@@ -355,7 +355,7 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     most = words(limit.unit, limit.wanted) + per(limit.window)
     raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
     if short.because == "price":
-        says = "say it in `[prices]` of aios.toml, see `aios prices`"
+        says = "say it in `[prices]` of aios.toml, see `aios prices`, or leave out what is billed by its uses"
         return f"`{name}` has a limit of {most}, and nobody knows what this call costs: {says}"
     least = words(limit.unit, bound.of(bound.least)[limit.unit])
     if short.because == "limit":
