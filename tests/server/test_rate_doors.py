@@ -1,16 +1,19 @@
 """Rates at the doors: a client waits where it can, is told when to come again where it cannot, and sees what is left."""
 
 import asyncio
+import datetime
 from typing import Any
 
 import pytest
-from served import CHAT, Served, served
+from served import CHAT, LoopClock, Served, served
 
 from aios.abi.account import SetLimit, ShowAccounts, Unit, Window
 from aios.server.local import LocalGate
 from aios.testing import ScriptedCore, time
+from aios.testing.kernel import EPOCH_NS
 
 QUESTION: dict[str, Any] = {"model": "scripted-1", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+HOUR_NS = 3600 * 10**9
 TO_NEXT_S = 60 - 1_700_000_000 % 60
 
 
@@ -49,13 +52,30 @@ async def test_who_cannot_wait_is_told_when_to_come_again(path: str, body: Any, 
                 assert TO_NEXT_S - 2 <= int(refused.headers["retry-after"]) <= TO_NEXT_S
 
 
+@pytest.mark.parametrize("leap_s", [0, 366 * 86400, -366 * 86400])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_how_long_a_window_lasts_is_reckoned_by_the_clock_that_ends_it(
+    leap_s: int, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the machine's own clock says; and a part of a second is a whole one, or who waits so long comes too early."""
+    async with served(ScriptedCore("one two")) as s:
+        await limit(s, 10, window="hour")
+        now_ns = (EPOCH_NS // HOUR_NS * HOUR_NS) + leap_s * 10**9 + 600 * 10**9 + 1
+        monkeypatch.setattr(LoopClock, "now_ns", lambda self: now_ns)
+        async with s.post("/v1/chat/completions", {**CHAT, "stream": stream}) as answer:
+            assert answer.headers["x-ratelimit-reset-requests"] == "3000s"
+        async with s.post("/v1/messages", {**QUESTION, "stream": stream}, anthropic_version="2023-06-01") as answer:
+            ends = datetime.datetime.fromtimestamp((now_ns // HOUR_NS + 1) * 3600, datetime.UTC)
+            assert answer.headers["anthropic-ratelimit-requests-reset"] == f"{ends:%Y-%m-%dT%H:%M:%SZ}"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_can_wait_is_answered_in_the_next_minute(stream: bool) -> None:
     async with served(ScriptedCore("one two")) as s:
         await limit(s, 1)
         async with s.post("/v1/chat/completions", CHAT) as first:
             assert first.headers["x-ratelimit-limit-requests"] == "1" and first.headers["x-ratelimit-remaining-requests"] == "0"
-            assert first.headers["x-ratelimit-reset-requests"].endswith("s")
+            assert TO_NEXT_S - 2 <= int(first.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= TO_NEXT_S
         asked = asyncio.ensure_future(read(s, {**CHAT, "stream": stream}))
         await waits(s)
         status, said = await asked

@@ -47,7 +47,8 @@ class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A limit of `unit` in a window of UTC, and how much of it is gone. `account`: whose it is.
 
     `wanted`: as it was set; `amount`: what holds, which is more as long as more was spent or reserved when it was set.
-    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call`, `now` and `lifetime`.
+    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call`, `now` and `lifetime`. `at_ns`: when
+    it stood so.
     """
 
     account: str
@@ -59,6 +60,7 @@ class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
     reserved: int
     soft: int | None = None
     resets_ns: int | None = None
+    at_ns: int = 0
 
     @property
     def free(self) -> int:

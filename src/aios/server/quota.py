@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 
 from aios.abi.account import LimitState
 from aios.server.exchange import Headers
@@ -22,7 +21,8 @@ def quota_headers(quota: tuple[LimitState, ...]) -> Headers:
             (f"x-ratelimit-remaining-{name}".encode(), b"%d" % max(0, limit.free)),
         ]
         if limit.resets_ns is not None:
-            headers.append((f"x-ratelimit-reset-{name}".encode(), b"%ds" % max(0, (limit.resets_ns - time.time_ns()) // NANO)))
+            left_s = -((limit.at_ns - limit.resets_ns) // NANO)  # rounded up: who comes a moment too early has to wait again
+            headers.append((f"x-ratelimit-reset-{name}".encode(), b"%ds" % left_s))
     return headers
 
 

@@ -13,7 +13,7 @@ def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
     return LimitState(
         account=account.name, unit=UNITS[limit.unit], window=limit.window, wanted=limit.wanted, amount=limit.amount,
         spent=account.spent_in(limit.window, limit.unit), reserved=account.reserved[limit.unit] if whole else 0, soft=limit.soft,
-        resets_ns=ends_ns(limit.window, now_ns),
+        resets_ns=ends_ns(limit.window, now_ns), at_ns=now_ns,
     )  # fmt: skip
 
 
