@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from aios.abi.account import AccountState, SetLimit, ShowAccounts
-from aios.abi.errors import Cancelled, DeadlineExceeded
+from aios.abi.errors import Cancelled, DeadlineExceeded, Refused
+from aios.abi.event import CallEnded, CallSettled, ReadEvents
 from aios.abi.llm import Generate, Usage
 from aios.abi.request import CallOptions
 from aios.kernel.cores.drains import DRAIN_S
@@ -125,3 +126,75 @@ async def test_a_kernel_that_goes_down_waits_for_none_and_charges_it_in_full() -
         account = k.kernel.accounts.named("/local/client")
     assert time() == 1
     assert (account.reserved[0], account.spent[0], core.ended) == (0, IN_FULL, 0)
+
+
+async def what_was_told(k: RunningKernel) -> tuple[CallEnded, list[CallSettled]]:
+    """How the client's call ended, and what came of it later."""
+    events = (await k.operator.call(ReadEvents(kinds=("call", "settle")))).events
+    (ended,) = (event for event in events if isinstance(event, CallEnded) and event.row == "llm.generate")
+    settled = [event for event in events if isinstance(event, CallSettled)]
+    assert all((event.call, event.pid) == (ended.call, ended.pid) and event.seq > ended.seq for event in settled)
+    return ended, settled
+
+
+async def test_what_a_heard_out_answer_came_to_is_told_when_it_is_known() -> None:
+    """The call's own end is told at once, for those who wait for it."""
+    core = Elsewhere(Script(text="one two three", first_s=2, token_s=2), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session(grants=("use /llm/*", "read /events"))
+        await limit(k)
+        await given_up(gate, 1)
+        ended, settled = await what_was_told(k)
+        assert (ended.outcome, ended.cost, ended.heard_out, settled) == ("Cancelled", 0, True, [])
+        await asyncio.sleep(10)
+        _, (event,) = await what_was_told(k)
+        assert (event.input_tokens, event.output_tokens) == (20, 3)
+        assert (event.cost, event.reserved) == (20 * 10 + 3 * 100, IN_FULL)
+        assert event.cost == (await state(k)).spent["lifetime"]["money"]
+        assert k.kernel.statistics().output_tokens == 3
+        own = (await gate.call(ReadEvents(kinds=("settle",)))).events
+        assert own == (event,), "whose call it was may read it too"
+
+
+@pytest.mark.parametrize("script", [Script(text="one", first_s=60), Script(text="one two", first_s=2, fail_after=1)])
+async def test_where_nobody_knows_it_is_told_that_all_was_charged_that_had_been_reserved(script: Script) -> None:
+    async with kernel_for_tests([Elsewhere(script, price=PRICE)]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, 1)
+        await asyncio.sleep(DRAIN_S + 1)
+        _, (event,) = await what_was_told(k)
+        assert (event.cost, event.reserved, event.input_tokens, event.output_tokens) == (IN_FULL, IN_FULL, 0, 0)
+        assert (await state(k)).spent["lifetime"]["money"] == IN_FULL
+
+
+async def test_one_that_its_provider_refuses_after_all_costs_nothing() -> None:
+    script = Script(text="one", first_s=2, fail_after=0, failure=Refused("no such model"))
+    async with kernel_for_tests([Elsewhere(script, price=PRICE)]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, 1)
+        await asyncio.sleep(5)
+        _, (event,) = await what_was_told(k)
+        assert (event.cost, event.reserved) == (0, IN_FULL)
+        now = await state(k)
+        assert (now.reserved["money"], now.spent["lifetime"]["money"]) == (0, 0)
+
+
+async def test_a_call_that_is_charged_at_its_end_is_settled_by_that() -> None:
+    async with kernel_for_tests([Elsewhere("one", price=PRICE)]) as k:
+        gate = await k.session()
+        await limit(k)
+        await gate.call(hello)
+        ended, settled = await what_was_told(k)
+        assert (ended.cost, ended.heard_out, settled) == (20 * 10 + 3 * 100, False, [])
+
+
+async def test_a_kernel_that_goes_down_tells_what_it_charges() -> None:
+    async with kernel_for_tests([Elsewhere(Script(text="one two three", token_s=5), price=PRICE)]) as k:
+        gate = await k.session()
+        await limit(k)
+        await given_up(gate, 1)
+        events = k.kernel.events
+    (event,) = events.after(0, 1000, lambda event: isinstance(event, CallSettled))[0]
+    assert isinstance(event, CallSettled) and event.cost == event.reserved == IN_FULL

@@ -47,8 +47,8 @@ class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A limit of `unit` in a window of UTC, and how much of it is gone. `account`: whose it is.
 
     `wanted`: as it was set; `amount`: what holds, which is more as long as more was spent or reserved when it was set.
-    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call`, `now` and `lifetime`. `at_ns`: when
-    it stood so.
+    `soft`: from there on calls are of class batch. `resets_ns`: when the window ends; None for `call`, `now` and `lifetime`.
+    `at_ns`: when it stood so.
     """
 
     account: str

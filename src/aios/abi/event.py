@@ -86,6 +86,7 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     `outcome`: "ok", or the error's code. `cached_tokens`: those of the input that the core need not read, since it had read them
     for another call. `answer`: a hash of what a model answered, equal for equal answers. `trace`: what its caller's tracing calls
     it. `about`: which tool it ran. `frozen_s`: how long it stood back, after it had got its turn. `cost`: nano-dollars.
+    `heard_out`: its caller went away, and its answer is read on for what it comes to, which a `CallSettled` tells.
     """
 
     call: str
@@ -107,6 +108,24 @@ class CallEnded(Happened, frozen=True, gc=False, tag="call"):
     about: str = ""
     frozen_s: float = 0.0
     cost: int = 0
+    heard_out: bool = False
+
+
+class CallSettled(Happened, frozen=True, gc=False, tag="settle"):
+    """An answer was heard out whose caller had gone away: what it came to, beyond what its `CallEnded` says.
+
+    `cost`: nano-dollars, of those that had been `reserved` for it: all of them, and no tokens, where its provider did not say.
+    """
+
+    call: str
+    pid: str
+    name: str
+    core: str
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost: int = 0
+    reserved: int = 0
 
 
 class AccountChanged(Happened, frozen=True, gc=False, tag="account"):
@@ -188,6 +207,7 @@ AnyEvent = (
     | Dispatched
     | Preempted
     | CallEnded
+    | CallSettled
     | AccountChanged
     | Incident
     | CoreChanged
@@ -208,8 +228,8 @@ class EventPage(Reply, frozen=True):
 class ReadEvents(Request[EventPage], frozen=True, kw_only=True):
     """Events after cursor `after`: the caller's own and its descendants'; operators see all.
 
-    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `preempt`, `call`, `account`,
-    `incident`, `core`, `host`, `denied`, `kernel`).
+    Waits up to `wait_s` for the first one. `kinds`: only these (`process`, `signal`, `dispatch`, `preempt`, `call`, `settle`,
+    `account`, `incident`, `core`, `host`, `denied`, `kernel`).
     """
 
     after: int = 0

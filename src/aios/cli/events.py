@@ -11,6 +11,7 @@ from aios.abi.event import (
     AccountChanged,
     AnyEvent,
     CallEnded,
+    CallSettled,
     CoreChanged,
     Dispatched,
     EventPage,
@@ -24,6 +25,7 @@ from aios.abi.event import (
     Strayed,
 )
 from aios.cli.command import Command, as_json
+from aios.cli.money import amount_of
 from aios.cli.show import clock, duration, one_line, put_json, say
 from aios.sdk.client import Client
 
@@ -104,6 +106,9 @@ def about(event: AnyEvent) -> str:
             return f"{event.name} ({event.cls}) on {event.core} {event.change} after {event.tokens} tokens, {why}"
         case CallEnded():
             return about_call(event)
+        case CallSettled():
+            cost, reserved = amount_of("money", event.cost), amount_of("money", event.reserved)
+            return f"{event.name} on {event.core} was heard out{tokens_of(event)}, {cost} of {reserved} reserved"
         case Incident():
             return f"{event.name} {event.change}: {event.detail}"
         case AccountChanged():
@@ -124,15 +129,22 @@ def about(event: AnyEvent) -> str:
 
 
 def about_call(event: CallEnded) -> str:
-    """A call: whose, how it ended, how long it waited and took, where, and how many tokens."""
+    """A call: whose, how it ended, how long it waited and took, where, how many tokens, and what it cost."""
     waited = f", waited {duration((event.turn_ns - event.asked_ns) / 1e9)}" if event.turn_ns else ""
     took = duration((event.at_ns - (event.turn_ns or event.asked_ns)) / 1e9)
     stood_back = f", stood back {duration(event.frozen_s)}" if event.frozen_s else ""
     where = f", {event.core}" if event.core else ""
-    tokens = f", {event.input_tokens:,} + {event.output_tokens:,} tokens" if event.input_tokens or event.output_tokens else ""
     again = f", {event.attempts} attempts" if event.attempts > 1 else ""
+    came_to = tokens_of(event)
+    cost = f", {amount_of('money', event.cost)}" if event.cost else ""
+    more = ", is heard out" if event.heard_out else ""
     row = f"{event.row} {event.about}" if event.about else event.row
-    return f"{event.name} ({event.cls}) {row} {event.outcome}{waited}, took {took}{stood_back}{where}{tokens}{again}"
+    return f"{event.name} ({event.cls}) {row} {event.outcome}{waited}, took {took}{stood_back}{where}{came_to}{again}{cost}{more}"
+
+
+def tokens_of(event: CallEnded | CallSettled) -> str:
+    """How many tokens a call read and said, if any."""
+    return f", {event.input_tokens:,} + {event.output_tokens:,} tokens" if event.input_tokens or event.output_tokens else ""
 
 
 def _detail(text: str) -> str:

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aios.abi.event import AnyEvent, CallEnded, Dispatched, Preempted
+from aios.abi.event import AnyEvent, CallEnded, CallSettled, Dispatched, Preempted
 from aios.cli.show import COLOURS, one_line
 
 SLOTS = 4
@@ -45,7 +45,7 @@ class LiveLanes:
             self._waiting = event.waiting
         elif isinstance(event, Preempted):
             self._frozen ^= {event.call}
-        elif isinstance(event, CallEnded):
+        elif isinstance(event, CallSettled) or (isinstance(event, CallEnded) and not event.heard_out):
             self._running.pop(event.call, None)
             self._frozen.discard(event.call)
         if self._live is not None:

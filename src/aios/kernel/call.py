@@ -17,7 +17,7 @@ from typing import Any
 
 from aios.abi.digest import digest
 from aios.abi.errors import AiosError, Cancelled, Conflict, CoreFailed, Draining, Internal, Killed, UnknownCall
-from aios.abi.event import CallEnded, Dispatched
+from aios.abi.event import CallEnded, CallSettled, Dispatched
 from aios.abi.ids import call_id
 from aios.abi.llm import Queued
 from aios.abi.request import NO_OPTIONS, CallOptions, Request, lower
@@ -247,8 +247,20 @@ class CallPath:
         """An attempt has ended: its turn is given back, now or when its answer was heard out. When it ended."""
         if call.hear_out is None:
             return self._give_back(call, turn, ended_well, failure)
-        call.hear_out(partial(self._give_back, call, turn, ended_well, failure))
+        call.hear_out(partial(self._heard_out, call, turn, failure, call.cost))
         return self._clock.monotonic()
+
+    def _heard_out(self, call: Call, turn: Turn, left: BaseException | None, told: int, failure: BaseException | None) -> None:
+        """An answer has ended whose caller had `left`, in a `failure` or well: what it came to beyond what was `told` is told."""
+        reserved = call.payment.reservation.amount.money
+        self._give_back(call, turn, False, failure or left)
+        self.input_tokens += call.input_tokens
+        self.output_tokens += call.output_tokens
+        self._events.add(
+            CallSettled, tenant=call.process.tenant, call=call.id, pid=call.process.pid, name=call.process.name, core=call.core,
+            input_tokens=call.input_tokens, cached_tokens=call.cached_tokens, output_tokens=call.output_tokens,
+            cost=call.cost - told, reserved=reserved,
+        )  # fmt: skip
 
     def _give_back(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""
@@ -368,8 +380,8 @@ class CallPath:
             CallEnded(
                 call.id, process.pid, process.name, call.row.name, call.cls, outcome, call.asked_ns, call.turn_ns, call.first_ns,
                 call.core, call.attempt, call.input_tokens, call.cached_tokens, call.output_tokens, call.answer,
-                call.options.trace, call.about, frozen_s, call.cost, seq=self._events.next, at_ns=self._clock.now_ns(),
-                tenant=process.tenant,
+                call.options.trace, call.about, frozen_s, call.cost, call.hear_out is not None, seq=self._events.next,
+                at_ns=self._clock.now_ns(), tenant=process.tenant,
             )
         )  # fmt: skip
 

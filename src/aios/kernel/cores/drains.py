@@ -62,14 +62,15 @@ class Drains:
             await asyncio.wait(self._open)
 
 
-def _hear_out(call: Call, task: asyncio.Task[Completion], told: Told, then: Callable[[], Any]) -> None:
-    """Do `then` when an answer has ended, or was waited for long enough."""
+def _hear_out(call: Call, task: asyncio.Task[Completion], told: Told, then: Callable[[BaseException | None], Any]) -> None:
+    """Do `then` when an answer has ended, or was waited for long enough; it hears in which error, if it was one."""
     timer = asyncio.get_running_loop().call_later(DRAIN_S, task.cancel)
 
     def ended(task: asyncio.Task[Completion]) -> None:
         timer.cancel()
-        if not task.cancelled() and task.exception() is None:
+        failure = None if task.cancelled() else task.exception()
+        if failure is None and not task.cancelled():
             told(call, task.result())
-        then()
+        then(failure)
 
     task.add_done_callback(ended)
