@@ -58,6 +58,19 @@ async def test_a_call_beyond_a_rate_waits_for_the_next_minute_and_why_says_so() 
         assert TO_NEXT_S + 60 <= time() < TO_NEXT_S + 61
 
 
+@pytest.mark.parametrize("above", [False, True])
+async def test_who_has_spent_a_rate_and_a_day_hears_of_the_day_at_once(above: bool) -> None:
+    """And does not wait for a minute that helps nothing."""
+    async with kernel_for_tests([ScriptedCore("one two")]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 1)
+        await limit(k, "/" if above else "/local/client", 1, window="day")
+        await gate.call(hello)
+        with pytest.raises(OverBudget, match="1 call per day"):
+            await gate.call(hello)
+        assert time() < 1
+
+
 async def test_a_rate_of_tokens_counts_what_came_of_them_and_is_not_used_up_by_a_clipped_answer() -> None:
     cores = ScriptedCore("one two", slots=8)
     async with kernel_for_tests([cores]) as k:

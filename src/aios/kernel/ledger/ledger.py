@@ -110,15 +110,19 @@ class Ledger:
 
     @staticmethod
     def _lasting(accounts: tuple[Account, ...], bound: Bound) -> Short | None:
-        """The limit that would be in the way even if all that is reserved were given back."""
+        """The limit that would be in the way even if all that is reserved were given back: a rate only if no other one is."""
+        passing: Short | None = None
         for account in accounts:
             for limit in account.limits:
                 needed = _needed(limit, bound)
                 if _tokens(limit.wanted, limit, bound) < needed:
                     return Short(account, limit, "limit")
                 if _tokens(limit.wanted - account.spent_in(limit.window, limit.unit), limit, bound) < needed:
-                    return Short(account, limit, "spent")
-        return None
+                    short = Short(account, limit, "spent")
+                    if not short.passes:
+                        return short
+                    passing = passing or short
+        return passing
 
     def settle(self, reservation: Reservation, actual: Amount | None) -> Amount:
         """Say what a call came to, once; None if that cannot be known: then it is all of what was reserved.
