@@ -15,7 +15,7 @@ from aios.abi.account import SetLimit, Unit, Window
 from aios.abi.llm import Completion, Generate, Usage
 from aios.ports.core import CoreCall, CoreInfo, Emit, Price
 from aios.server.local import LocalGate
-from aios.testing import Script, ScriptedCore
+from aios.testing import Script, ScriptedCore, ScriptedEmbedder
 
 QUESTION: dict[str, Any] = {"model": "scripted-1", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
 
@@ -54,6 +54,18 @@ async def test_so_does_one_that_asks_for_responses() -> None:
                 await client.responses.create(model="scripted-1", input="hello")
             assert spent.value.code == "insufficient_quota" and "raises it" in spent.value.message
             assert spent.value.response.headers["x-should-retry"] == "false" and refused(s) == again
+
+
+@pytest.mark.real
+async def test_so_does_one_that_asks_for_vectors() -> None:
+    async with (
+        served(embedders=(ScriptedEmbedder(),)) as s,
+        openai.AsyncOpenAI(base_url=s.url + "/v1", api_key=s.token) as client,
+    ):
+        await limit(s, 0)
+        with pytest.raises(openai.APIStatusError) as spent:
+            await client.embeddings.create(model="words-1", input="one two")
+        assert (spent.value.status_code, spent.value.code) == (402, "insufficient_quota") and refused(s) == 1
 
 
 # a budget that is spent while a call waits for its turn
