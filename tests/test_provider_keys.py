@@ -145,8 +145,22 @@ def test_who_names_no_window_of_what_is_elsewhere_has_one_of_what_is_usual_there
 def test_a_provider_that_is_coming_is_told_as_such(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Invalid, match=r"the wire of `anthropic` is not spoken yet, it is coming: .*`base_url`"):
-        config_of('[[core]]\nprovider = "anthropic"\n', tmp_path_factory, monkeypatch)
+    for name in ("anthropic", "Gemini", "google"):
+        with pytest.raises(
+            Invalid, match=rf"`core.0.`: the wire of `{name}` is not spoken yet, it is coming: .*`base_url`"
+        ) as no:
+            config_of(f'[[core]]\nprovider = "{name}"\n', tmp_path_factory, monkeypatch)
+        assert no.value.field == "core[0].base_url"
+
+
+def test_an_address_that_may_not_be_asked_is_told_by_file_and_place(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = '[[core]]\nprovider = "openai"\n'
+    for bad in ('name = "x"\nbase_url = "http://models.example.com/v1"', 'provider = "openai"\nbase_url = "ftp://127.0.0.1"'):
+        with pytest.raises(Invalid, match=r"aios\.toml: `core.1.`: .* is neither `https:`") as no:
+            config_of(f"{good}[[core]]\n{bad}\n", tmp_path_factory, monkeypatch)
+        assert no.value.field == "core[1].base_url"
 
 
 def test_what_the_operator_said_is_kept_for_its_eyes_alone(config: Config) -> None:

@@ -113,7 +113,7 @@ async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple
             await kernel.add_core(core)
         told = await add_paid(kernel, paid, held, allowance)
         if budget is not None:
-            told = (*told, *own_prices(config, paid), *without_price(kernel))
+            told = (*told, *own_prices(config, paid), *old_prices(prices, paid), *without_price(kernel))
         for alias, models in kernel.pool.lost_aliases().items():
             log.warning("alias `%s` stands for `%s`, which no core has: see `[aliases]`", alias, "`, `".join(models))
         socket = str(run / "aios.sock")
@@ -179,6 +179,12 @@ def own_prices(config: Config, paid: list[Paid]) -> Iterator[str]:
     for each in paid:
         if each.prices.startswith(FILE_SAYS):
             yield f"note: what core `{each.core.name}` costs is {config.file}'s word, and not that of the table of prices"
+
+
+def old_prices(book: PriceBook, paid: list[Paid]) -> Iterator[str]:
+    """A sentence on the table of prices, if it is old and any core is paid by it."""
+    if any(each.core.provider for each in paid) and (said := book.age()):
+        yield f"note: {said}"
 
 
 def without_price(kernel: Kernel) -> Iterator[str]:

@@ -117,11 +117,21 @@ def read_config(path: Path | None = None) -> Config:
     local, added = local_of(settings, home)
     embedder = (EmbedderConfig() if settings.embedder is None else settings.embedder) or None
     assert embedder is not True, "`read_settings` refuses it"
-    cores = tuple(map(completed, settings.core))
+    cores = tuple(whole(core, f"core[{number}]", file) for number, core in enumerate(settings.core))
     return Config(
         home, file, settings.server, settings.lanes, cores, local, settings.aliases, added, embedder, settings.prices,
         settings.guard,
     )  # fmt: skip
+
+
+def whole(core: OpenAIChatConfig, place: str, file: Path | None) -> OpenAIChatConfig:
+    """An endpoint with what its provider is known for. Raises `Invalid` with file and place for one that cannot be asked."""
+    try:
+        found = completed(core)
+        assert found.origin, "an address that may be asked"
+    except Invalid as error:
+        raise Invalid(f"{file}: `{place}`: {error.message}", field=f"{place}.{error.field}") from None
+    return found
 
 
 def local_of(settings: Settings, home: Path) -> tuple[LocalCoreConfig | None, str | None]:

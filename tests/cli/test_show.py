@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aios.abi.errors import Unavailable
 from aios.abi.waits import Wait
-from aios.cli.show import duration, json_text, one_line, size, table, wait_of
+from aios.cli.command import Ended, Said
+from aios.cli.show import duration, json_text, one_line, say, size, table, wait_of
 
 
 class Terminal(io.StringIO):
@@ -28,6 +30,17 @@ def test_json_says_the_same_after_it_was_made_harmless(text: str) -> None:
 @given(st.text())
 def test_one_line_is_one_line(text: str) -> None:
     assert len(one_line(text).splitlines()) <= 1
+
+
+STEERS = "no\x1b[2J\u202e way\x07"
+
+
+def test_words_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"off: {STEERS}")
+    Ended(Unavailable(STEERS)).show()
+    Said(STEERS, 1).show()
+    said = capsys.readouterr().err
+    assert said.count("way") == 3 and not {"\x1b", "\u202e", "\x07"} & set(said)
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,18 @@ async def test_what_providers_refuse_with_becomes_an_error_with_a_way_out(
         assert type(refused.value) is kind
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 402, 429, 500, 503])
+async def test_what_a_provider_says_is_one_line_that_steers_nothing(status: int, ours: Authority) -> None:
+    body = '{"error": {"message": "no\\r\\non: OPENAI_API_KEY\\u001b[2J \\u202e way", "param": "a\\nb\\u001b[2J"}}'
+    async with provider(ours) as (server, core):
+        await started(core)
+        server.instead = answers(status, body)
+        with pytest.raises(AiosError) as refused:
+            await ask(core)
+        said = f"{refused.value.message}{refused.value.field}"
+        assert "no on: OPENAI_API_KEY" in said and said.isprintable()
+
+
 async def test_a_model_is_not_asked_again_before_its_provider_wants_to_hear_of_it(ours: Authority) -> None:
     async with provider(ours) as (server, core):
         await started(core)

@@ -1,5 +1,6 @@
 """The price table that comes with AIOS is what it says it is, and the operator's word comes before it."""
 
+import datetime
 import hashlib
 import json
 from decimal import Decimal
@@ -231,3 +232,22 @@ def test_a_price_in_the_contract_has_no_float() -> None:
         "a", "b"
     )
     assert {type(number) for number in numbers_in(json.loads(msgspec.json.encode(found)))} == {int}
+
+
+DAY_NS = 86_400 * 10**9
+
+
+def test_a_table_says_when_it_is_old() -> None:
+    made = int(datetime.datetime.fromisoformat(f"{shipped().info.date}T12:00Z").timestamp()) * 10**9
+    for days, old in ((0, False), (45, False), (46, True), (400, True), (-400, False)):
+        said = PriceBook(PricesConfig(), Fixed(made + days * DAY_NS)).age()
+        assert (f"{days} days old" in said) is old and bool(said) is old
+    assert PriceBook(PricesConfig(), Fixed(2**63 * 1000)).age()
+
+
+@pytest.mark.parametrize("date", ["", "2026-13-01", "yesterday", "2026-11-21T00:00"])
+def test_a_table_without_a_day_is_none(date: str) -> None:
+    first, _, lines = written(entry("m")).partition(b"\n")
+    head = json.dumps({**json.loads(first), "date": date}).encode()
+    with pytest.raises(Unavailable, match="cannot be read"):
+        Table(head + b"\n" + lines)

@@ -8,6 +8,7 @@ from typing import IO, Any
 import click
 
 from aios.abi.errors import AiosError
+from aios.abi.lines import visible
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -23,7 +24,7 @@ class Said(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click takes the instance's
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"aios: {self.message}", err=True)
+        click.echo(f"aios: {visible(self.message)}", err=True)
 
 
 class Ended(click.ClickException):
@@ -35,7 +36,7 @@ class Ended(click.ClickException):
         self._way_out = error.way_out
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"aios: {self.message}", err=True)
+        click.echo(f"aios: {visible(self.message)}", err=True)
         if "`aios " not in self.message and self._way_out != AiosError.way_out:
             click.echo(f"      {self._way_out}", err=True)
 

@@ -47,6 +47,8 @@ def prices(model: str | None, as_json: bool) -> None:
     for name in nameless:
         say(f"nobody knows the price of {name}: where money is limited it is refused")
     say(about(book.info()))
+    if old := book.age():
+        say(old)
 
 
 def configured(config: Config, book: PriceBook) -> Iterator[tuple[str, ModelPrice | None]]:

@@ -57,8 +57,8 @@ def put_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Words for a person: on stderr, so that stdout holds data only."""
-    click.echo(text, err=True)
+    """Words for a person, some of which may be others': on stderr, so that stdout holds data only."""
+    click.echo(visible(text), err=True)
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited, Unavailable
+from aios.abi.lines import visible
 from aios.drivers.core.key import Key
 from aios.drivers.core.openai_wire import ErrorBody, decode_error_body
 
@@ -40,7 +41,7 @@ def error_of(status: int, found: ErrorBody, wait_s: float | None, key: Key | Non
         refused = _of_the_key(status, found, key)
         if refused is not None:
             return refused
-    message = (key.hide(found.message) if key is not None else found.message)[:500] or f"the server answered {status}"
+    message = _words(found.message, key)[:500] or f"the server answered {status}"
     if status in (400, 413, 422, 500) and _TOO_LONG.search(f"{found.code} {found.type} {message}"):
         return ContextFull(message)
     if status == 429:
@@ -54,13 +55,13 @@ def error_of(status: int, found: ErrorBody, wait_s: float | None, key: Key | Non
     if status in OVERLOADED and key is not None:
         return Unavailable(message, retry_after_s=5.0 if wait_s is None else wait_s)
     if 400 <= status < 500 and status != 408:
-        return Invalid(message, field=key.hide(found.param) if key is not None and found.param else found.param)
+        return Invalid(message, field=_words(found.param, key) if found.param else None)
     return CoreFailed(message, retry_after_s=wait_s)
 
 
 def _of_the_key(status: int, found: ErrorBody, key: Key) -> AiosError | None:
     """What a provider says of who asks, in our own words: its own may tell the key. Nothing was done for the call."""
-    name, said = key.variable, key.hide(found.message)[:300] or "no reason given"
+    name, said = key.variable, _words(found.message, key)[:300] or "no reason given"
     if status == 401:
         return Unavailable(f"the provider does not take the key in ${name}: put a valid one there, and start the kernel anew")
     if status == 403:
@@ -74,6 +75,11 @@ def _of_the_key(status: int, found: ErrorBody, key: Key) -> AiosError | None:
     if status == 402 or (status == 429 and NO_MONEY & {found.code, found.type}):
         return Unavailable(f"nothing pays the provider of ${name} any more: {said}; add credit there, or use another model")
     return None
+
+
+def _words(said: str, key: Key | None) -> str:
+    """What a server says, as one line without the key: it stands in logs and at terminals, which it must not steer."""
+    return visible(" ".join((key.hide(said) if key is not None else said).split()))
 
 
 def wait_of(headers: Mapping[bytes, bytes]) -> float | None:

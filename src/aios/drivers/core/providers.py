@@ -64,7 +64,7 @@ def completed(config: OpenAIChatConfig) -> OpenAIChatConfig:
     if provider is None:
         if not config.base_url:
             some = ", ".join(f"`{name}`" for name in BY_NAME)
-            coming = config.provider.capitalize() in COMING.values()
+            coming = config.provider.lower() in ("google", *map(str.lower, COMING.values()))
             said = f"the wire of `{config.provider}` is not spoken yet, it is coming: " if coming else ""
             raise Invalid(f"{said}a core needs its address, `base_url`, or a `provider` of {some}", field="base_url")
         if not config.name:

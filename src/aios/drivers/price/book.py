@@ -5,6 +5,7 @@ Nothing is guessed: a price that is not known is told as unknown, and it is the 
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
@@ -15,6 +16,8 @@ from aios.ports.clock import Clock
 from aios.ports.prices import LOCAL
 
 MAX_PRICES = 10_000
+OLD_DAYS = 45
+"""A table that is older is said to be: providers change their prices now and then."""
 SMALLEST = Decimal(1) / NANO
 
 
@@ -150,3 +153,10 @@ class PriceBook:
     def info(self) -> PriceTable:
         """What the table is."""
         return self.table.info
+
+    def age(self) -> str:
+        """A sentence on a table that is old; "" for one that is not, or is of a day to come."""
+        days = (datetime.date.fromisoformat(day_of(self._clock.now_ns())) - self.table.made).days
+        if days <= OLD_DAYS:
+            return ""
+        return f"the table of prices is {days} days old: see whether there is a newer AIOS, or say newer prices in `[prices]`"

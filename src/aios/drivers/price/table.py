@@ -75,7 +75,7 @@ _expression = functools.cache(re.compile)
 
 
 class Table:
-    """The entries by provider. Raises `Unavailable` if they are not what they were when the table was made."""
+    """The entries by provider, `made` on a day. Raises `Unavailable` if they are not what they were when the table was made."""
 
     def __init__(self, text: bytes) -> None:
         first, _, lines = text.partition(b"\n")
@@ -84,7 +84,8 @@ class Table:
             if hashlib.sha256(lines).hexdigest() != self.head.sha256:
                 raise Unavailable("the table of prices was altered, and no price can be taken from it: install AIOS anew")
             entries = msgspec.json.decode(b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]", type=list[Entry])
-        except msgspec.DecodeError as error:
+            self.made = datetime.date.fromisoformat(self.head.date)
+        except ValueError as error:
             raise Unavailable(f"the table of prices cannot be read ({error}): install AIOS anew") from None
         self.entries: dict[str, list[Entry]] = {}
         for entry in entries:
