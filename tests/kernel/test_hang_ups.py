@@ -7,9 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from aios.abi.account import AccountState, SetLimit, ShowAccounts
-from aios.abi.errors import Cancelled, DeadlineExceeded, Refused
+from aios.abi.errors import Cancelled, DeadlineExceeded, QueueFull, Refused
 from aios.abi.event import CallEnded, CallSettled, ReadEvents
 from aios.abi.llm import Generate, Usage
+from aios.abi.process import SignalProcess
 from aios.abi.request import CallOptions
 from aios.kernel.cores.drains import DRAIN_S
 from aios.ports.core import CoreCall, Emit, Price
@@ -198,3 +199,47 @@ async def test_a_kernel_that_goes_down_tells_what_it_charges() -> None:
         events = k.kernel.events
     (event,) = events.after(0, 1000, lambda event: isinstance(event, CallSettled))[0]
     assert isinstance(event, CallSettled) and event.cost == event.reserved == IN_FULL
+
+
+class Billing(Elsewhere):
+    """Knows what it bills: nothing of what it refused, what it told of what it answered, and all that it may of the rest."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(script, price=PRICE)
+        self.bills: list[int] = []
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Any:
+        self.bills.append(IN_FULL)
+        try:
+            answer = await super().generate(call, emit)
+        except QueueFull:
+            self.bills[-1] = 0
+            raise
+        self.bills[-1] = 20 * 10 + 3 * 100
+        return answer
+
+
+@pytest.mark.parametrize("steps", range(16))
+@pytest.mark.parametrize("script", [Script(text="one two three"), Script(fail_after=0, failure=QueueFull("not now"))])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_at_whatever_step_a_call_is_stopped_it_is_charged_what_the_provider_bills(
+    steps: int, script: Script, killed: bool
+) -> None:
+    async def work(gate: Gate) -> None:
+        await gate.call(hello)
+
+    core = Billing(script)
+    async with kernel_for_tests([core], {"work": work}) as k:
+        await k.operator.call(SetLimit(account="/local", unit="money", amount=10**9))
+        agent = await k.spawn("work") if killed else None
+        call = asyncio.ensure_future((await k.session()).call(hello)) if not killed else None
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if agent is not None:
+            await k.operator.call(SignalProcess(pid=agent.pid, signal="kill"))
+        elif call is not None:
+            call.cancel()
+            await asyncio.wait((call,))
+        await asyncio.sleep(DRAIN_S + 1)
+        (account,) = (await k.operator.call(ShowAccounts(account="/local"))).accounts
+        assert (account.spent["lifetime"]["money"], account.reserved["money"]) == (sum(core.bills), 0)

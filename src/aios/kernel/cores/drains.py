@@ -8,11 +8,13 @@ in its own turn and at its own cost, until it ends or patience does.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from aios.abi.llm import Completion
+from aios.kernel.ledger.cashier import NOTHING_DONE
 from aios.kernel.process import Call
 
 DRAIN_S = 30.0
@@ -43,8 +45,10 @@ class Drains:
             if call.stopped is None and not task.done():
                 call.hear_out = partial(_hear_out, call, task, told)
             else:
+                call.acted = inspect.getcoroutinestate(answering) != inspect.CORO_CREATED  # else nobody was asked for it yet
                 task.cancel()
                 await asyncio.wait((task,))
+                _note_end(call, task, told)
             raise
 
     def _ended(self, ended: asyncio.Future[None], task: asyncio.Task[Completion]) -> None:
@@ -60,6 +64,17 @@ class Drains:
             task.cancel()
         if self._open:
             await asyncio.wait(self._open)
+
+
+def _note_end(call: Call, task: asyncio.Task[Completion], told: Told) -> None:
+    """Of a stopped call: note what its answer came to, if that ended in the very step in which the call was stopped."""
+    if task.cancelled():
+        return
+    failure = task.exception()
+    if failure is None:
+        told(call, task.result())
+    elif isinstance(failure, NOTHING_DONE) and not call.said_tokens:
+        call.acted = False
 
 
 def _hear_out(call: Call, task: asyncio.Task[Completion], told: Told, then: Callable[[BaseException | None], Any]) -> None:
