@@ -23,9 +23,7 @@ from aios.abi.process import SignalProcess, Spawn
 from aios.abi.request import CLASSES
 from aios.abi.system import AddToken
 from aios.kernel.amounts import MONEY, NOTHING, Amount, Bound
-from aios.kernel.call import CallPath
 from aios.kernel.guard import GuardConfig
-from aios.kernel.ledger import cashier
 from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.bounds import input_bound
 from aios.kernel.ledger.cashier import Cashier
