@@ -62,6 +62,7 @@ acts = st.one_of(
             st.sampled_from([None, 0, 1, 1, 2, 3, 3, 8]),
         )
     ] * 3,
+    st.tuples(st.just("crowd"), st.integers(0, 3), st.sampled_from(KINDS), st.integers(3, 6)),
     st.tuples(st.just("give up"), st.integers(0, 9)),
     st.tuples(st.just("clock"), st.sampled_from(JUMPS_S)),
     st.tuples(st.sampled_from(["down", "up"]), st.integers(0, 1)),
@@ -153,7 +154,7 @@ class Law:
 
     def accounts(self) -> list[Account]:
         book = self.k.kernel.accounts
-        return [*book._accounts.values(), *book.models.values()]
+        return [*book._accounts.values(), *book.tags.values()]
 
     def holds(self) -> None:
         lies = sum(account.overbilled for account in self.accounts())
@@ -218,6 +219,10 @@ class World:
         account, gate = self.clients[client]
         self.calls.append(asyncio.create_task(asked(gate, account, kind, tokens)))
 
+    async def crowd(self, client: int, kind: str, count: int) -> None:
+        for _ in range(count):
+            await self.ask(client, kind, 40)
+
     async def wait(self, for_s: float) -> None:
         await asyncio.sleep(for_s)
 
@@ -277,7 +282,9 @@ class World:
         for number in range(len(self.agents)):
             await self.resume(number)
         if self.calls:
-            await asyncio.wait(self.calls)
+            ended = await asyncio.gather(*self.calls, return_exceptions=True)
+            wrong = [each for each in ended if isinstance(each, BaseException) and not isinstance(each, asyncio.CancelledError)]
+            assert not wrong, f"a call ended in {wrong[0]!r}"
         await asyncio.sleep(300)  # answers are heard out, agents end
 
 
