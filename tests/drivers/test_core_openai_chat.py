@@ -234,6 +234,17 @@ async def test_an_answer_that_breaks_off_or_is_none_fails(events: list[str]) -> 
 
 
 @pytest.mark.real
+async def test_a_spent_budget_of_the_server_is_no_failure_of_it_also_if_its_stream_says_so() -> None:
+    """A kernel behind this one says so when a call's turn comes and nothing is left: trying again helps nobody."""
+    async with served(ScriptedCore()) as (server, candidate):
+        server.instead = says(
+            'data: {"error": {"message": "spent", "type": "insufficient_quota", "code": "insufficient_quota"}}', ""
+        )
+        with pytest.raises(Invalid, match="spent"):
+            await candidate.core.generate(candidate.call(), ignore)
+
+
+@pytest.mark.real
 async def test_one_connection_serves_call_after_call() -> None:
     peers = set()
     async with served(ScriptedCore()) as (server, candidate):

@@ -219,6 +219,9 @@ async def test_a_provider_that_tells_the_key_in_an_answer_is_not_passed_on(ours:
         server.instead = answers(200, f'data: {{"error": {{"message": "bad key {VALUE}", "code": 400}}}}\n\n')
         with pytest.raises(Invalid, match=r"bad key \*\*\*"):
             await ask(core)
+        server.instead = answers(200, 'data: {"error": {"message": "all gone", "code": "insufficient_quota"}}\n\n')
+        with pytest.raises(Unavailable, match="all gone; add credit there"):
+            await ask(core)
 
 
 def test_a_key_is_hidden_among_letters_of_any_kind_and_length() -> None:

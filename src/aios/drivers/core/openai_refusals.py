@@ -32,6 +32,8 @@ def failure_in_stream(raw: msgspec.Raw, key: Key | None) -> AiosError:
     except msgspec.DecodeError:
         found = "an error without words"
     body = ErrorBody(message=found) if isinstance(found, str) else found
+    if NO_MONEY & {body.code, body.type}:
+        return error_of(402, body, None, key)
     return error_of(body.code if isinstance(body.code, int) else 500, body, None, key)
 
 
