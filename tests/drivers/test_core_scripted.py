@@ -23,7 +23,7 @@ async def candidate_of(core: ScriptedCore) -> AsyncIterator[Candidate]:
 
 @pytest.mark.parametrize("case", EXAMINATION, ids=lambda case: case.__name__)
 async def test_it_keeps_the_promises_of_the_port(case: Case) -> None:
-    async with candidate_of(ScriptedCore()) as candidate:
+    async with candidate_of(ScriptedCore(counts=True)) as candidate:
         await case(candidate)
 
 

@@ -28,6 +28,7 @@ from aios.kernel.boards.boards import Boards
 from aios.kernel.boards.calls import BoardCalls
 from aios.kernel.call import CallPath
 from aios.kernel.cores.calls import CoreCalls
+from aios.kernel.cores.conversations import Conversations
 from aios.kernel.cores.drains import Drains
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import Pool
@@ -135,12 +136,14 @@ class Kernel:
         self._life = AsyncExitStack()
         self._grace_s = 0.0
         self._drains = Drains()
+        self._conversations = Conversations()
         self._unattended: set[asyncio.Task[Answer | AiosError]] = set()
 
     def _forget(self, process: Process) -> None:
         """An ended process is known no more."""
         self.logs.forget(process)
         self.accounts.forget(process)
+        self._conversations.forget(process)
 
     async def __aenter__(self) -> Kernel:
         self._tasks = await self._life.enter_async_context(asyncio.TaskGroup())
@@ -194,7 +197,7 @@ class Kernel:
 
     def _syscalls(self) -> dict[str, Syscall]:
         calls = (
-            CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events, self._drains),
+            CoreCalls(self.pool, self._embedders, self._grants, self.clock, self.events, self._drains, self._conversations),
             self._embedders,
             AccountCalls(self.accounts, self.till, self.clock, self.events, self._journal, self._cashier, self._known),
             LaneCalls(self._lanes, self._lane_configs, self.events),

@@ -34,7 +34,7 @@ class Syscall:
     `bind`, `plan`: for rows with a lane. The servers that can do it, of what access has left; and, once it has its turn, all
     that the act will depend on, which is recorded before it begins. Chance is drawn there, and nowhere else.
     `bound`: for rows with a lane, the most that the act can come to on a server; `free`: whether none of the servers that can do
-    it costs anything.
+    it costs anything. `measure`: the same as `bound` and closer, where that takes time; None if nobody knows better.
     """
 
     act: Callable[[Call], Awaitable[Any]]
@@ -43,6 +43,7 @@ class Syscall:
     plan: Callable[[Call], Any] | None = None
     bound: Callable[[Call, str], Bound] | None = None
     free: Callable[[Call], bool] | None = None
+    measure: Callable[[Call, str], Awaitable[Bound | None]] | None = None
 
 
 def check_range(field: str, value: float, least: float, most: float) -> None:

@@ -73,7 +73,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     and however often it was begun again; said only where that was tried. `reserved`: of a core with the feature `suspend`, calls
     at once beside `slots` while others are frozen. `price`: of all its models, if it has one of its own; else the
     price that `provider` asks for a model: its name in the table of prices, or `local`. Without a price that somebody knows it is
-    not used under a limit of money.
+    not used under a limit of money. `counts`: its tokenizer is in reach, so that `count` says exactly what a question comes to.
     """
 
     name: str
@@ -88,6 +88,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     reserved: int = 0
     price: Price | None = None
     provider: str = ""
+    counts: bool = False
 
     @property
     def billed_by(self) -> str:

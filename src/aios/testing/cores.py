@@ -19,7 +19,7 @@ import msgspec
 
 from aios.abi.errors import AiosError, ContextFull, NoCore
 from aios.abi.ids import UniqueIds
-from aios.abi.llm import Completion, Count, Delta, Generate, Message, Score
+from aios.abi.llm import Completion, Count, Delta, Generate, Message, Score, ToolSpec
 from aios.ports.core import FEATURES, Core, CoreCall, CoreEvent, PreemptibleCore, ScoreCall, ScoringCore
 
 LONG = 16
@@ -148,6 +148,26 @@ async def more_text_is_more_tokens(candidate: Candidate) -> None:
     assert 0 < short.tokens < long.tokens
     assert chat.tokens >= short.tokens
     assert short.exact == long.exact == chat.exact
+
+
+async def a_count_is_what_a_question_comes_to(candidate: Candidate) -> None:
+    info = candidate.core.info()
+    if not info.counts:
+        return
+    call = candidate.call(max_tokens=1)
+    tool = ToolSpec("search", "Search for words.", {"type": "object", "properties": {"words": {"type": "string"}}})
+    asked = [call.request, candidate.call("Hello there, 字 and é. " * 20, max_tokens=1).request]
+    if "completion" in info.features:
+        asked.append(Generate(prompt="Once upon a time", max_tokens=1))
+    if "tools" in info.features:
+        choices = ("auto", "required", "none")
+        asked += [msgspec.structs.replace(call.request, tools=(tool,), tool_choice=choice) for choice in choices]
+    for request in asked:
+        count = Count(text=request.prompt or "", messages=request.messages, tools=request.tools)
+        counted = await candidate.core.count(count, info.models[0])
+        done = await candidate.core.generate(msgspec.structs.replace(call, id=_new_id(), request=request), ignore)
+        assert counted.exact and counted.tokens >= done.usage.input_tokens
+        assert counted.tokens == done.usage.input_tokens or request.tools
 
 
 async def what_does_not_fit_is_refused(candidate: Candidate) -> None:
@@ -343,6 +363,7 @@ EXAMINATION: tuple[Case, ...] = (
     the_seed_decides_the_answer,
     a_text_is_completed,
     more_text_is_more_tokens,
+    a_count_is_what_a_question_comes_to,
     what_does_not_fit_is_refused,
     an_unknown_model_is_refused,
     what_it_cannot_do_is_refused,

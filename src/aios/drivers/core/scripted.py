@@ -110,11 +110,12 @@ class ScriptedCore:
         queues: bool = False,
         reserved: int = 0,
         price: Price | None = Price(),  # noqa: B008  # frozen
+        counts: bool = False,
     ) -> None:
         self._answers = answers
         self._info = CoreInfo(
             name=name, models=models, features=features, slots=slots, window=window, driver="scripted", queues=queues, local=True,
-            reserved=reserved, price=price,
+            reserved=reserved, price=price, counts=counts,
         )  # fmt: skip
         self._slots = asyncio.Semaphore(slots + reserved)
         self._places: dict[str, _Place] = {}

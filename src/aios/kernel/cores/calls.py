@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 from msgspec.structs import replace
 
-from aios.abi.errors import DeadlineExceeded
+from aios.abi.errors import AiosError, DeadlineExceeded
 from aios.abi.ids import UniqueIds
 from aios.abi.label import FIRST_PARTY
 from aios.abi.llm import (
@@ -35,13 +35,14 @@ from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
 from aios.kernel.amounts import Bound
 from aios.kernel.cores.affinity import Affinity
+from aios.kernel.cores.conversations import Conversations, Heard
 from aios.kernel.cores.drains import Drains
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.cores.standing_back import StandingBack
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
-from aios.kernel.ledger.bounds import bound_of, came_to
+from aios.kernel.ledger.bounds import asked_bound, bound_of, came_to
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -59,7 +60,10 @@ READER_PATIENCE_S = 15.0
 class CoreCalls:
     """The rows `llm.*`, `core.*` and `account.prices`, but what embeds."""
 
-    def __init__(self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock, events: EventLog, drains: Drains) -> None:
+    def __init__(
+        self, pool: Pool, embedders: Embedders, grants: Grants, clock: Clock, events: EventLog, drains: Drains,
+        conversations: Conversations,
+    ) -> None:  # fmt: skip
         self._pool = pool
         self._drains = drains
         self._events = events
@@ -67,11 +71,14 @@ class CoreCalls:
         self._grants = grants
         self._clock = clock
         self._affinity = Affinity()
+        self._conversations = conversations
         self._ids = UniqueIds("cmpl")
 
     def syscalls(self) -> dict[str, Syscall]:
         return {
-            "llm.generate": Syscall(self._generate, self._resources, self._bind, self._plan, self._bound, self._free),
+            "llm.generate": Syscall(
+                self._generate, self._resources, self._bind, self._plan, self._bound, self._free, self._measure
+            ),
             "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound, self._free),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
@@ -103,6 +110,22 @@ class CoreCalls:
         assert isinstance(call.request, Generate | Score)
         model = self._pool.model_on(core, self._usable(call))
         return bound_of(call.request, self._pool.info(core), self._pool.price(core, model), model)
+
+    async def _measure(self, call: Call, core: str) -> Bound | None:
+        """The bound by what the core counts, or else by what it said of the conversation so far; None if neither is known."""
+        request, info = call.request, self._pool.info(core)
+        assert isinstance(request, Generate)
+        model = self._pool.model_on(core, self._usable(call))
+        if not info.counts:
+            counted = self._conversations.bound(call.process, core, model, request)
+        else:
+            asked = Count(model=model, text=request.prompt or "", messages=request.messages, tools=request.tools)
+            try:
+                tokens = await self._pool.core(core).count(asked, model)
+            except AiosError:
+                return None
+            counted = tokens.tokens if tokens.exact else None
+        return None if counted is None else bound_of(request, info, self._pool.price(core, model), model, counted)
 
     def _free(self, call: Call) -> bool:
         return self._pool.free(call.feasible)
@@ -178,8 +201,18 @@ class CoreCalls:
         price = None if call.payment is None else self._pool.price(call.core, call.plan.model)
         call.came_to = came_to(usage, price, call.request, self._pool.info(call.core))
         self._pool.add_usage(call.core, usage)
+        if call.came_to is not None and call.payment is not None and call.payment.measure is not None:
+            self._remember_size(call, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
+
+    def _remember_size(self, call: Call, usage: Usage) -> None:
+        """What a conversation came to, for calls to come whose limits are short."""
+        request, info, bound = call.request, self._pool.info(call.core), call.payment.bounds[call.core]
+        if isinstance(request, Generate) and request.messages and not info.counts:
+            known = call.core in call.payment.counted
+            size = asked_bound(request, info, call.plan.model) if known else bound.fixed.tokens
+            self._conversations.note(call.process, Heard(call.core, call.plan.model, request, usage.input_tokens, size))
 
     def _emitter(self, call: Call) -> Emit:
         """Passes deltas on, and waits for a reader whose buffer is full."""

@@ -40,19 +40,16 @@ OWN_PARTS = frozenset({"input_audio"})
 _encode = msgspec.json.Encoder().encode
 
 
-def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, model: str) -> Bound:
-    """The most that a request can come to on a core, at a price (None: nobody knows it). A token is at least a byte of UTF-8."""
+def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, model: str, counted: int | None = None) -> Bound:
+    """The most that a request can come to on a core, at a price (None: nobody knows it). A token is at least a byte of UTF-8.
+
+    `counted`: tokens of the question, where that is known better than by its bytes.
+    """
     asked, media = asked_of(request, info), has_media(request)
-    given = input_bound(request.messages, request.prompt or "")
+    given = asked_bound(request, info, model) if counted is None else counted
     if isinstance(request, Score):
-        given *= len(request.labels) + 1
-        given += sum(map(_bytes, request.labels)) * 2 + _bytes(request.baseline or "") * len(request.labels)
         most = least = 0
     else:
-        given += 2 * len(_encode(request.tools)) if request.tools else 0
-        given += 2 * len(_encode(request.response_format)) if request.response_format else 0
-        given += len(_encode(asked)) if asked else 0
-        given += _images(request.messages) * (PER_DEAR_IMAGE - PER_IMAGE) if media and DEAR_IMAGES in model else 0
         most = request.max_tokens or info.window
         if info.local:
             most = min(most, info.window)
@@ -100,12 +97,28 @@ def tags_of(model: str, provider: str) -> tuple[str, ...]:
     return f"{MODEL}{model}", f"{PROVIDER}{provider}"
 
 
+def asked_bound(request: Generate | Score, info: CoreInfo, model: str) -> int:
+    """Tokens of all that a request gives a model of a core to read, at most."""
+    given = input_bound(request.messages, request.prompt or "")
+    if isinstance(request, Score):
+        given *= len(request.labels) + 1
+        return given + sum(map(_bytes, request.labels)) * 2 + _bytes(request.baseline or "") * len(request.labels)
+    asked = asked_of(request, info)
+    given += 2 * len(_encode(request.tools)) if request.tools else 0
+    given += 2 * len(_encode(request.response_format)) if request.response_format else 0
+    given += len(_encode(asked)) if asked else 0
+    if DEAR_IMAGES in model and has_media(request):
+        given += _images(request.messages) * (PER_DEAR_IMAGE - PER_IMAGE)
+    return given
+
+
 def input_bound(messages: tuple[Message, ...], prompt: str) -> int:
     """Tokens of a question, at most."""
-    return PER_REQUEST + _bytes(prompt) + sum(map(_message, messages))
+    return PER_REQUEST + _bytes(prompt) + sum(map(message_bound, messages))
 
 
-def _message(message: Message) -> int:
+def message_bound(message: Message) -> int:
+    """Tokens of a message, at most."""
     content = message.content
     if type(content) is str and not message.tool_calls and message.extra is None:
         return PER_MESSAGE + _bytes(content) + _bytes(message.name or "") + _bytes(message.tool_call_id or "")

@@ -22,7 +22,8 @@ from aios.kernel.lanes.policy import Ticket
 from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.book import Book, is_for_all
 from aios.kernel.ledger.ledger import Short
-from aios.kernel.ledger.payments import Payment, Till
+from aios.kernel.ledger.payments import Measure, Payment, Till
+from aios.kernel.ledger.sizes import Sizes
 from aios.kernel.ledger.states import limit_state, tightest
 from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
@@ -46,6 +47,7 @@ class Cashier:
     def __init__(self, book: Book, till: Till, clock: Clock, deadlines: Deadlines, events: EventLog, journal: Journal) -> None:
         self._book = book
         self._till = till
+        self._sizes = Sizes(till)
         self._clock = clock
         self._deadlines = deadlines
         self._events = events
@@ -98,11 +100,11 @@ class Cashier:
         assert syscall.bound is not None
         account, job = self._book.of(call.process), self._job_of(call)
         if self._book.has_limits and self._is_limited(account, job):
-            return await self.admit(call, syscall.bound)
+            return await self.admit(call, syscall.bound, syscall.measure)
         bounds = {server: syscall.bound(call, server) for server in call.feasible}
         return Payment(self._till, account.path, bounds, call, self._book.tags, job)
 
-    async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> Payment:
+    async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound], measure: Measure | None = None) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
 
         Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or
@@ -111,6 +113,7 @@ class Cashier:
         own, job = self._book.of(call.process), self._job_of(call)
         bounds = {server: bound_on(call, server) for server in call.feasible}
         payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
+        payment.measure = measure
         while self._is_limited(own, job) or any(account.overbilled for account in own.path):
             found = {server: self._till.ledger.lasting(payment.accounts_on(server), bound) for server, bound in bounds.items()}
             able = frozenset(server for server, short in found.items() if short is None)
@@ -118,9 +121,11 @@ class Cashier:
                 call.feasible = able
                 self._soften(call, {account for server in able for account in payment.accounts_on(server)})
                 break
-            shorts = [(short, bounds[server]) for server, short in found.items() if short is not None]
-            short, bound = next((each for each in shorts if each[0].passes), shorts[0])
-            await self._changed(call, short, bound)
+            shorts = [(server, short) for server, short in found.items() if short is not None]
+            if await self._sizes.known_better(call, payment, shorts):
+                continue
+            server, short = next((each for each in shorts if each[1].passes), shorts[0])
+            await self._changed(call, short, bounds[server])
         return payment
 
     async def use(self, call: Call, account: Account) -> Payment:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,9 @@ from aios.kernel.process import Call
 from aios.ports.clock import Clock
 
 Taken = Literal["taken", "later", "never"]
+Measure = Callable[[Call, str], Awaitable[Bound | None]]
+"""See `Syscall.measure`."""
+NOWHERE: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -46,16 +49,17 @@ class Payment:
     """What one attempt of a call needs of its accounts. `bounds`: by server. `tags`: accounts beside those, by name; of the call
     are the one of its `job` and those that the bound of its server names, as far as they are there.
 
-    `limited`: one of its accounts has a limit. `recorded`: the journal has its reservation.
+    `limited`: one of its accounts has a limit. `recorded`: the journal has its reservation. `measure`: how its bounds become
+    closer, if they can; `counted`: on which servers that was tried; `counting`: it is, beside its wait for room.
     """
 
     __slots__ = (
-        "_call", "_till", "accounts", "at", "bounds", "job", "limited", "rank", "recall", "recorded", "reservation",
-        "server", "short", "tags",
+        "_call", "_till", "accounts", "at", "bounds", "counted", "counting", "job", "limited", "measure", "rank", "recall",
+        "recorded", "reservation", "server", "short", "tags",
     )  # fmt: skip
 
     def __init__(
-        self, till: Till, accounts: tuple[Account, ...], bounds: Mapping[str, Bound], call: Call,
+        self, till: Till, accounts: tuple[Account, ...], bounds: dict[str, Bound], call: Call,
         tags: Mapping[str, Account], job: str = "", limited: bool = False,
     ) -> None:  # fmt: skip
         self.accounts = accounts
@@ -64,6 +68,9 @@ class Payment:
         self.bounds = bounds
         self.limited = limited
         self.recorded = False
+        self.measure: Measure | None = None
+        self.counted: frozenset[str] = NOWHERE
+        self.counting: asyncio.Future[None] | None = None
         self.reservation: Reservation | None = None
         self.rank = (CLASSES.index(call.cls), call.asked_ns, next(till.arrivals))
         self.server = ""
@@ -85,8 +92,16 @@ class Payment:
         """Reserve for a turn on a server. `later`: it waits now, and `recall` is called when there may be room."""
         return self._till.take(self, server, recall)
 
+    def begin_count(self) -> None:
+        """It is short of room: its question may be counted meanwhile."""
+        if self.measure is not None and self._till.count is not None:
+            self._till.count(self._call, self)
+
     def leave(self) -> None:
         """It waits no longer."""
+        if self.counting is not None:
+            self.counting.cancel()
+            self.counting = None
         if self.recall is not None or self.short is not None:
             self._till.leave(self)
 
@@ -122,6 +137,7 @@ class Till:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self.ledger = ledger
         self.arrivals = itertools.count()
+        self.count: Callable[[Call, Payment], None] | None = None
         self._clock = clock
         self._waiting: dict[Account, list[Payment]] = {}
         self._recalled: dict[Account, set[Payment]] = {}
@@ -161,6 +177,7 @@ class Till:
     def _wait_at(self, payment: Payment, short: Short) -> None:
         account = short.account
         payment.at, payment.short = account, short
+        payment.begin_count()
         bisect.insort(self._waiting.setdefault(account, []), payment, key=lambda other: other.rank)
         self._wind()
 
@@ -174,6 +191,11 @@ class Till:
             if not queue:
                 del self._waiting[account]
             self._stir((account,))
+
+    def tightened(self, payment: Payment) -> None:
+        """A payment that waits needs less than it did."""
+        if payment.at is not None:
+            self._stir((payment.at,))
 
     def _done_with(self, payment: Payment) -> bool:
         """Whether it had been told that there is room. Then the next one may be told."""

@@ -220,6 +220,7 @@ class LocalCore:
             reserved=self.config.reserve,
             price=self.config.price,
             provider=LOCAL,
+            counts=True,
         )
 
     def health(self) -> Health:
