@@ -8,7 +8,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from aios.abi.llm import Generate, Message, ToolSpec
+from aios.abi.llm import Generate, Message, Part, ToolSpec
 from aios.abi.process import ProcessKind
 from aios.kernel.cores import conversations
 from aios.kernel.cores.conversations import Conversations, Heard, goes_on
@@ -104,6 +104,16 @@ def test_the_law_finds_what_is_told_beside_the_messages(monkeypatch: pytest.Monk
         settings(SETTINGS, max_examples=3000, phases=[Phase.generate])(
             given(asked=steps)(lambda asked: check(Conversations(), asked))
         )()
+
+
+def test_of_a_picture_that_is_new_a_conversation_says_nothing() -> None:
+    """Some models take many more tokens for one than others."""
+    known, one = Conversations(), process()
+    first = Message("user", "x" * 3000)
+    known.note(one, Heard("0", "large", Generate(messages=(first,)), 500, 3000))
+    for part, is_known in ((Part("text", "more"), True), (Part("image", image="data:,x"), False), (Part("other"), False)):
+        bound = known.bound(one, "0", "large", Generate(messages=(first, Message("user", (part,)))))
+        assert (bound is not None) == is_known
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

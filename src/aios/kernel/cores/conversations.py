@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from aios.abi.llm import Generate
+from aios.abi.llm import Generate, Message
 from aios.kernel.ledger.bounds import PER_MESSAGE, message_bound
 from aios.kernel.process import Process
 
@@ -60,9 +60,14 @@ class Conversations:
         if before is None:
             return None
         new = request.messages[len(before.request.messages) :]
-        if any(type(message.content) is not str for message in new):  # of pictures and files bytes say little
+        if any(map(shows, new)):
             return None
         return before.tokens + PER_MESSAGE + sum(map(message_bound, new))
+
+
+def shows(message: Message) -> bool:
+    """Whether there is more than text in a message: of pictures and files bytes say little."""
+    return type(message.content) is tuple and any(part.type != "text" for part in message.content)
 
 
 def goes_on(request: Generate, before: Generate) -> bool:
