@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from aios.abi.account import Window
+from aios.abi.account import MOST_AMOUNT, Window
 from aios.abi.errors import Invalid, Unavailable
 from aios.config import Config
 from aios.drivers.core.key import Key
@@ -101,8 +101,8 @@ def read_allowance(home: Path) -> Allowance:
         read = msgspec.json.decode(found, type=Allowance)
     except msgspec.DecodeError as problem:
         raise Unavailable(f"{path} is damaged ({problem}): remove it, and every key is off") from None
-    if read.amount is not None and read.amount < 0:
-        raise Unavailable(f"{path} is damaged (an amount below 0): remove it, and every key is off")
+    if read.amount is not None and not 0 <= read.amount <= MOST_AMOUNT:
+        raise Unavailable(f"{path} is damaged (an amount that none can be): remove it, and every key is off")
     return read
 
 

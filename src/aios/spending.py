@@ -1,7 +1,7 @@
 """What was spent, from one kernel to the next: a limit per month means the month, and not a kernel's life.
 
-It is written every few seconds, with what is reserved as if it were spent. So a kernel that is killed forgets at most what was
-begun in the seconds before, until the ledger's own records are durable.
+It is written a few times a second, with what is reserved as if it were spent. So a kernel that is killed forgets at most what was
+begun in the moment before, until the ledger's own records are durable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aios.kernel.main import Kernel
 log = logging.getLogger("aios.spending")
 
 FILE_NAME = "spent.json"
-EVERY_S = 2.0
+EVERY_S = 0.25
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class Spending:
             self._document.save(msgspec.json.encode(self.now()))
 
     async def _write_until(self, over: asyncio.Event) -> None:
-        """Write it every few seconds, if it is another; a disk that takes nothing is tried again."""
+        """Write it a few times a second, if it is another; a disk that takes nothing is tried again."""
         written = -1
         while not over.is_set():
             spent = self.now()

@@ -387,7 +387,16 @@ def test_an_allowance_that_is_damaged_or_open_to_others_switches_nothing_on(plac
     file.chmod(0o644)
     assert "chmod 600" in place.aios("up", "--detach", expect=6).stderr
     file.chmod(0o600)
-    for bad in ("{", '{"amount": -1}', '{"amount": 1.5}', '{"amount": "1"}', '{"window": "year"}'):
+    for bad in (
+        "{",
+        "",
+        '{"amount": -1}',
+        f'{{"amount": {2**53 + 1}}}',
+        f'{{"amount": {10**40}}}',
+        '{"amount": 1.5}',
+        '{"amount": "1"}',
+        '{"window": "year"}',
+    ):
         file.write_text(bad)
         assert "remove it, and every key is off" in place.aios("up", "--detach", expect=6).stderr
     assert far.said == []
@@ -407,8 +416,15 @@ def test_what_was_spent_counts_in_the_next_kernel_too_also_after_a_kill(place: P
         until(lambda: "no kernel" in place.aios("ps", expect=6).stderr)
     with up(place) as said:
         assert "$0.99996 left" in said
-    (place.home / "spent.json").write_text('{"at_ns": 1, "money": {"day": -5}}')
-    assert "is damaged" in place.aios("up", "--detach", expect=6).stderr
+    for bad in (
+        '{"at_ns": 1, "money": {"day": -5}}',
+        '{"at_ns": -1, "money": {}}',
+        "",
+        "{",
+        '{"at_ns": 1, "money": {"year": 1}}',
+    ):
+        (place.home / "spent.json").write_text(bad)
+        assert "is damaged" in place.aios("up", "--detach", expect=6).stderr
 
 
 def until(holds: Callable[[], bool]) -> None:
