@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from aios.drivers.core import http1
 from aios.drivers.core.http1 import MOST_HEAD_BYTES, Answer, Broken, Connections, Unreachable
 
 pytestmark = pytest.mark.real
@@ -122,6 +123,16 @@ async def test_a_kept_connection_that_was_closed_unread_is_replaced() -> None:
         assert await whole(connections) == b"hello"
         assert await whole(connections) == b"hello"
     assert (server.connections, len(server.requests)) == (2, 3)
+
+
+async def test_what_may_have_been_worked_on_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "AGAIN_S", -1.0)  # however soon it was closed
+    server = Server(WHOLE, b"", WHOLE)
+    async with served(server.take) as connections:
+        assert await whole(connections) == b"hello"
+        with pytest.raises(Broken, match="closed the connection"):
+            await whole(connections)
+    assert len(server.requests) == 2
 
 
 async def test_a_new_connection_that_is_closed_unread_is_not_tried_again() -> None:

@@ -25,6 +25,10 @@ HTTPS_PORT = 443
 CONNECT_S = 10.0
 """Most that it may take until a server has taken our connection, and shown who it is."""
 
+AGAIN_S = 1.0
+"""A request on a kept connection that was closed is sent once more if that came sooner: later it may have been read, and worked
+on for all that time, and what is asked twice is paid twice.
+"""
 
 Hear = Callable[[bytes], bool]
 """Takes a piece of a body; says whether it can take another at once. It must not raise."""
@@ -214,15 +218,16 @@ class Connections:
         while True:
             kept = self._kept()
             answer = kept or await self._connect()
+            asked_s = answer.outbox.loop.time()
             self._busy.add(answer)
             try:
                 answer.ask(data)
                 await answer.head()
             except Broken:
                 self.done(answer)
-                if kept is None or answer.touched:
+                if kept is None or answer.touched or answer.outbox.loop.time() - asked_s > AGAIN_S:
                     raise
-                # The server closed a kept connection, and has not read the request.
+                # The server closed a kept connection while we sent, and has not read the request.
             except BaseException:
                 self.done(answer)
                 raise
