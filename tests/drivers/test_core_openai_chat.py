@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from chat_server import ChatServer, chat_server
@@ -12,6 +13,7 @@ from chat_server import ChatServer, chat_server
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited, Unavailable
 from aios.abi.llm import Count, Generate, Message, Part, TokenLogprob, ToolCall, ToolSpec, Usage
 from aios.drivers.core.openai_chat import OpenAIChat, OpenAIChatConfig
+from aios.drivers.core.openai_wire import WireUsage
 from aios.ports.core import FEATURES, CoreEvent
 from aios.testing import Script, ScriptedCore
 from aios.testing.cores import EXAMINATION, Candidate, Case, Heard, ignore
@@ -164,6 +166,27 @@ async def test_tool_calls_reasoning_logprobs_and_usage_are_understood() -> None:
     assert choice.logprobs == (TokenLogprob("Hé", -0.5, (TokenLogprob("Ho", -1),)),)
     assert done.usage == Usage(input_uncached=1, cache_read=4, output_visible=5, reasoning=2, cache_write=5)
     assert [piece.arguments for delta in heard.deltas for piece in delta.tool_calls] == ['{"a', '": 1}']
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ({"completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 2}}, (5, 2)),
+        ({"completion_tokens": 7, "total_tokens": 17, "completion_tokens_details": {"reasoning_tokens": 2}}, (5, 2)),
+        (
+            {"completion_tokens": 1499, "total_tokens": 4318, "completion_tokens_details": {"reasoning_tokens": 2809}},
+            (1499, 2809),
+        ),
+        ({"completion_tokens": 9, "total_tokens": 24, "completion_tokens_details": {"reasoning_tokens": 5}}, (9, 5)),
+        ({"completion_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 386}}, (1, 386)),
+        ({"completion_tokens": 7, "total_tokens": 0}, (7, 0)),
+        ({"completion_tokens": -7, "total_tokens": 17}, (-7, 0)),
+        ({"completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": -2}}, (9, -2)),
+    ],
+)
+def test_tokens_of_reasoning_are_counted_once_wherever_a_server_has_them(told: dict[str, Any], counted: tuple[int, int]) -> None:
+    usage = msgspec.convert({"prompt_tokens": 10, **told}, WireUsage).counted()
+    assert (usage.output_visible, usage.reasoning) == counted and usage.input_uncached == 10
 
 
 async def test_tokens_are_estimated_and_a_picture_is_one_whatever_its_size() -> None:

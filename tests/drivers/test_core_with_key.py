@@ -1,6 +1,7 @@
 """A core elsewhere: it is trusted by its certificate, it gets a key, and nobody else does."""
 
 import asyncio
+import json
 import logging
 import pickle
 import ssl
@@ -231,6 +232,15 @@ def test_a_key_is_hidden_among_letters_of_any_kind_and_length() -> None:
     assert len(KEY.hide("x" * 100_000)) <= 2000
 
 
+def test_a_key_is_hidden_however_json_is_written_of_it() -> None:
+    value = 'sk/9"a\\b<c>&d+f=='
+    key = Key("K", value)
+    plain = json.dumps(value)
+    slashed, go = plain.replace("/", "\\/"), plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    for said in (plain, slashed, go, go.replace("/", "\\/")):
+        assert json.loads(said) == value and key.hide_in(said.encode()) == b'"***"'
+
+
 def test_a_key_does_not_show_itself() -> None:
     assert VALUE not in repr(KEY) + str(KEY) + f"{KEY}" and repr(KEY) == "Key(SOME_API_KEY)"
     with pytest.raises(TypeError):
@@ -316,6 +326,7 @@ def test_how_long_to_wait_is_read_as_servers_say_it(headers: dict[bytes, bytes],
 async def test_what_an_answer_may_have_at_most_is_called_as_the_provider_calls_it(ours: Authority) -> None:
     for name, sent in (
         ("openai", {"max_completion_tokens": 5, "stream_options": {"include_usage": True}}),
+        ("x-ai", {"max_completion_tokens": 5, "stream_options": {"include_usage": True}}),
         ("mistral", {"max_tokens": 5}),
         ("groq", {"max_tokens": 5, "stream_options": {"include_usage": True}}),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import string
 
@@ -24,7 +25,7 @@ _in_a_header = re.compile(r"[!-~]+")
 class Key:
     """What `variable` holds. Raises `Invalid`, which does not tell it, for what no header can carry."""
 
-    __slots__ = ("_pieces", "_value", "variable")
+    __slots__ = ("_pieces", "_value", "_written", "variable")
 
     def __init__(self, variable: str, value: str) -> None:
         if not _in_a_header.fullmatch(value) or len(value) > MOST_CHARACTERS:
@@ -33,6 +34,7 @@ class Key:
         self._value = value
         size = min(TOLD_CHARACTERS, len(value))
         forms = (value, base64.b64encode(value.encode()).decode().rstrip("="))
+        self._written = _as_json(value)
         self._pieces = {form[at : at + size].translate(SMALL) for form in forms for at in range(len(form) - size + 1)}
 
     def __repr__(self) -> str:
@@ -57,9 +59,19 @@ class Key:
         return "".join(HIDDEN if found[0] else text[slice(*found[1:])] for found in _runs(told)) if any(told) else text
 
     def hide_in(self, data: bytes) -> bytes:
-        """Lines of an answer without the key."""
-        value = self._value.encode()
-        return data.replace(value, HIDDEN.encode()) if value in data else data
+        """Lines of an answer without the key, however JSON is written of it."""
+        for form in self._written:
+            if form in data:
+                data = data.replace(form, HIDDEN.encode())
+        return data
+
+
+def _as_json(value: str) -> tuple[bytes, ...]:
+    """A text as encoders of JSON write it: some escape `/`, some what could be HTML."""
+    plain = json.dumps(value)[1:-1]
+    html = "".join(f"\\u{ord(char):04x}" if char in "<>&" else char for char in plain)
+    forms = (plain, plain.replace("/", "\\/"), html, html.replace("/", "\\/"))
+    return tuple(dict.fromkeys(form.encode() for form in (value, *forms)))
 
 
 def _runs(flags: bytearray) -> list[tuple[int, int, int]]:

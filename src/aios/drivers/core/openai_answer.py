@@ -163,12 +163,7 @@ class AnswerReader:
             asked = estimated_tokens(call.request.prompt or "", call.request.messages)
             counted = Usage(input_uncached=asked, output_visible=self._pieces, estimated=True)
         else:
-            details, out = usage.prompt_tokens_details, usage.completion_tokens_details
-            cached = min((details and details.cached_tokens) or usage.prompt_cache_hit_tokens or 0, usage.prompt_tokens)
-            written = min((details and details.cache_write_tokens) or 0, usage.prompt_tokens - cached)
-            reasoning = min((out and out.reasoning_tokens) or 0, usage.completion_tokens)
-            said = usage.completion_tokens - reasoning
-            counted = Usage(usage.prompt_tokens - cached - written, cached, said, reasoning, written)
+            counted = usage.counted()
         choices = tuple([part.choice() for part in self._parts])
         return Completion(id=call.id, model=call.model, core=core, choices=choices, usage=counted, extra=self._extra or None)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from aios.abi.errors import CoreFailed
 from aios.abi.extra import EXTRA, Fields, Shape, objects, set_aside
-from aios.abi.llm import Finish, Message, Part, TokenLogprob, ToolCall, ToolSpec
+from aios.abi.llm import Finish, Message, Part, TokenLogprob, ToolCall, ToolSpec, Usage
 from aios.ports.core import CoreCall
 
 WIRE = "openai_chat"
@@ -34,6 +34,7 @@ class Dialect:
 DIALECTS: Mapping[str, Dialect] = {
     "openai": Dialect(length="max_completion_tokens"),  # whose newer models refuse the other
     "openrouter": Dialect(length="max_completion_tokens"),
+    "x-ai": Dialect(length="max_completion_tokens"),  # the other does not count what is reasoning
     "mistral": Dialect(asks_usage=False),  # always tells it, and refuses the question
 }
 """By provider."""
@@ -111,9 +112,23 @@ class OutputDetails(Wire):
 class WireUsage(Wire):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    total_tokens: int | None = None
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None
+
+    def counted(self) -> Usage:
+        """As the contract counts. Of some (xAI) the tokens of reasoning are beside those of the completion, not among them, which
+        the total tells, or that they are more; what is paid for is all of them."""
+        details, out = self.prompt_tokens_details, self.completion_tokens_details
+        cached = min((details and details.cached_tokens) or self.prompt_cache_hit_tokens or 0, self.prompt_tokens)
+        written = min((details and details.cache_write_tokens) or 0, self.prompt_tokens - cached)
+        reasoning, said = (out and out.reasoning_tokens) or 0, self.completion_tokens
+        made = said
+        if said >= 0:  # what cannot be stays so
+            made = max(said, (self.total_tokens or 0) - self.prompt_tokens, said + reasoning if reasoning > said else 0)
+        reasoning = min(reasoning, made) if reasoning > 0 else reasoning
+        return Usage(self.prompt_tokens - cached - written, cached, made - reasoning, reasoning, written)
 
 
 class Chunk(Piece):
