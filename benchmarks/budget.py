@@ -1,39 +1,49 @@
-"""Is a budget ever overspent, and how much of it is spent? 1 to 1,024 callers who share $5, with the kernel's own path.
+"""Is a budget ever overspent, and how much of it is spent? 1 to 1,024 callers who share $5, through a real kernel's doors.
 
-Beside the kernel's ledger stand two ways of gateways: to charge after the call, and to reserve what is left where a call's most
-does not fit. All three meet the same callers, in virtual time. In its quick form it takes one seed instead of five.
+Callers, kernel and two servers that bill are processes of their own. Calls come at three doors, as streams and without; some
+callers hang up, some answers fail or do not tell their usage, and one server dies in each run. What counts is what the servers
+billed. Beside the kernel's ledger stand two ways of gateways, done by the same callers: to charge after the call, and to reserve
+what is left where a call's most does not fit. In its quick form it takes one seed instead of five.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aios.drivers.clock import SystemClock
 from aios.kernel.amounts import Amount, Bound
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.ledger import Ledger, Reservation
-from aios.testing.virtual import run_virtual
-from benchmarks.rig.budgets import After, Outcome, Resized, spend
+from benchmarks.rig.bills import LIMIT
+from benchmarks.rig.budgets import Spending, Spent, spending
 from benchmarks.rig.report import Bar, Findings, Row, main, median
+from benchmarks.rig.spenders import Way
 
 CALLERS = (1, 16, 64, 256, 1024)
 SEEDS, QUICK_SEEDS = (1, 2, 3, 4, 5), (1,)
-WAYS: Mapping[str, type[Ledger] | None] = {"reserve": None, "charge after": After, "resize": Resized}
+CONTROLS: Mapping[Way, str] = {"after": "control: charged after the call", "resize": "what is left, where the most does not fit"}
+CONTROL_CALLERS = (16, 64, 256, 1024)
+TEXT_BYTES, TEXT_CALLERS = 4, (1, 64)
+"""Of a token of English text: the ledger, which does not know the tokens of a server elsewhere, reserves for bytes."""
 DEPTH = 5
 """Accounts that pay for a call: the whole, tenant, user, agent, process."""
 BARS = {
     "overshoot": Bar("at most", 0.0),
     "used": Bar("at least", 0.97),
+    "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
     "refused_early": Bar("at most", 0.0),
+    "charge_after_overshoot": Bar("at least", 1.0),
     "ledger_us_per_call": Bar("at most", 10),
 }
 MEANINGS = {
-    "overshoot": "spent beyond a budget of $5 that 1 to 1,024 callers share, the most of all seeds ÷ the budget",
-    "used": "what of it is spent when all are refused, the least median over seeds",
-    "billed": "what of it the provider bills; answers that broke off, or were read on for too long, are charged in full",
+    "overshoot": "billed beyond a budget of $5 that 1 to 1,024 callers share, at real doors, the most of all seeds ÷ the budget",
+    "used": "what of it the ledger has booked when all are refused twice in a row, the least median over seeds",
+    "billed": "what of it was billed; what cannot be known (answers that break off or tell no usage) is booked in full",
+    "used_of_text": "what of it is booked where a token has four bytes, and the ledger reserves for each byte",
+    "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
     "refused_early": "callers refused while what they need was only reserved",
-    "charge_after_overshoot": "the same overshoot where calls are charged afterwards",
+    "charge_after_overshoot": "the same overshoot in the control, where calls are charged afterwards",
     "resize_overshoot": "the same where what is left is reserved if the most does not fit",
     "ledger_us_per_call": "CPU of a reservation and its settlement in five accounts with limits, µs",
 }
@@ -41,32 +51,52 @@ MEANINGS = {
 
 def measure(quick: bool) -> tuple[Mapping[str, float], Sequence[Row]]:
     """The figures and the rows behind them."""
-    findings = Findings()
-    outcomes = {way: outcomes_of(way, QUICK_SEEDS if quick else SEEDS, findings) for way in WAYS}
-    ours = outcomes["reserve"]
+    findings, seeds = Findings(), QUICK_SEEDS if quick else SEEDS
+    with spending() as on:
+        ours = [told(findings, "reserved", callers, runs(on, callers, seeds)) for callers in CALLERS]
+        text = [
+            told(findings, "reserved, four bytes a token", callers, runs(on, callers, seeds, token_bytes=TEXT_BYTES))
+            for callers in TEXT_CALLERS
+        ]
+        controls = {
+            way: [told(findings, case, callers, runs(on, callers, QUICK_SEEDS, way)) for callers in CONTROL_CALLERS]
+            for way, case in CONTROLS.items()
+        }
     findings.figures |= {
-        "overshoot": max(each.overshoot for found in ours.values() for each in found),
-        "used": min(median(each.used for each in found) for found in ours.values()),
-        "billed": min(median(each.billed for each in found) for found in ours.values()),
-        "refused_early": sum(each.refused_early for found in ours.values() for each in found),
-        "charge_after_overshoot": max(each.overshoot for found in outcomes["charge after"].values() for each in found),
-        "resize_overshoot": max(each.overshoot for found in outcomes["resize"].values() for each in found),
+        "overshoot": most_overshoot(ours + text),
+        "used": min(median(each.booked for each in found) for found in ours),
+        "billed": min(median(each.billed for each in found) for found in ours),
+        "used_of_text": min(median(each.booked for each in found) for found in text),
+        "used_at_first_refusal": min(median(each.outcome.first_refusal / LIMIT for each in found) for found in ours),
+        "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
+        "refused_early": sum(each.outcome.refused_early for found in ours + text for each in found),
+        "charge_after_overshoot": most_overshoot(controls["after"]),
+        "resize_overshoot": most_overshoot(controls["resize"]),
         "ledger_us_per_call": ledger_us(20_000 if quick else 100_000),
     }
     return findings.figures, findings.rows
 
 
-def outcomes_of(way: str, seeds: Sequence[int], findings: Findings) -> dict[int, list[Outcome]]:
-    """What came of a way of charging, by the number of callers."""
-    found = {}
-    for callers in CALLERS:
-        each_seed = found[callers] = [run_virtual(spend(WAYS[way], callers, seed)) for seed in seeds]
-        findings.row(
-            f"{callers} callers", way, used=median(each.used for each in each_seed),
-            billed=median(each.billed for each in each_seed), overshoot=max(each.overshoot for each in each_seed),
-            calls=median(each.calls for each in each_seed),
-            at_once=max(each.most_running for each in each_seed),
-        )  # fmt: skip
+def runs(on: Spending, callers: int, seeds: Sequence[int], way: Way = "reserve", token_bytes: int = 1) -> list[Spent]:
+    return [on.run(callers, seed, way, token_bytes) for seed in seeds]
+
+
+def most_overshoot(found: Iterable[Iterable[Spent]]) -> float:
+    return max(each.overshoot for runs in found for each in runs)
+
+
+def told(findings: Findings, case: str, callers: int, found: list[Spent]) -> list[Spent]:
+    """Runs that differ in their seed alone, with a row of theirs: medians of what was spent, and all their calls together."""
+    outcomes, tallies = [each.outcome for each in found], [each.tally for each in found]
+    waiting = sum(each.outcome.early - each.tally.early for each in found)
+    findings.row(
+        f"{callers} callers", case, used=median(each.booked for each in found), billed=median(each.billed for each in found),
+        overshoot=max(each.overshoot for each in found), calls=sum(each.calls for each in tallies),
+        at_once=max(each.most_running for each in tallies), left_waiting=waiting, left_early=sum(each.early for each in tallies),
+        left_midway=sum(each.midway for each in outcomes), refused_by_server=sum(each.busy for each in tallies),
+        broken_off=sum(each.broken for each in tallies), no_usage=sum(each.silent for each in tallies),
+        server_died=sum(each.died for each in tallies),
+    )  # fmt: skip
     return found
 
 
