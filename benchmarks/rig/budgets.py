@@ -69,7 +69,7 @@ class Spending:
         self._callers = callers
 
     def run(self, callers: int, seed: int, way: Way = "reserve", token_bytes: int = 1) -> Spent:
-        """One run, with an account and a mortal server of its own. Raises `Failed` if the kernel booked too much or too little."""
+        """A run with an account and a mortal server of its own. Raises `Failed` if the kernel booked too much or too little."""
         agent = f"{way}-{token_bytes}-{callers}-{seed}"
         account = f"/local/{agent}"
         token = self._operator.call(AddToken(agent=agent)).value

@@ -96,7 +96,7 @@ class Spenders:
             self._reserved -= reserved
             self._settled.set()
             if status:
-                refused = refused + 1 if self._refuses(ask, status, said) else 0
+                refused = refused + 1 if self.refuses(ask, status, said) else 0
 
     async def _own_reservation(self, ask: Ask) -> int | None:
         """What a gateway reserves for a call, nano-dollars; None if it refuses it."""
@@ -143,7 +143,7 @@ class Spenders:
             return 0, said
         return answer.status, said
 
-    def _refuses(self, ask: Ask, status: int, said: bytes) -> bool:
+    def refuses(self, ask: Ask, status: int, said: bytes) -> bool:
         """Whether an answer is the refusal of a spent budget; count it. Raises `Failed` for what no answer may be."""
         outcome, refusal = self.outcome, REFUSED.search(said)
         if refusal is None:
