@@ -22,9 +22,9 @@ from benchmarks.rig.spenders import Way
 
 CALLERS = (1, 16, 64, 256, 1024)
 SEEDS, QUICK_SEEDS = (1, 2, 3, 4, 5), (1,)
-CONTROLS: Mapping[Way, str] = {"after": "control: charged after the call", "resize": "what is left, where the most does not fit"}
-CONTROL_CALLERS = (16, 64, 256, 1024)
-TEXT_BYTES, TEXT_CALLERS = 4, (1, 64)
+CONTROL, QUICK_CONTROL = (16, 64, 256, 1024), (1024,)
+TEXT, QUICK_TEXT = (1, 64), (64,)
+TEXT_BYTES = 4
 """Of a token of English text: the ledger, which does not know the tokens of a server elsewhere, reserves for bytes."""
 DEPTH = 5
 """Accounts that pay for a call: the whole, tenant, user, agent, process."""
@@ -51,16 +51,12 @@ MEANINGS = {
 def measure(quick: bool) -> tuple[Mapping[str, float], Sequence[Row]]:
     """The figures and the rows behind them."""
     findings, seeds = Findings(), QUICK_SEEDS if quick else SEEDS
+    text_callers, control_callers = (QUICK_TEXT, QUICK_CONTROL) if quick else (TEXT, CONTROL)
     with spending() as on:
-        ours = [told(findings, "reserved", callers, runs(on, callers, seeds)) for callers in CALLERS]
-        text = [
-            told(findings, "reserved, four bytes a token", callers, runs(on, callers, seeds, token_bytes=TEXT_BYTES))
-            for callers in TEXT_CALLERS
-        ]
-        controls = {
-            way: [told(findings, case, callers, runs(on, callers, QUICK_SEEDS, way)) for callers in CONTROL_CALLERS]
-            for way, case in CONTROLS.items()
-        }
+        ours = runs(on, findings, "reserved", CALLERS, seeds)
+        text = runs(on, findings, "reserved, four bytes a token", text_callers, seeds, token_bytes=TEXT_BYTES)
+        after = runs(on, findings, "control: charged after the call", control_callers, QUICK_SEEDS, "after")
+        resized = runs(on, findings, "what is left, where the most does not fit", control_callers, QUICK_SEEDS, "resize")
     findings.figures |= {
         "overshoot": most_overshoot(ours + text),
         "used": min(median(each.booked for each in found) for found in ours),
@@ -68,23 +64,31 @@ def measure(quick: bool) -> tuple[Mapping[str, float], Sequence[Row]]:
         "used_of_text": min(median(each.booked for each in found) for found in text),
         "used_at_first_refusal": min(median(each.outcome.first_refusal / LIMIT for each in found) for found in ours),
         "refused_early": sum(each.outcome.refused_early for found in ours + text for each in found),
-        "charge_after_overshoot": most_overshoot(controls["after"]),
-        "resize_overshoot": most_overshoot(controls["resize"]),
+        "charge_after_overshoot": most_overshoot(after),
+        "resize_overshoot": most_overshoot(resized),
         "ledger_us_per_call": ledger_us(20_000 if quick else 100_000),
     }
     return findings.figures, findings.rows
 
 
-def runs(on: Spending, callers: int, seeds: Sequence[int], way: Way = "reserve", token_bytes: int = 1) -> list[Spent]:
-    return [on.run(callers, seed, way, token_bytes) for seed in seeds]
+def runs(
+    on: Spending, findings: Findings, case: str, levels: Sequence[int], seeds: Sequence[int], way: Way = "reserve",
+    token_bytes: int = 1,
+) -> list[list[Spent]]:  # fmt: skip
+    """What came about with each number of callers, by their seeds."""
+    found = []
+    for callers in levels:
+        found.append([on.run(callers, seed, way, token_bytes) for seed in seeds])
+        tell(findings, case, callers, found[-1])
+    return found
 
 
 def most_overshoot(found: Iterable[Iterable[Spent]]) -> float:
     return max(each.overshoot for runs in found for each in runs)
 
 
-def told(findings: Findings, case: str, callers: int, found: list[Spent]) -> list[Spent]:
-    """Runs that differ in their seed alone, with a row of theirs: medians of what was spent, and all their calls together."""
+def tell(findings: Findings, case: str, callers: int, found: list[Spent]) -> None:
+    """A row of runs that differ in their seed alone: medians of what was spent, and all their calls together."""
     outcomes, tallies = [each.outcome for each in found], [each.tally for each in found]
     waiting = sum(each.outcome.early - each.tally.early for each in found)
     findings.row(
@@ -95,7 +99,6 @@ def told(findings: Findings, case: str, callers: int, found: list[Spent]) -> lis
         broken_off=sum(each.broken for each in tallies), no_usage=sum(each.silent for each in tallies),
         server_died=sum(each.died for each in tallies),
     )  # fmt: skip
-    return found
 
 
 def ledger_us(calls: int) -> float:
