@@ -62,6 +62,7 @@ def test_an_error_that_is_not_the_providers_fails_the_run() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")  # a kernel outlives who started it
 def test_through_real_doors_the_ledger_holds_a_budget_that_charging_afterwards_does_not() -> None:
     with spending() as on:
         ours, control = on.run(64, 1), on.run(256, 1, "after")

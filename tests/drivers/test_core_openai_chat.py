@@ -14,7 +14,7 @@ from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLim
 from aios.abi.llm import Count, Generate, Message, Part, TokenLogprob, ToolCall, ToolSpec, Usage
 from aios.drivers.core.openai_chat import OpenAIChat, OpenAIChatConfig
 from aios.drivers.core.openai_wire import WireUsage
-from aios.ports.core import FEATURES, CoreEvent
+from aios.ports.core import FEATURES, CoreEvent, NotAsked
 from aios.testing import Script, ScriptedCore
 from aios.testing.cores import EXAMINATION, Candidate, Case, Heard, ignore
 
@@ -311,7 +311,7 @@ async def test_a_server_that_goes_away_is_down_and_up_again_when_it_is_back() ->
         await core.start(events.put_nowait)
         assert (await events.get()).change == "up"
     candidate = Candidate(core, running=lambda: 0)
-    with pytest.raises(CoreFailed, match="does not answer"):
+    with pytest.raises(NotAsked, match="does not answer"):
         await core.generate(candidate.call(), ignore)
     assert (await events.get()).change == "down"
     assert not core.health().up

@@ -17,7 +17,7 @@ from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
 from aios.kernel.guard import GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
-from aios.ports.core import CoreCall, Emit, Price
+from aios.ports.core import CoreCall, Emit, NotAsked, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
 from aios.testing.kernel import RunningKernel, kernel_for_tests, manifest_of
@@ -212,6 +212,18 @@ async def test_each_attempt_reserves_anew() -> None:
         await gate.call(hello)
         spent = (await state(k, "/local/client")).spent["lifetime"]
         assert (spent["calls"], spent["tokens"]) == (2, WORST + 1 + 2)
+
+
+async def test_a_core_that_could_not_be_asked_is_not_paid_and_the_next_one_is() -> None:
+    gone = core(Script(text="one", fail_after=0, failure=NotAsked("nobody is there")), name="gone")
+    async with kernel_for_tests([gone, core("one two", name="there")]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10**9)
+        for _ in range(2):
+            await gate.call(hello)
+        assert gone.calls
+        spent = (await state(k, "/local/client")).spent["lifetime"]
+        assert spent == {"money": 2 * (10 + 2 * 100), "tokens": 2 * (1 + 2), "calls": 2}
 
 
 class Unknown(ScriptedCore):

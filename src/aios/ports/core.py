@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from aios.abi.bounds import within
-from aios.abi.errors import NoCore
+from aios.abi.errors import CoreFailed, NoCore
 from aios.abi.llm import Completion, Count, Delta, Generate, Part, Score, Scores, Tokens
 from aios.abi.price import MTOK, Rates
 from aios.abi.price import Price as ExactPrice
@@ -39,6 +39,14 @@ FEATURES: tuple[Feature, ...] = Feature.__args__  # type: ignore[attr-defined]  
 
 Emit = Callable[[Delta], Awaitable[None] | None]
 """Takes one delta; what it returns, if anything, is awaited before the next: that is the back-pressure."""
+
+
+class NotAsked(CoreFailed):
+    """A core that could not be asked at all: another may be, and nothing is owed."""
+
+    @property
+    def code(self) -> str:
+        return CoreFailed.__name__
 
 
 MOST_PRICE = 10**7

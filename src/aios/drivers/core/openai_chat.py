@@ -40,7 +40,7 @@ from aios.drivers.core.openai_wire import (
     estimated_tokens,
 )
 from aios.drivers.core.tls import trusting
-from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, Price, refuse_what_it_cannot
+from aios.ports.core import CoreCall, CoreEvent, CoreInfo, Emit, Feature, Health, NotAsked, Price, refuse_what_it_cannot
 
 MOST_ERROR_BYTES = 1 << 16
 NO_ENTRY = (401, 402, 403)
@@ -215,7 +215,7 @@ class OpenAIChat:
             said = f"core `{self.config.name}` does not answer: {_reason(problem)}"
             if self.config.needs_limit:
                 raise Unavailable(said, retry_after_s=PROBE_S) from None  # what was not asked for is not paid for
-            raise CoreFailed(said) from None
+            raise NotAsked(said) from None
         except OSError as problem:
             raise CoreFailed(f"core `{self.config.name}` broke off: {_reason(problem)}") from None
 

@@ -30,9 +30,10 @@ from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
+from aios.ports.core import NotAsked
 
 NANO = 10**9
-NOTHING_DONE = (Refused, BadRequest, ContextFull)
+NOTHING_DONE = (Refused, BadRequest, ContextFull, NotAsked)
 """A core that says this before its first word has done nothing."""
 MOST_AT_RATE = 1000
 """Calls that wait at an account for the next minute; who comes then is to come again."""
