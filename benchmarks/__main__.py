@@ -11,10 +11,10 @@ from aios.cli.command import UNVERIFIED
 from benchmarks.rig.report import RESULTS
 from benchmarks.rig.traces import DATA
 
-NAMES = ("overhead", "convoy", "local", "scheduling")
+NAMES = ("overhead", "convoy", "local", "scheduling", "budget")
 READING = ("scheduling",)
 """Those that read recorded work."""
-PROOFS = ("hog",)
+PROOFS = ("hog", "overspend")
 """Of `aios prove`, whose results have the same form."""
 
 

@@ -2,8 +2,8 @@
 
 Callers, kernel and two servers that bill are processes of their own. Calls come at three doors, as streams and without; some
 callers hang up, some answers fail or do not tell their usage, and one server dies in each run. What counts is what the servers
-billed. Beside the kernel's ledger stand two ways of gateways, done by the same callers: to charge after the call, and to reserve
-what is left where a call's most does not fit. In its quick form it takes one seed instead of five.
+billed. Beside the kernel's ledger stand two ways of gateways, done by the same callers before servers that do not fail: to charge
+after the call, and to reserve what is left where a call's most does not fit. In its quick form it takes one seed instead of five.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ BARS = {
 MEANINGS = {
     "overshoot": "billed beyond a budget of $5 that 1 to 1,024 callers share, at real doors, the most of all seeds ÷ the budget",
     "used": "what of it the ledger has booked when all are refused twice in a row, the least median over seeds",
-    "billed": "what of it was billed; what cannot be known (answers that break off or tell no usage) is booked in full",
+    "billed": "what of it was billed, the least median",
+    "in_full": "what of it is booked for what nobody can know: answers that break off or tell no usage are charged in full",
     "used_of_text": "what of it is booked where a token has four bytes, and the ledger reserves for each byte",
     "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
     "refused_early": "calls refused while what they need was only reserved",
@@ -61,6 +62,7 @@ def measure(quick: bool) -> tuple[Mapping[str, float], Sequence[Row]]:
         "overshoot": most_overshoot(ours + text),
         "used": min(median(each.booked for each in found) for found in ours),
         "billed": min(median(each.billed for each in found) for found in ours),
+        "in_full": max(median(each.booked - each.billed for each in found) for found in ours),
         "used_of_text": min(median(each.booked for each in found) for found in text),
         "used_at_first_refusal": min(median(each.outcome.first_refusal / LIMIT for each in found) for found in ours),
         "refused_early": sum(each.outcome.refused_early for found in ours + text for each in found),
@@ -93,11 +95,11 @@ def tell(findings: Findings, case: str, callers: int, found: list[Spent]) -> Non
     waiting = sum(each.outcome.early - each.tally.early for each in found)
     findings.row(
         f"{callers} callers", case, used=median(each.booked for each in found), billed=median(each.billed for each in found),
-        overshoot=max(each.overshoot for each in found), calls=sum(each.calls for each in tallies),
-        at_once=max(each.most_running for each in tallies), left_waiting=waiting, left_early=sum(each.early for each in tallies),
-        left_midway=sum(each.midway for each in outcomes), refused_by_server=sum(each.busy for each in tallies),
-        broken_off=sum(each.broken for each in tallies), no_usage=sum(each.silent for each in tallies),
-        server_died=sum(each.died for each in tallies),
+        in_full=median(each.booked - each.billed for each in found), overshoot=max(each.overshoot for each in found),
+        calls=sum(each.calls for each in tallies), at_once=max(each.most_running for each in tallies), left_waiting=waiting,
+        left_early=sum(each.early for each in tallies), left_midway=sum(each.midway for each in outcomes),
+        refused_by_server=sum(each.busy for each in tallies), broken_off=sum(each.broken for each in tallies),
+        no_usage=sum(each.silent for each in tallies), server_died=sum(each.died for each in tallies),
     )  # fmt: skip
 
 

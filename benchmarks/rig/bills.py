@@ -84,14 +84,15 @@ BODIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def drawn(chance: random.Random) -> Ask:
-    """The next call of a caller."""
+def drawn(chance: random.Random, fails: bool = True) -> Ask:
+    """The next call of a caller; without `fails` the provider does not fail it."""
     given = int(min(150_000, max(500, 20_000 * math.exp(0.8 * chance.gauss(0, 1)))))
     answer = int(min(MAX_TOKENS, max(5, 220 * math.exp(1.18 * chance.gauss(0, 1)))))
     leaves = one_of(chance, LEAVES)
     stream = leaves == "midway" or chance.random() < STREAMS
     door, leaves_s = one_of(chance, DOORS), chance.uniform(0.0, FIRST_S)
-    work = Work(given, answer, one_of(chance, FAILS), early=leaves == "early")
+    failure = one_of(chance, FAILS)
+    work = Work(given, answer, failure if fails else "", early=leaves == "early")
     return Ask(work, door, stream, leaves, leaves_s)
 
 

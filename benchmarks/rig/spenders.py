@@ -37,13 +37,17 @@ Way = Literal["reserve", "after", "resize"]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """So many callers at a kernel, with the token of the account that pays. `token_bytes`: of each token of their prompts."""
+    """So many callers at a kernel, with the token of the account that pays.
+
+    `fails`: the provider fails some of their calls. `token_bytes`: of each token of their prompts.
+    """
 
     port: int
     token: str
     callers: int
     seed: int
     way: Way = "reserve"
+    fails: bool = True
     token_bytes: int = 1
 
 
@@ -87,7 +91,7 @@ class Spenders:
         """Call until that is refused: another call may be a smaller one, but not again and again."""
         refused = 0
         while refused < PATIENCE:
-            ask = drawn(chance)
+            ask = drawn(chance, fails=self._plan.fails)
             reserved = 0 if self._plan.way == "reserve" else await self._own_reservation(ask)
             if reserved is None:
                 return
