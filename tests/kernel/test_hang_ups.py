@@ -71,6 +71,20 @@ async def test_an_answer_whose_reader_went_away_is_charged_as_it_came_and_nobody
         assert now.reserved["money"] == 0 and now.spent["lifetime"]["money"] == 2 * (20 * 10 + 3 * 100)
 
 
+async def test_one_that_ends_in_the_very_step_in_which_its_reader_goes_away_is_charged_as_it_came() -> None:
+    core = Elsewhere(Script(text="one two three", first_s=2, token_s=2), price=PRICE)
+    async with kernel_for_tests([core]) as k:
+        gate = await k.session()
+        await limit(k)
+        begun = time()
+        await gate.call(hello)
+        await given_up(gate, time() - begun)
+        assert core.ended == 2
+        await asyncio.sleep(0)
+        now = await state(k)
+        assert (now.reserved["money"], now.spent["lifetime"]["money"]) == (0, 2 * (20 * 10 + 3 * 100))
+
+
 async def test_one_that_takes_too_long_is_charged_in_full() -> None:
     core = Elsewhere(Script(text="one two three", token_s=40), price=PRICE)
     async with kernel_for_tests([core]) as k:

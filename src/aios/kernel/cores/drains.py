@@ -42,7 +42,7 @@ class Drains:
             await ended
             return task.result()
         except asyncio.CancelledError:
-            if call.stopped is None and not task.done():
+            if call.stopped is None or task.done():  # its last word may have come in this very step
                 call.hear_out = partial(_hear_out, call, task, told)
             else:
                 call.acted = inspect.getcoroutinestate(answering) != inspect.CORO_CREATED  # else nobody was asked for it yet
