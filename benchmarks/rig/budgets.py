@@ -84,10 +84,7 @@ class Spending:
             outcome = self._callers.ask(plan, Outcome)
             booked = self._settled(account).spent["lifetime"]["money"]
             tally = both(self._lasting.ask(None, Tally), last_of(mortal))
-        if fails and booked > LIMIT:
-            raise Failed(f"{agent}: the kernel booked {booked}, which is more than the limit")
-        if booked < tally.billed or booked < outcome.said_spent:
-            raise Failed(f"{agent}: billed were {tally.billed}, refused at {outcome.said_spent}, but only {booked} booked")
+        check(agent, booked, tally.billed, outcome, fails)
         return Spent(booked / LIMIT, tally.billed / LIMIT, outcome, tally)
 
     def _wait_up(self) -> None:
@@ -102,6 +99,13 @@ class Spending:
         while (state := self._operator.call(ShowAccounts(account=account)).accounts[0]).reserved["money"]:
             wait(give_up, f"`{account}` keeps a reservation, for nobody: {state}")
         return state
+
+
+def check(agent: str, booked: int, billed: int, outcome: Outcome, fails: bool) -> None:
+    """Raises `Failed` unless what is booked holds the limit, and what was billed: exactly that, where no server failed."""
+    said = f"{agent}: of {LIMIT} the kernel booked {booked}, {billed} were billed, and a call was refused at {outcome.said_spent}"
+    if booked < max(billed, outcome.said_spent) or (booked > LIMIT if fails else booked != billed):
+        raise Failed(said)
 
 
 def wait(give_up: float, why: str) -> None:

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.rig.bills import Ask, Work, bill, drawn
-from benchmarks.rig.budgets import spending
+from benchmarks.rig.bills import LIMIT, Ask, Work, bill, drawn
+from benchmarks.rig.budgets import check, spending
 from benchmarks.rig.child import Failed
 from benchmarks.rig.spenders import Outcome, Plan, Spenders
 
@@ -61,6 +61,17 @@ def test_an_error_that_is_not_the_providers_fails_the_run() -> None:
         refused(200, b'event: response.failed\ndata: {"response":{"error":{"message":"something went wrong in the kernel"}}}')
 
 
+@pytest.mark.parametrize(
+    ("booked", "billed", "fails"),
+    [(LIMIT - 1, LIMIT, True), (LIMIT + 1, LIMIT, True), (LIMIT // 2, LIMIT // 3, True), (LIMIT, LIMIT - 1, False)],
+)
+def test_books_that_cannot_be_true_fail_the_run(booked: int, billed: int, fails: bool) -> None:
+    outcome = Outcome(said_spent=LIMIT * 2 // 3)
+    check("someone", LIMIT, LIMIT, outcome, fails)
+    with pytest.raises(Failed, match="someone: of 5000000000"):
+        check("someone", booked, billed, outcome, fails)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")  # a kernel outlives who started it
 def test_through_real_doors_the_ledger_holds_a_budget_that_charging_afterwards_does_not() -> None:
@@ -70,7 +81,7 @@ def test_through_real_doors_the_ledger_holds_a_budget_that_charging_afterwards_d
     assert ours.overshoot == 0
     assert ours.outcome.refused_early == 0
     assert ours.booked >= 0.97
-    assert control.overshoot > 0
+    assert control.overshoot > 0 and control.booked == control.billed
     assert ours.tally.died and ours.tally.broken + ours.tally.silent
     for found in (ours, control):
         assert found.outcome.midway and found.outcome.early and found.outcome.answered > 100
