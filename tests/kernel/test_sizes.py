@@ -97,13 +97,13 @@ async def test_what_does_not_fit_by_its_bytes_is_counted_before_it_is_refused(un
 
 
 async def test_where_nothing_is_short_nobody_is_asked() -> None:
-    core = Counting()
+    core = Counting(slots=1)
     async with kernel_for_tests([core]) as k:
         gate = await k.session()
         await gate.call(long)
-        await limit(k, 10 * BYTES)
+        await limit(k, 100 * BYTES)
         await limit(k, 10**9, "money", "day")
-        await gate.call(long)
+        await asyncio.gather(*(gate.call(long) for _ in range(3)))
         await limit(k, 2, "calls", "now")
         await asyncio.gather(*(gate.call(long) for _ in range(5)))
         await limit(k, 0, "calls")
@@ -136,6 +136,20 @@ async def test_a_call_that_waits_for_room_is_counted_meanwhile_and_goes_on_where
             await asyncio.gather(*calls)
             assert (await state(k)).overbilled == 0 and core.most_counting <= sizes.MOST_AT_ONCE
             assert bool(core.counted) == counts
+
+
+async def test_a_call_that_waits_for_its_turn_where_little_is_free_is_counted_and_its_answer_not_cut_short() -> None:
+    for counts in (True, False):
+        core = Counting(Script(text="one", first_s=1), counts=counts, slots=1)
+        async with kernel_for_tests([core]) as k:
+            gate, asked = await k.session(), replace(long, max_tokens=3000)
+            await limit(k, 7000)
+            first = asyncio.ensure_future(gate.call(Generate(prompt="hello", max_tokens=4)))
+            await asyncio.sleep(0)
+            await asyncio.gather(first, gate.call(asked))
+            spent = 1 + 1
+            assert core.calls[1].request.max_tokens == (3000 if counts else 7000 - spent - 4096)
+            assert len(core.counted) == counts
 
 
 async def test_who_counts_for_ever_keeps_nobody_from_a_turn() -> None:

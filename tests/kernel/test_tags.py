@@ -10,7 +10,7 @@ from aios.abi.account import AccountState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import CoreFailed, NotFound, OverBudget
 from aios.abi.event import ReadEvents
 from aios.abi.llm import Generate
-from aios.abi.process import Spawn, WaitFor
+from aios.abi.process import List, Spawn, WaitFor
 from aios.abi.request import CallOptions, Trace
 from aios.abi.system import AddToken
 from aios.kernel.ledger import book
@@ -86,6 +86,34 @@ async def test_a_provider_has_limits_of_its_own_over_all_its_models_and_cores() 
             await limit(k, "provider:akme", 3)
         with pytest.raises(NotFound):
             await one.call(ShowAccounts(account="provider:acme"))
+
+
+async def test_the_first_limit_of_a_provider_begins_with_what_is_under_way_and_leaves_others_as_free_as_before() -> None:
+    for price in (PRICE, Price()):
+        slow = Script(text="one", first_s=1)
+        cores = [
+            ProvidedCore(slow, "acme", name="a", price=price, slots=8, models=("mine",)),
+            ScriptedCore(slow, name="shelf", slots=8, models=("free",)),
+        ]
+        mine, free = (Generate(prompt="hello", max_tokens=4, model=model) for model in ("mine", "free"))
+        async with kernel_for_tests(cores) as k:
+            gate, other, began = await k.session(), await k.session("other"), time()
+            calls = [asyncio.ensure_future(gate.call(mine)) for _ in range(3)]
+            beside = asyncio.ensure_future(other.call(free))
+            await asyncio.sleep(0.5)
+            now = await limit(k, "provider:acme", 2, window="now")
+            assert (now.reserved["calls"], now.limits[0].amount) == (3, 3)
+            await limit(k, "model:mine", 100)
+            calls += [asyncio.ensure_future(gate.call(mine)) for _ in range(3)]
+            await asyncio.gather(*calls, beside, other.call(free))
+            assert time() - began == pytest.approx(3, abs=0.1) and await calls_of(k, "provider:acme") == 6
+            assert await calls_of(k, "model:mine") == 6
+            assert (await state(k, "provider:acme")).reserved == {"money": 0, "tokens": 0, "calls": 0} and not k.kernel.till.held
+            assert "reservation" not in {record.kind for record in k.store.tail(other.process.pid)}
+            await limit(k, "provider:acme", None, window="now")
+            await limit(k, "model:mine", None)
+            await gate.call(mine)
+            assert (await calls_of(k, "provider:acme"), await calls_of(k, "model:mine")) == (7, 7)
 
 
 async def test_of_a_core_without_a_provider_the_account_has_its_own_name() -> None:
@@ -193,6 +221,7 @@ async def test_all_that_a_job_starts_is_of_it_and_cannot_leave_it() -> None:
             await limit(k, f"job:{job}", calls)
             await k.operator.call(Spawn(manifest=manifest, arguments=(3,), accepted=manifest.hash(), job=job))
             await asyncio.sleep(1)
+            assert {each.job for each in (await k.operator.call(List())).processes[-calls:]} == {job}
             assert (await calls_of(k, f"job:{job}"), (await state(k, f"job:{job}")).waiting) == (calls, 1)
         with pytest.raises(NotFound):
             await state(k, "job:elsewhere")

@@ -19,6 +19,7 @@ class ProcessInfo(Reply, frozen=True, omit_defaults=True):
     """A process as others see it. `name`: what people type (`triage-417`). `word`: its state in one word.
 
     `restarts`: how often the kernel started it again after its host died. `tokens`: processed for it so far.
+    `job`: what its calls are booked under.
     """
 
     pid: str
@@ -38,6 +39,7 @@ class ProcessInfo(Reply, frozen=True, omit_defaults=True):
     tokens: int = 0
     restarts: int = 0
     host_pid: int | None = None
+    job: str = ""
 
 
 class Spawn(Request[ProcessInfo], frozen=True, kw_only=True):

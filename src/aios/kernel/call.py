@@ -322,6 +322,8 @@ class CallPath:
                 call.ticket, call.waits, call.withdraw = ticket, partial(lane.why, ticket), partial(lane.withdraw, ticket)
                 try:
                     lane.enter(ticket, again)
+                    if payment is not None:
+                        payment.begin_count()
                     if call.tell is not None and not call.queued:
                         call.queued = True
                         call.tell(Queued(call.id, self._cashier.quota(call)))

@@ -290,7 +290,7 @@ class Process:
             pid=self.pid, name=self.name, kind=self.kind, cls=self.cls, state=state, started_ns=self.started_ns,
             word=word_of(state, wait, outcome), agent=self.agent, tenant=self.tenant,
             parent=self.parent.pid if self.parent else None, outcome=outcome, wait=wait, ended_ns=self.ended_ns,
-            calls=self.call_count, tokens=self.tokens, restarts=self.life, host_pid=self.host_pid,
+            calls=self.call_count, tokens=self.tokens, restarts=self.life, host_pid=self.host_pid, job=self.job,
         )  # fmt: skip
 
     def descends_from(self, other: Process) -> bool:

@@ -30,7 +30,10 @@ class Book:
         self._accounts: dict[str, Account] = {TOP: self.top}
         self._of: dict[Process, Account] = {}
         self._limited: set[Account] = set()
-        self._limited_for_all: set[Account] = set()
+        self.knows_for_all = False
+        """Whether there is an account of a model or a provider."""
+        self.limits_of_all: set[str] = set()
+        """Names of the models and providers that have a limit: calls of anybody may be of them."""
         self.tags: dict[str, Account] = {}
         self._of_tenants: dict[str, dict[str, None]] = {}
         """Names of accounts by tenant, the one first that was used least lately."""
@@ -84,15 +87,11 @@ class Book:
         said = f"`{tenant}` has {MOST_OF_TENANT} jobs and tools with limits or calls under way: name fewer"
         raise QueueFull(said, retry_after_s=60.0)
 
-    @property
-    def limits_all(self) -> bool:
-        """Whether a model or a provider has a limit: calls of anybody may be of it."""
-        return bool(self._limited_for_all)
-
     def note_limits(self, account: Account) -> None:
         """The limits of an account have changed."""
-        for limited in (self._limited, self._limited_for_all) if is_for_all(account) else (self._limited,):
-            (limited.add if account.limits else limited.discard)(account)
+        (self._limited.add if account.limits else self._limited.discard)(account)
+        if is_for_all(account):
+            (self.limits_of_all.add if account.limits else self.limits_of_all.discard)(account.name)
 
     def forget(self, process: Process) -> None:
         """A process is known no more."""
@@ -115,6 +114,7 @@ class Book:
             tag, _, name = path.partition(":")
             return self.tagged(f"{tag}:", *name.split("/"))
         if path.startswith(TAGS):
+            self.knows_for_all = True
             return self.tags.setdefault(path, Account(path))
         parts = [] if path == TOP else path.removeprefix("/").split("/")
         names = 2 if len(parts) > 1 and parts[1].startswith("@") else 1

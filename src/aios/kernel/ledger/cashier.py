@@ -60,10 +60,17 @@ class Cashier:
         """Whether the next attempt of a call costs nothing and no limit holds for it: then nothing is reserved with its turn."""
         account, job = self._book.of(call.process), self._job_of(call)
         assert syscall.free is not None and syscall.bound is not None
-        if not syscall.free(call) or (self._book.has_limits and self._is_limited(account, job)):
+        if not syscall.free(call) or (self._book.has_limits and self._holds_for(call, syscall.bound, account, job)):
             return False
         self._free[call] = (account, syscall.bound, job)
         return True
+
+    def _holds_for(self, call: Call, bound_on: Callable[[Call, str], Bound], account: Account, job: str) -> bool:
+        """Whether a limit holds for a call: as `_is_limited`, but of models and providers those alone that it may be bound to."""
+        if self._has_limits(account, job):
+            return True
+        limits = self._book.limits_of_all
+        return bool(limits) and any(not limits.isdisjoint(bound_on(call, server).tags) for server in call.feasible)
 
     def _job_of(self, call: Call) -> str:
         """The name of the account of the job that a call is of: its process's, or else the one that it names; "" for none."""
@@ -73,20 +80,24 @@ class Cashier:
 
     def _is_limited(self, account: Account, job: str) -> bool:
         """Whether a limit may hold for calls of an account and a job: theirs, one above it, or one of a model or a provider."""
+        return self._has_limits(account, job) or bool(self._book.limits_of_all)
+
+    def _has_limits(self, account: Account, job: str) -> bool:
         if job and job in self._book.tags and (self._book.tags[job].limits or self._book.tags[job].overbilled):
             return True
         for each in account.path:  # of each call more than once
             if each.limits:
                 return True
-        return self._book.limits_all
+        return False
 
     def begin_limits(self, account: Account) -> None:
         """An account is to have a limit: from now on something is reserved for all of its calls that wait or are under way."""
         for_all = is_for_all(account)
         for call, (own, bound_on, job) in list(self._free.items()):
-            if for_all or account.name == job or account in own.path:
+            bounds = {server: bound_on(call, server) for server in call.feasible} if for_all else {}
+            if account.name == job or account in own.path or any(account.name in bound.tags for bound in bounds.values()):
                 del self._free[call]
-                bounds = {server: bound_on(call, server) for server in call.feasible}
+                bounds = bounds or {server: bound_on(call, server) for server in call.feasible}
                 payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
                 ticket = call.ticket
                 if isinstance(ticket, Ticket):
@@ -95,6 +106,8 @@ class Cashier:
                 if server is not None:
                     payment.insist(server)
                     call.payment = payment
+        if for_all:
+            self._till.join(account)
 
     async def payment(self, call: Call, syscall: Syscall) -> Payment:
         """What the next attempt of a call has to reserve with its turn. See `admit`."""
@@ -293,9 +306,18 @@ class Cashier:
             actual = self._came_to(call, bound, most, error) or most
         call.came_to = None
         if actual.calls:
-            account.spend(actual.tokens, self._clock.now_ns())
-            if job and job in self._book.tags:
-                self._book.tags[job].spend(actual.tokens, self._clock.now_ns())
+            now_ns = self._clock.now_ns()
+            account.spend(actual.tokens, now_ns)
+            for tag in self._tags_of(call, bound_on, job):
+                tag.spend(actual.tokens, now_ns)
+
+    def _tags_of(self, call: Call, bound_on: Callable[[Call, str], Bound], job: str) -> Iterable[Account]:
+        """The accounts of the tags of what cost nothing, as far as they are there."""
+        tags = self._book.tags
+        if not tags or not (job or self._book.knows_for_all):
+            return ()
+        names = bound_on(call, call.core).tags if self._book.knows_for_all else ()
+        return [tags[name] for name in (job, *names) if name in tags]
 
     @staticmethod
     def _came_to(call: Call, bound: Bound, reserved: Amount, error: BaseException | None) -> Amount | None:

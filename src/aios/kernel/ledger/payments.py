@@ -114,6 +114,7 @@ class Payment:
     def insist(self, server: str) -> None:
         """Reserve for what is under way on a server already."""
         self.server, self.reservation = server, self._till.ledger.insist(self.accounts_on(server), self.bounds[server])
+        self._till.held.add(self)
 
     def release(self) -> None:
         """Give back all that is reserved, if anything: nothing was done."""
@@ -122,7 +123,10 @@ class Payment:
     def settle(self, actual: Amount | None) -> Amount:
         """See `Ledger.settle`; what was not reserved is not settled."""
         reservation, self.reservation = self.reservation, None
-        return NOTHING if reservation is None else self._till.settle(reservation, actual)
+        if reservation is None:
+            return NOTHING
+        self._till.held.discard(self)
+        return self._till.settle(reservation, actual)
 
     def why(self) -> Wait:
         """What it waits for."""
@@ -139,6 +143,8 @@ class Till:
         self.arrivals = itertools.count()
         self.count: Callable[[Call, Payment], None] | None = None
         self._clock = clock
+        self.held: set[Payment] = set()
+        """Those that have a reservation."""
         self._waiting: dict[Account, list[Payment]] = {}
         self._recalled: dict[Account, set[Payment]] = {}
         self._parked: dict[Account, dict[Parked, None]] = {}
@@ -157,6 +163,7 @@ class Till:
             got = self.ledger.reserve(payment.accounts_on(server), payment.bounds[server])
             if isinstance(got, Reservation):
                 payment.reservation, payment.server = got, server
+                self.held.add(payment)
                 return "taken"
             if got.lasts:
                 payment.short = got
@@ -191,6 +198,15 @@ class Till:
             if not queue:
                 del self._waiting[account]
             self._stir((account,))
+
+    def join(self, account: Account) -> None:
+        """A tag is there from now on: what is reserved for calls that are of it is reserved in its account too."""
+        for payment in self.held:
+            reservation = payment.reservation
+            if reservation is not None and account not in reservation.accounts:
+                if account.name in payment.bounds[payment.server].tags:
+                    account.reserve(reservation.amount)
+                    reservation.accounts = (*reservation.accounts, account)
 
     def tightened(self, payment: Payment) -> None:
         """A payment that waits needs less than it did."""

@@ -2,8 +2,8 @@
 
 Bytes are never fewer than tokens, but often four times as many, and cost nothing to count. So they will do wherever there is room
 for them, and nobody is asked. Where there is not, the tokens are counted: at its arrival, before it is refused or is to wait for
-the next minute; and beside its wait, when it was picked and stepped aside. The step that gives a turn never waits for this: it
-takes the closest bound that is known by then.
+the next minute; and beside its wait for a turn where little is free, or for room when it was picked and stepped aside. The step
+that gives a turn never waits for this: it takes the closest bound that is known by then.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ PATIENCE_S = 5.0
 """Then bytes have to do."""
 WORTH = 4
 """A question is counted if its bytes are at least this part of what the call needs."""
+
+SCARCE = 16
+"""A question that waits for a turn is counted if its bytes are more than this part of what is free."""
 
 log = logging.getLogger("aios.ledger")
 
@@ -55,14 +58,21 @@ class Sizes:
         return found
 
     def begin(self, call: Call, payment: Payment) -> None:
-        """Count a call that waits for room; it hears of it if it comes to less."""
-        if payment.counting is None and payment.short is not None and worth(payment, payment.server, payment.short):
-            payment.counting = asyncio.ensure_future(self._beside(call, payment))
+        """Count a call that waits: for room, of which it hears if it comes to less, or for a turn where room is scarce."""
+        if payment.counting is not None:
+            return
+        if payment.short is not None:
+            servers = [payment.server] if worth(payment, payment.server, payment.short) else []
+        else:
+            servers = [server for server in call.feasible if is_scarce(payment, server)]
+        if servers:
+            payment.counting = asyncio.ensure_future(self._beside(call, payment, servers))
             payment.counting.add_done_callback(_tell_bug)
 
-    async def _beside(self, call: Call, payment: Payment) -> None:
-        if await self._count(call, payment, payment.server):
-            self._till.tightened(payment)
+    async def _beside(self, call: Call, payment: Payment, servers: Iterable[str]) -> None:
+        for server in servers:
+            if await self._count(call, payment, server):
+                self._till.tightened(payment)
         payment.counting = None
 
     async def _count(self, call: Call, payment: Payment, server: str) -> bool:
@@ -82,6 +92,16 @@ def worth(payment: Payment, server: str, short: Short) -> bool:
         return False
     bound, unit = payment.bounds[server], short.limit.unit
     return short.because != "price" and bound.fixed[unit] * WORTH >= bound.of(bound.least)[unit]
+
+
+def is_scarce(payment: Payment, server: str) -> bool:
+    """Whether so little is free in an account of a call that its bytes, where they are too many, may cut its answer short."""
+    fixed = payment.bounds[server].fixed
+    return server not in payment.counted and any(
+        limit.unit != CALLS and fixed[limit.unit] * SCARCE > account.free(limit)
+        for account in payment.accounts_on(server)
+        for limit in account.limits
+    )
 
 
 def _tell_bug(counting: asyncio.Future[None]) -> None:
