@@ -235,9 +235,9 @@ class Billing(Elsewhere):
 
 @pytest.mark.parametrize("steps", range(16))
 @pytest.mark.parametrize("script", [Script(text="one two three"), Script(fail_after=0, failure=QueueFull("not now"))])
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("how", ["given up", "killed", "killed and its host too"])
 async def test_at_whatever_step_a_call_is_stopped_it_is_charged_what_the_provider_bills(
-    steps: int, script: Script, killed: bool
+    steps: int, script: Script, how: str
 ) -> None:
     async def work(gate: Gate) -> None:
         await gate.call(hello)
@@ -245,12 +245,17 @@ async def test_at_whatever_step_a_call_is_stopped_it_is_charged_what_the_provide
     core = Billing(script)
     async with kernel_for_tests([core], {"work": work}) as k:
         await k.operator.call(SetLimit(account="/local", unit="money", amount=10**9))
-        agent = await k.spawn("work") if killed else None
-        call = asyncio.ensure_future((await k.session()).call(hello)) if not killed else None
+        agent = await k.spawn("work") if how != "given up" else None
+        call = asyncio.ensure_future((await k.session()).call(hello)) if agent is None else None
         for _ in range(steps):
             await asyncio.sleep(0)
         if agent is not None:
-            await k.operator.call(SignalProcess(pid=agent.pid, signal="kill"))
+            killing = asyncio.ensure_future(k.operator.call(SignalProcess(pid=agent.pid, signal="kill")))
+            if how != "killed":
+                await asyncio.sleep(0)
+                for host in k.hosts.hosts:
+                    host.die()
+            await killing
         elif call is not None:
             call.cancel()
             await asyncio.wait((call,))

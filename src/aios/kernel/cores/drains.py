@@ -47,8 +47,10 @@ class Drains:
             else:
                 call.acted = inspect.getcoroutinestate(answering) != inspect.CORO_CREATED  # else nobody was asked for it yet
                 task.cancel()
-                await asyncio.wait((task,))
-                _note_end(call, task, told)
+                try:
+                    await asyncio.wait((task,))
+                finally:  # it may be stopped twice
+                    _note_end(call, task, told)
             raise
 
     def _ended(self, ended: asyncio.Future[None], task: asyncio.Task[Completion]) -> None:
@@ -68,7 +70,7 @@ class Drains:
 
 def _note_end(call: Call, task: asyncio.Task[Completion], told: Told) -> None:
     """Of a stopped call: note what its answer came to, if that ended in the very step in which the call was stopped."""
-    if task.cancelled():
+    if not task.done() or task.cancelled():
         return
     failure = task.exception()
     if failure is None:
