@@ -238,14 +238,19 @@ class Unknown(ScriptedCore):
         return replace(await super().generate(call, emit), usage=self.usage)
 
 
-@pytest.mark.parametrize("usage", [Usage(estimated=True), Usage(-5, 0, 3), Usage(2**62, 0, 3), Usage(0, 0, -(2**40))])
+@pytest.mark.parametrize(
+    "usage", [Usage(estimated=True), Usage(-5, 0, 3), Usage(2**62, 0, 3), Usage(0, 0, -(2**40)), Usage(10**400, 0, 3)]
+)
 async def test_a_usage_that_nobody_told_or_that_cannot_be_true_is_charged_in_full(usage: Usage) -> None:
     unknown = Unknown("one two", price=PRICE)
     unknown.usage = usage
     async with kernel_for_tests([unknown]) as k:
         gate = await k.session()
-        await gate.call(hello)
-        assert (await state(k, "/local/client")).spent["lifetime"]["tokens"] == WORST + 4
+        answer = await gate.call(hello)
+        assert answer.usage.estimated and 0 <= answer.usage.input_tokens + answer.usage.output_tokens <= WORST + 4
+        now = await state(k, "/local/client")
+        assert now.spent["lifetime"]["tokens"] == WORST + 4 and now.reserved["tokens"] == 0
+        assert 0 <= gate.process.tokens <= WORST + 4 and 0 <= (await told(k, "call"))[-1].input_tokens <= WORST
 
 
 async def test_a_bill_above_what_was_reserved_is_booked_told_and_blocks_until_a_limit_is_set() -> None:

@@ -42,7 +42,7 @@ from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.cores.standing_back import StandingBack
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
-from aios.kernel.ledger.bounds import asked_bound, bound_of, came_to
+from aios.kernel.ledger.bounds import asked_bound, bound_of, came_to, can_be_true
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -157,11 +157,12 @@ class CoreCalls:
             completion = await self._drains.heard(call, answering, self._note_answer)
         else:
             completion = await answering
-        self._note_answer(call, completion)
-        return completion
+        return self._note_answer(call, completion)
 
-    def _note_answer(self, call: Call, completion: Completion) -> None:
-        self._note(call, completion.usage, fingerprint(completion.choices))
+    def _note_answer(self, call: Call, completion: Completion) -> Completion:
+        """An answer with a usage that can be true."""
+        usage = self._note(call, completion.usage, fingerprint(completion.choices))
+        return completion if usage is completion.usage else replace(completion, usage=usage)
 
     def _plan_score(self, call: Call) -> ScoreCall:
         """See `_plan`; nothing is drawn."""
@@ -193,8 +194,9 @@ class CoreCalls:
         if core is not None and isinstance(call.turn, Turn):
             call.turn.may_freeze(StandingBack(call, plan.id, core, self._pool.lane, self._clock, self._events))
 
-    def _note(self, call: Call, usage: Usage, answer: str) -> None:
-        """What a call came to, where it is counted."""
+    def _note(self, call: Call, usage: Usage, answer: str) -> Usage:
+        """What a call came to, where it is counted. One that cannot be true counts as what was heard of it."""
+        usage = usage if can_be_true(usage) else Usage(output_visible=call.said_tokens, estimated=True)
         call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
         call.answer = answer
         assert isinstance(call.request, Generate | Score)
@@ -205,6 +207,7 @@ class CoreCalls:
             self._remember_size(call, usage)
         call.process.tokens += usage.input_tokens + usage.output_tokens
         call.label = call.process.label.join(FIRST_PARTY)
+        return usage
 
     def _remember_size(self, call: Call, usage: Usage) -> None:
         """What a conversation came to, for calls to come whose limits are short."""

@@ -149,10 +149,15 @@ def words_of(request: Generate | Score, info: CoreInfo) -> frozenset[str]:
     return frozenset([f"{name}={value}" for name, value in asked.items() if type(value) is str]) if asked else NO_WORDS
 
 
-def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> Amount | None:
-    """What a usage of a request on a core comes to; None for one that cannot be true, or that nobody told."""
+def can_be_true(usage: Usage) -> bool:
+    """Whether so many tokens can have been made: what a provider says is not to be trusted."""
     parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write)
-    if usage.estimated or min(parts) < 0 or max(parts) > MOST_TOKENS:
+    return min(parts) >= 0 and max(parts) <= MOST_TOKENS
+
+
+def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> Amount | None:
+    """What a usage that can be true, of a request on a core, comes to; None for one that nobody told."""
+    if usage.estimated:
         return None
     money = 0 if price is None else price.cost(usage, media=has_media(request), words=words_of(request, info))
-    return Amount(money, sum(parts), 1)
+    return Amount(money, usage.input_tokens + usage.output_tokens, 1)
