@@ -20,7 +20,7 @@ from aios.kernel.process import Call
 DRAIN_S = 30.0
 """How long an answer is read on that nobody waits for. A provider makes some 1,500 tokens in it, more than nearly all have."""
 
-Told = Callable[[Call, Completion], None]
+Told = Callable[[Call, Completion], object]
 
 
 class Drains:
