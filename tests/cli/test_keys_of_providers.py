@@ -292,6 +292,11 @@ def test_what_is_no_amount_switches_nothing_on(place: Place, amount: str) -> Non
     assert not (place.home / "keys.json").exists()
 
 
+def test_a_place_without_an_amount_is_not_passed_over(place: Place, far: Provider) -> None:
+    done = place.aios("up", "--detach", "--port", "0", "--to", f"https://127.0.0.1:{far.port}", expect=2)
+    assert "give both" in done.stderr and not (place.home / "keys.json").exists()
+
+
 def test_an_amount_with_its_time_is_told_how_that_is_said(place: Place) -> None:
     assert "`--per day`" in place.aios("up", "--detach", "--budget", "$5/day", expect=2).stderr
 

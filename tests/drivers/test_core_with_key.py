@@ -17,7 +17,7 @@ from certificates import Authority, authority
 from chat_server import ChatServer, chat_server
 
 from aios.abi.errors import AiosError, ContextFull, CoreFailed, Invalid, RateLimited, Unavailable
-from aios.abi.llm import Generate, Message
+from aios.abi.llm import Generate, Message, Usage
 from aios.drivers.core.key import Key
 from aios.drivers.core.openai_chat import OpenAIChat, OpenAIChatConfig
 from aios.drivers.core.openai_refusals import wait_of
@@ -334,6 +334,26 @@ async def test_what_an_answer_may_have_at_most_is_called_as_the_provider_calls_i
             await ask(await started(core), max_tokens=5)
             kept = ("model", "stream", "messages", "seed")
             assert {key: value for key, value in server.bodies[0].items() if key not in kept} == sent
+
+
+@pytest.mark.parametrize(
+    ("provider_name", "told", "billed"),
+    [
+        ("openrouter", '"cost": 0.000123', 123_000),
+        ("openrouter", '"cost": 1e-12', 1),
+        ("openrouter", '"cost": 1e300', 10**15),
+        *[("openrouter", f'"cost": {odd}', 0) for odd in ("-5", '"9"', "true", "null", "[1]")],
+        ("x-ai", '"cost_in_usd_ticks": 232856000', 23_285_600),
+        ("openai", '"cost": 7', 0),
+    ],
+)
+async def test_what_a_provider_says_that_it_bills_is_heard(provider_name: str, told: str, billed: int, ours: Authority) -> None:
+    usage = f'{{"prompt_tokens": 3, "completion_tokens": 2, {told}}}'
+    said = '{"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}'
+    async with provider(ours, provider=provider_name) as (server, core):
+        await started(core)
+        server.instead = answers(200, f'data: {said}\n\ndata: {{"choices": [], "usage": {usage}}}\n\ndata: [DONE]\n\n')
+        assert (await ask(core)).usage == Usage(input_uncached=3, output_visible=2, billed=billed)
 
 
 async def test_a_provider_hears_who_asks_and_where_and_no_more_than_it_needs(ours: Authority) -> None:

@@ -76,6 +76,16 @@ async def test_a_call_comes_to_what_the_table_says_of_its_model() -> None:
         assert await spent(k) == 100 * 2500 + 20 * 1250 + 4 * 10_000
 
 
+async def test_a_bill_above_the_tables_price_is_what_it_came_to_and_one_below_is_not() -> None:
+    table = 100 * 2500 + 20 * 1250 + 4 * 10_000
+    for billed, cost in ((table + 7, table + 7), (table - 7, table), (1, table)):
+        async with kernel_for_tests([Remote("acme", "plain", replace(USAGE, billed=billed))], prices=prices()) as k:
+            gate = await k.session()
+            await limit(k, 10**9)
+            await gate.call(hello)
+            assert await spent(k) == cost
+
+
 async def test_the_operators_price_comes_before_the_tables_and_has_parts_of_nano_dollars() -> None:
     said = {"Acme/plain": PriceConfig(input=Decimal("0.0028"), output=Decimal(1), request=Decimal("0.001"))}
     async with kernel_for_tests([Remote("acme", "plain")], prices=prices(models=said)) as k:

@@ -71,7 +71,8 @@ class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Tokens, as disjoint integers: their sum is what was processed.
 
-    `cache_write`: input that went into the provider's cache. `estimated`: the server did not tell, so it is a guess.
+    `cache_write`: input that went into the provider's cache. `estimated`: the server did not tell, so it is a guess. `billed`:
+    nano-dollars, where the provider itself says what it bills for the call.
     """
 
     input_uncached: int = 0
@@ -80,6 +81,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reasoning: int = 0
     cache_write: int = 0
     estimated: bool = False
+    billed: int = 0
 
     @property
     def input_tokens(self) -> int:

@@ -52,6 +52,8 @@ def up(
     at a terminal it asks for one, once; elsewhere, and with --yes, nothing but --budget gives them one. Ctrl-C ends the kernel in
     order, a second one at once; in the background, `aios down` does.
     """
+    if places and budget is None:
+        raise click.UsageError("--to says what the amount of --budget is for: give both")
     found = running()
     if found:
         say("a kernel runs already in this home: `aios down` ends it")

@@ -20,6 +20,7 @@ from aios.drivers.core.openai_refusals import failure_in_stream
 from aios.drivers.core.openai_wire import (
     FINISH,
     Chunk,
+    Dialect,
     Function,
     ToolCallPiece,
     WireChoice,
@@ -77,12 +78,13 @@ class AnswerReader:
     """One stream, from its bytes to deltas and the whole. `key`: is not passed on if the server says it."""
 
     __slots__ = (
-        "_call", "_emit", "_extra", "_extra_bytes", "_full", "_key", "_later", "_parts", "_pieces", "_problem", "_rest",
-        "_untold", "_usage",
+        "_call", "_dialect", "_emit", "_extra", "_extra_bytes", "_full", "_key", "_later", "_parts", "_pieces", "_problem",
+        "_rest", "_untold", "_usage",
     )  # fmt: skip
 
-    def __init__(self, call: CoreCall, emit: Emit, key: Key | None = None) -> None:
+    def __init__(self, call: CoreCall, emit: Emit, key: Key | None = None, dialect: Dialect | None = None) -> None:
         self._call = call
+        self._dialect = dialect
         self._emit = emit
         self._key = key
         self._parts = [_Part() for _ in range(call.request.n)]
@@ -163,7 +165,7 @@ class AnswerReader:
             asked = estimated_tokens(call.request.prompt or "", call.request.messages)
             counted = Usage(input_uncached=asked, output_visible=self._pieces, estimated=True)
         else:
-            counted = usage.counted()
+            counted = usage.counted(self._dialect)
         choices = tuple([part.choice() for part in self._parts])
         return Completion(id=call.id, model=call.model, core=core, choices=choices, usage=counted, extra=self._extra or None)
 

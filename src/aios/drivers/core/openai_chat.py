@@ -203,7 +203,7 @@ class OpenAIChat:
             try:
                 if response.status != 200:
                     raise await self._refusal(response, call.model, call.request.max_tokens)
-                answer = AnswerReader(call, emit, self._key)
+                answer = AnswerReader(call, emit, self._key, self._dialect)
                 await answer.read(response)
                 return answer.completion(self.config.name)
             finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
@@ -21,20 +22,27 @@ from aios.ports.core import CoreCall
 WIRE = "openai_chat"
 BYTES_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 """About, where nobody counts."""
+MOST_BILLED = 10**15
+"""Nano-dollars: what is above a million dollars is not told apart from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Where servers differ. `length`: what the most tokens of an answer are called; `asks_usage`: usage is asked for."""
+    """Where servers differ. `length`: what the most tokens of an answer are called; `asks_usage`: usage is asked for.
+
+    `bills`: nano-dollars of one unit of what a usage says that the call is billed with.
+    """
 
     length: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     asks_usage: bool = True
+    bills: Decimal | None = None
 
 
 DIALECTS: Mapping[str, Dialect] = {
     "openai": Dialect(length="max_completion_tokens"),  # whose newer models refuse the other
-    "openrouter": Dialect(length="max_completion_tokens"),
-    "x-ai": Dialect(length="max_completion_tokens"),  # the other does not count what is reasoning
+    "openrouter": Dialect(length="max_completion_tokens", bills=Decimal(10**9)),  # in dollars
+    # `max_tokens` does not count what is reasoning there; it bills in ticks, of which a dollar has 10^10.
+    "x-ai": Dialect(length="max_completion_tokens", bills=Decimal("0.1")),
     "mistral": Dialect(asks_usage=False),  # always tells it, and refuses the question
 }
 """By provider."""
@@ -116,8 +124,10 @@ class WireUsage(Wire):
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None
+    cost: Any = None
+    cost_in_usd_ticks: Any = None
 
-    def counted(self) -> Usage:
+    def counted(self, dialect: Dialect | None = None) -> Usage:
         """As the contract counts. Of some (xAI) the tokens of reasoning are beside those of the completion, not among them, which
         the total tells, or that they are more; what is paid for is all of them."""
         details, out = self.prompt_tokens_details, self.completion_tokens_details
@@ -128,7 +138,16 @@ class WireUsage(Wire):
         if said >= 0:  # what cannot be stays so
             made = max(said, (self.total_tokens or 0) - self.prompt_tokens, said + reasoning if reasoning > said else 0)
         reasoning = min(reasoning, made) if reasoning > 0 else reasoning
-        return Usage(self.prompt_tokens - cached - written, cached, made - reasoning, reasoning, written)
+        told = self.cost if self.cost_in_usd_ticks is None else self.cost_in_usd_ticks
+        billed = 0 if dialect is None or dialect.bills is None else _nano(told, dialect.bills)
+        return Usage(self.prompt_tokens - cached - written, cached, made - reasoning, reasoning, written, billed=billed)
+
+
+def _nano(told: Any, unit: Decimal) -> int:
+    """Nano-dollars of a bill, rounded up; 0 for what is none."""
+    if type(told) not in (int, float) or not 0 <= told < math.inf:
+        return 0
+    return min(math.ceil(Decimal(str(told)) * unit), MOST_BILLED)
 
 
 class Chunk(Piece):

@@ -160,4 +160,4 @@ def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: 
     if usage.estimated:
         return None
     money = 0 if price is None else price.cost(usage, media=has_media(request), words=words_of(request, info))
-    return Amount(money, usage.input_tokens + usage.output_tokens, 1)
+    return Amount(max(money, usage.billed), usage.input_tokens + usage.output_tokens, 1)  # a seller may be dearer than the table
