@@ -376,7 +376,13 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
         "has no limit of money per day any more"
         in fleet.aios("budget", "/nobody/agent", "--none", "money", "--per", "day").stderr
     )
-    fleet.aios("budget", "/nobody", "--none", "tokens")
+    for command in (("budget", "/ｌocal", "5"), ("budget", "/nobody/é"), ("spend", "/ｌocal")):
+        assert "`account` must be a path" in fleet.aios(*command, expect=2).stderr
+    assert "`soft` must be at most" in fleet.aios("budget", "/nobody", "--calls", "5", "--soft", "6", expect=2).stderr
+    fleet.aios("budget", "/nobody", "--tokens", "5", "--per", "hour")
+    lifted = fleet.aios("budget", "/nobody", "--none", "tokens").stderr
+    assert "/nobody has no limit of tokens in all any more; it still has one of 5 tokens per hour" in lifted
+    fleet.aios("budget", "/nobody", "--none", "tokens", "--per", "hour")
     assert "nothing limits /nobody" in fleet.aios("budget", "/nobody").stderr
 
 

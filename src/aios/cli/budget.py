@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import click
 
-from aios.abi.account import MOST_AMOUNT, TAGS, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.abi.account import TAGS, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import NotFound
 from aios.abi.process import List
-from aios.cli.command import Command, as_json
-from aios.cli.money import Dollars, amount_of, per
+from aios.cli.command import Command, as_json, valid
+from aios.cli.money import Count, Dollars, amount_of, per
 from aios.cli.show import put_json, say, since, table
 from aios.sdk.client import Client
 
-COUNT = click.IntRange(0, MOST_AMOUNT)
+COUNT = Count()
 HEADERS = ("ACCOUNT", "LIMIT", "SOFT", "SPENT", "RESERVED", "LEFT", "RESETS IN", "WAITING")
 
 
@@ -29,15 +29,14 @@ HEADERS = ("ACCOUNT", "LIMIT", "SOFT", "SPENT", "RESERVED", "LEFT", "RESETS IN",
     "--per",
     "window",
     type=click.Choice(WINDOWS),
-    default="lifetime",
-    show_default=True,
+    show_default="lifetime",
     help="For how long, in UTC; `now`: at once.",
 )
 @click.option("--none", "lifted", type=click.Choice(UNITS), help="Lift the limit of this unit.")
 @as_json
 def budget(
-    account: str, usd: int | None, dollars: int | None, tokens: int | None, calls: int | None, soft: str | None, window: Window,
-    lifted: Unit | None, as_json: bool,
+    account: str, usd: int | None, dollars: int | None, tokens: int | None, calls: int | None, soft: str | None,
+    window: Window | None, lifted: Unit | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Limit what an account may spend, or list the limits.
 
@@ -46,24 +45,34 @@ def budget(
     A limit below what is spent holds at once; calls that wait for a higher one go on when it is raised. One per minute is a rate:
     calls beyond it wait for the next minute; `--per now` limits calls at once.
     """
-    money = usd if dollars is None else dollars
-    asked: list[tuple[Unit, int | None]] = [("money", money), ("tokens", tokens), ("calls", calls)]
+    asked: list[tuple[Unit, int | None]] = [("money", usd), ("money", dollars), ("tokens", tokens), ("calls", calls)]
     wanted: list[tuple[Unit, int | None]] = [(unit, amount) for unit, amount in asked if amount is not None]
     if lifted is not None:
         wanted.append((lifted, None))
     if len(wanted) > 1:
         raise click.UsageError("say one limit at a time")
+    if soft is not None and (lifted is not None or not wanted):
+        raise click.UsageError("`--soft` is said with the limit that it stands below, as in `5 --soft 4`")
+    if window is not None and not wanted:
+        raise click.UsageError(f"say how much: `5 --per {window}`, or `--none money --per {window}` for no limit")
     with Client() as kernel:
         path = path_of(kernel, account)
-        if not wanted:
+        if wanted:
+            set_limit(kernel, path, *wanted[0], window or "lifetime", soft, as_json)
+        else:
             limits(kernel, path, as_json)
-            return
-        unit, amount = wanted[0]
-        state = kernel.call(SetLimit(account=path, unit=unit, amount=amount, window=window, soft=soft_of(unit, soft)))
+
+
+def set_limit(kernel: Client, path: str, unit: Unit, amount: int | None, window: Window, soft: str | None, as_json: bool) -> None:
+    """Limit an account, or no longer, and say what holds now."""
+    most_soft = soft_of(unit, soft)
+    state = kernel.call(valid(lambda: SetLimit(account=path, unit=unit, amount=amount, window=window, soft=most_soft)))
     if as_json:
         put_json(state)
     elif amount is None:
-        say(f"{state.account} has no limit of {unit}{per(window)} any more")
+        others = [f"{amount_of(unit, each.wanted)}{per(each.window) or ' in all'}" for each in state.limits if each.unit == unit]
+        still = f"; it still has one of {' and of '.join(others)}" if others else ""
+        say(f"{state.account} has no limit of {unit}{per(window) or ' in all'} any more{still}")
     else:
         holds = next(each for each in state.limits if (each.unit, each.window) == (unit, window))
         later = f", now {amount_of(unit, holds.amount)} as that is spent or reserved" if holds.amount > holds.wanted else ""
@@ -76,9 +85,7 @@ def soft_of(unit: Unit, soft: str | None) -> int | None:
         return None
     if unit == "money":
         return Dollars().convert(soft, None, None)
-    if not soft.isdecimal() or int(soft) > MOST_AMOUNT:
-        raise click.BadParameter(f"{soft!r} is no number of {unit}", param_hint="--soft")
-    return int(soft)
+    return Count().convert(soft, None, None)
 
 
 def path_of(kernel: Client, named: str) -> str:
@@ -94,7 +101,7 @@ def path_of(kernel: Client, named: str) -> str:
 
 def limits(kernel: Client, path: str, as_json: bool) -> None:
     """List the limits of an account and of all below it, and those above that hold for it."""
-    found = kernel.call(ShowAccounts(account=path, below=True))
+    found = kernel.call(valid(lambda: ShowAccounts(account=path, below=True)))
     if as_json:
         put_json(found)
         return

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
 
 import click
 
 from aios.abi.errors import AiosError
 from aios.abi.lines import visible
+
+T = TypeVar("T")
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -62,3 +65,11 @@ def agreed(question: str, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody is there to answer: add --yes")
     return click.confirm(question, err=True)
+
+
+def valid(make: Callable[[], T]) -> T:
+    """A request made of what a person wrote. Raises `click.UsageError` with what is wrong with it."""
+    try:
+        return make()
+    except ValueError as wrong:
+        raise click.UsageError(str(wrong)) from None

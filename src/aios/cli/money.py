@@ -34,6 +34,22 @@ _dollars = re.compile(r"\$?(?=\.?[0-9])[0-9]{0,12}(\.[0-9]{1,9})?", re.ASCII)
 _window = re.compile(r"\$?[0-9.]+ ?/ ?(hour|day|month|lifetime)", re.ASCII)
 
 
+class Count(click.ParamType):  # type: ignore[type-arg]  # as above
+    """How many tokens or calls: plain digits, and no others that one may read over."""
+
+    name = "count"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if _count.fullmatch(str(value)) and int(str(value)) <= MOST_AMOUNT:
+            return int(str(value))
+        self.fail(f"{value!r} is no number of 0 to {MOST_AMOUNT:,}, in plain digits", param, ctx)
+
+
+_count = re.compile(r"[0-9]{1,16}", re.ASCII)
+
+
 def amount_of(unit: Unit, amount: int) -> str:
     """An amount of a unit: money in dollars with at least two decimals."""
     if unit != "money":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import click
 
-from aios.abi.account import TAGS, TOP, AccountList, AccountState, LimitState, ShowAccounts, Unit
-from aios.cli.command import Command, as_json
+from aios.abi.account import TAGS, TOP, AccountState, LimitState, ShowAccounts, Unit
+from aios.cli.command import Command, as_json, valid
 from aios.cli.money import amount_of, per
 from aios.cli.show import duration, put_json, say, table
 from aios.sdk.client import Client
@@ -28,15 +28,23 @@ def spend(account: str, everything: bool, as_json: bool) -> None:
     leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
     """
     with Client() as kernel:
-        found = kernel.call(ShowAccounts(account=account, below=True))
+        found = kernel.call(valid(lambda: ShowAccounts(account=account, below=True)))
+        above = [] if as_json else [kernel.call(ShowAccounts(account=name)).accounts[0] for name in above_of(account)]
     if as_json:
         put_json(found)
         return
+    states = {each.account: each for each in (*above, *found.accounts)}
     shown = [each for each in found.accounts if everything or is_shown(each, account)]
     if shown:
-        table(HEADERS, (tuple(cells(each, found)) for each in shown))
+        table(HEADERS, (tuple(cells(each, states, found.at_ns)) for each in shown))
     else:
         say("nothing was spent yet")
+
+
+def above_of(account: str) -> list[str]:
+    """The paths of all accounts above one, from the widest down."""
+    parts = account.split("/")[1:] if account.startswith("/") and account != TOP else []
+    return [f"/{'/'.join(parts[:count])}" for count in range(len(parts))]
 
 
 def is_shown(state: AccountState, asked: str) -> bool:
@@ -46,26 +54,27 @@ def is_shown(state: AccountState, asked: str) -> bool:
     return state.account == asked or bool(used and (depth <= 2 or state.account.startswith(TAGS) or state.limits or asked != TOP))
 
 
-def cells(state: AccountState, whole: AccountList) -> Iterator[str]:
-    """One line of the table."""
+def cells(state: AccountState, states: Mapping[str, AccountState], at_ns: int) -> Iterator[str]:
+    """One line of the table. `states`: of all accounts that are shown, and of those above them."""
     yield state.account
     for window in ("hour", "day", "month", "lifetime"):
         yield amount_of("money", state.spent[window]["money"])
     yield f"{state.spent['lifetime']['tokens']:,}"
     yield f"{state.spent['lifetime']['calls']:,}"
     yield amount_of("money", state.reserved["money"])
-    limit = tightest(state, whole.at_ns)
+    limit = tightest(state)
     if limit is None:
         yield from ("-", "-", "-")
         return
     whose = "" if limit.account == state.account else f" of {limit.account}"
     yield f"{amount_of(limit.unit, limit.amount)}{per(limit.window)}{whose}"
-    yield "BLOCKED" if state.overbilled else amount_of(limit.unit, limit.free)
-    left_s = lasts_s(state, limit, whole.at_ns)
+    blocked = any(states[name].overbilled for name in (*above_of(state.account), state.account) if name in states)
+    yield "BLOCKED" if blocked else amount_of(limit.unit, limit.free)
+    left_s = lasts_s(states.get(limit.account, state), limit, at_ns)  # all below the one that is limited use it up
     yield duration(left_s) if left_s is not None else "-"
 
 
-def tightest(state: AccountState, at_ns: int) -> LimitState | None:
+def tightest(state: AccountState) -> LimitState | None:
     """Of the limits that hold for an account the one with the least part left."""
     return min(state.effective, key=lambda limit: limit.free / max(1, limit.amount), default=None)
 
