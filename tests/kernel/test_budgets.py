@@ -347,6 +347,24 @@ async def test_of_two_cores_the_one_is_used_that_can_be_paid() -> None:
             assert (await gate.call(hello)).core == "free"
 
 
+@pytest.mark.parametrize("raised", ["model:a", "model:b"])
+@pytest.mark.parametrize("window", ["lifetime", "day", "minute"])
+async def test_who_is_parked_for_two_models_goes_on_with_the_one_whose_limit_is_raised(raised: str, window: Window) -> None:
+    async def work(gate: Gate) -> str:
+        return (await gate.call(replace(hello, model="either"))).model
+
+    cores = [core(name=name, models=(name,)) for name in ("a", "b")]
+    async with kernel_for_tests(cores, {"work": work}, aliases={"either": ("a", "b")}) as k:
+        for model in ("model:a", "model:b"):
+            await limit(k, model, 0, "calls", window)
+        agent = await k.spawn("work")
+        await asyncio.sleep(1)
+        await limit(k, raised, 1, "calls", window)
+        ended = await k.operator.call(WaitFor(pid=agent.pid))
+        assert ended.result == raised.removeprefix("model:") and time() < 2
+        assert {(await state(k, model)).waiting for model in ("model:a", "model:b")} == {0}
+
+
 async def test_beyond_a_soft_limit_calls_are_of_class_batch() -> None:
     async with kernel_for_tests([core("one two")]) as k:
         gate = await k.session()

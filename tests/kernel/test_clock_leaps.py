@@ -6,6 +6,8 @@ import itertools
 import pytest
 from scenes import ask, begin, calling, nothing_is_held, slow, turns
 
+from aios.abi.account import SetLimit, ShowAccounts
+from aios.abi.errors import OverBudget
 from aios.abi.lane import UseLane
 from aios.abi.process import Explain
 from aios.abi.request import CLASSES, CallOptions
@@ -112,3 +114,19 @@ async def test_the_row_changes_the_policy_under_waiting_calls_of_many_clients() 
                 await k.operator.call(UseLane(lane="cores", policy=name))
         assert all([(await call).text for call in calls])
         await nothing_is_held(k)
+
+
+async def test_a_clock_that_is_set_back_begins_no_budget_anew_and_says_when_one_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with kernel_for_tests([ScriptedCore("one")]) as k:
+        client, day = await k.session(), 86400 * 10**9
+        await k.operator.call(SetLimit(account="/local", unit="calls", amount=1, window="day"))
+        await client.call(ask())
+        ends_ns = EPOCH_NS - EPOCH_NS % day + day
+        for back_ns in (0, day, YEAR_NS):
+            monkeypatch.setattr(VirtualClock, "now_ns", lambda self, at_ns=EPOCH_NS - back_ns: at_ns)
+            with pytest.raises(OverBudget, match="begins anew at 2023-11-15 00:00 UTC"):
+                await client.call(ask())
+            (account,) = (await k.operator.call(ShowAccounts(account="/local"))).accounts
+            assert account.limits[0].resets_ns == ends_ns
+        monkeypatch.setattr(VirtualClock, "now_ns", lambda self: ends_ns)
+        await client.call(ask())

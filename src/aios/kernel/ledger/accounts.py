@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from aios.abi.account import OF_TENANTS, UNITS, Window
 from aios.kernel.amounts import CALLS, MONEY, TOKENS, Amount
-from aios.kernel.ledger.windows import LATEST_NS, MINUTE_NS, TIMED, begun_ns
+from aios.kernel.ledger.windows import LATEST_NS, MINUTE_NS, TIMED, begun_ns, ends_ns
 
 NONE_SPENT = (0,) * len(UNITS)
 
@@ -100,6 +100,10 @@ class Account:
             before[unit] += gone_by
             self._before[window] = tuple(before)
         self.lower()
+
+    def ends_ns(self, window: Window, now_ns: int) -> int | None:
+        """When its present window ends; None for what does not end. A clock that was set back has to come there first."""
+        return ends_ns(window, max(now_ns, self._begun.get(window, 0)))
 
     def spent_in(self, window: Window, unit: int) -> int:
         """What of a unit was spent in the present window; a `call` begins with nothing, and `now` nothing is spent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from aios.abi.account import JOB, UNITS, LimitState, Window
@@ -22,10 +22,9 @@ from aios.kernel.lanes.policy import Ticket
 from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.book import Book, is_for_all
 from aios.kernel.ledger.ledger import Short
-from aios.kernel.ledger.payments import Measure, Payment, Till
+from aios.kernel.ledger.payments import Measure, Payment, Place, Till
 from aios.kernel.ledger.sizes import Sizes
 from aios.kernel.ledger.states import limit_state, tightest
-from aios.kernel.ledger.windows import ends_ns
 from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall
@@ -139,7 +138,7 @@ class Cashier:
             if await self._sizes.known_better(call, payment, shorts):
                 continue
             server, short = next((each for each in shorts if each[1].passes), shorts[0])
-            await self._changed(call, short, bounds[server])
+            await self._changed(call, short, bounds[server], {place_of(other) for _, other in shorts})
         return payment
 
     async def use(self, call: Call, account: Account) -> Payment:
@@ -150,7 +149,7 @@ class Cashier:
             taken = payment.take("", partial(_set, room))
             if taken == "never":
                 assert payment.short is not None
-                await self._changed(call, payment.short, ONE_USE)
+                await self._changed(call, payment.short, ONE_USE, {place_of(payment.short)})
             elif taken == "later":
                 await self._wait_for_room(call, payment, room)
             elif call.process.held is None:
@@ -185,20 +184,23 @@ class Cashier:
         finally:
             call.waits = None
 
-    async def _changed(self, call: Call, short: Short, bound: Bound) -> None:
-        """Wait until a call may be made that may not be now. Raises `OverBudget`, `RateLimited` where it does not wait."""
+    async def _changed(self, call: Call, short: Short, bound: Bound, places: Collection[Place]) -> None:
+        """Wait until a call may be made that may not be now: `places` are all that are in its way on one server or another.
+
+        Raises `OverBudget`, `RateLimited` where it does not wait.
+        """
         if short.passes:
-            await self._wait_at_rate(call, short, bound)
+            await self._wait_at_rate(call, short, bound, places)
         elif parks(call.process):
-            await self._park(call, short, bound)
+            await self._park(call, short, bound, places)
         else:
             raise OverBudget(self._stop(call, short, bound, "refused"), retry_after_s=None)
 
-    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound) -> None:
+    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound, places: Collection[Place]) -> None:
         """Wait for the next minute. Raises `RateLimited` if the call's deadline is before, or too many wait for it already."""
         account, limit, now_ns = short.account, short.limit, self._now_ns()
         assert limit is not None
-        ends_s = ((ends_ns(limit.window, now_ns) or now_ns) - now_ns) / NANO
+        ends_s = ((account.ends_ns(limit.window, now_ns) or now_ns) - now_ns) / NANO
         deadline_s = call.options.deadline_s
         late = deadline_s is not None and call.asked + deadline_s < self._clock.monotonic() + ends_s
         if late or self._till.waiting_at(account) >= MOST_AT_RATE:
@@ -209,14 +211,14 @@ class Cashier:
             call.queued = True
             call.tell(Queued(call=call.id, quota=self.quota(call)))
         try:
-            await self._till.changed(account, limit.window, call)
+            await self._till.changed(places, call)
         finally:
             call.waits = None
 
-    async def _park(self, call: Call, short: Short, bound: Bound) -> None:
+    async def _park(self, call: Call, short: Short, bound: Bound, places: Collection[Place]) -> None:
         """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
         account, now_ns = short.account, self._now_ns()
-        ends = ends_ns(short.limit.window, now_ns) if short.limit is not None else None
+        ends = account.ends_ns(short.limit.window, now_ns) if short.limit is not None else None
         eta_s = (ends - now_ns) / NANO if ends is not None and short.because == "spent" else None
         on = self._stop(call, short, bound, "parked")
         wait = Wait(code="B", on=on, since_ns=now_ns, holder=account.name, eta_s=eta_s, parked=True)
@@ -224,7 +226,7 @@ class Cashier:
         call.waits = lambda: wait
         call.parked = account, short.limit
         try:
-            await self._till.changed(account, short.limit.window if short.limit is not None else "lifetime", call)
+            await self._till.changed(places, call)
         finally:
             call.waits = None
             self._deadlines.go_on(call)
@@ -375,6 +377,11 @@ def parks(process: Process) -> bool:
     return is_native(process) and process.manifest is not None and process.manifest.on_budget == "park"
 
 
+def place_of(short: Short) -> Place:
+    """Where a call waits until what it is short of changes."""
+    return short.account, short.limit.window if short.limit is not None else "lifetime"
+
+
 def why(short: Short, bound: Bound, now_ns: int) -> str:
     """Why a call may not be made, with the account, the window's end and the command that raises the limit."""
     name, limit = short.account.name, short.limit
@@ -389,7 +396,7 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     if short.because == "limit":
         return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"
     spent = words(limit.unit, short.account.spent_in(limit.window, limit.unit))
-    ends = ends_ns(limit.window, now_ns)
+    ends = short.account.ends_ns(limit.window, now_ns)
     resets = f", begins anew at {utc(ends)}" if ends is not None else ""
     return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
 

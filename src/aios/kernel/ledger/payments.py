@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,8 @@ from aios.kernel.process import Call
 from aios.ports.clock import Clock
 
 Taken = Literal["taken", "later", "never"]
+Place = tuple[Account, Window]
+"""Where one waits for a limit to be changed, or for a window to end."""
 Measure = Callable[[Call, str], Awaitable[Bound | None]]
 """See `Syscall.measure`."""
 NOWHERE: frozenset[str] = frozenset()
@@ -263,20 +265,22 @@ class Till:
 
     # --- who is parked ------------------------------------------------------------------------------------------------
 
-    async def changed(self, account: Account, window: Window, call: Call) -> None:
-        """Return when the limits of an account have changed, or its window has ended: to calls of higher classes first."""
+    async def changed(self, places: Collection[Place], call: Call) -> None:
+        """Return when the limits of one of these accounts have changed, or its window has ended: to higher classes first."""
         rank = (CLASSES.index(call.cls), call.asked_ns, next(self.arrivals))
-        future = asyncio.get_running_loop().create_future()
-        parked = Parked(rank, window, begun_ns(window, self._clock.now_ns()), future)
-        self._parked.setdefault(account, {})[parked] = None
+        future, now_ns = asyncio.get_running_loop().create_future(), self._clock.now_ns()
+        parked = [(account, Parked(rank, window, begun_ns(window, now_ns), future)) for account, window in places]
+        for account, each in parked:
+            self._parked.setdefault(account, {})[each] = None
         self._wind()
         try:
             await future
         finally:
-            here = self._parked.get(account, {})
-            here.pop(parked, None)
-            if not here:
-                self._parked.pop(account, None)
+            for account, each in parked:
+                here = self._parked.get(account, {})
+                here.pop(each, None)
+                if not here:
+                    self._parked.pop(account, None)
 
     def tell_changed(self, account: Account) -> None:
         """The limits of an account have changed."""

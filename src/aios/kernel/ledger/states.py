@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from aios.abi.account import UNITS, LimitState
 from aios.kernel.ledger.accounts import Account, Limit
-from aios.kernel.ledger.windows import ends_ns
 
 
 def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
@@ -13,7 +12,7 @@ def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
     return LimitState(
         account=account.name, unit=UNITS[limit.unit], window=limit.window, wanted=limit.wanted, amount=limit.amount,
         spent=account.spent_in(limit.window, limit.unit), reserved=account.reserved[limit.unit] if whole else 0, soft=limit.soft,
-        resets_ns=ends_ns(limit.window, now_ns), at_ns=now_ns,
+        resets_ns=account.ends_ns(limit.window, now_ns), at_ns=now_ns,
     )  # fmt: skip
 
 
