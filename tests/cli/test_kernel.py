@@ -367,6 +367,19 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     spent = fleet.aios("spend").stdout
     assert re.search(r"^/nobody/agent +\$0\.00 .*1,000 tokens of /nobody", spent, re.MULTILINE)
     assert fleet.json("spend", "--json")["accounts"][0]["account"] == "/"
+    assert (
+        "tool:local/look may spend 1 call at once; 1 call is left"
+        in fleet.aios("budget", "tool:look", "--calls", "1", "--per", "now").stderr
+    )
+    for wrong, said in (
+        (("budget", "tool:look", "5"), "`unit` must be `calls`"),
+        (("budget", "job:a b", "5"), "`account` must be a path"),
+        (("budget", "/a b"), "`account` must be a path"),
+        (("budget", "/", "5", "--soft", "6"), "`soft` must be at most `amount`"),
+        (("spend", "provider:"), "`account` must be a path"),
+        (("run", "agents.py:hello", "--job", "a b"), "`job` must be 1 to 81 letters"),
+    ):
+        assert said in fleet.aios(*wrong, expect=2).stderr
     assert "job:local/nightly may spend 5 calls" in fleet.aios("budget", "job:nightly", "--calls", "5").stderr
     assert re.search(r"^job:local/nightly +5 calls", fleet.aios("budget", "job:nightly").stdout, re.MULTILINE)
     assert re.search(r"^job:local/nightly .* 5 calls ", fleet.aios("spend").stdout, re.MULTILINE)

@@ -53,7 +53,7 @@ _count = re.compile(r"[0-9]{1,16}", re.ASCII)
 def amount_of(unit: Unit, amount: int) -> str:
     """An amount of a unit: money in dollars with at least two decimals."""
     if unit != "money":
-        return f"{amount:,} {unit}"
+        return f"{amount:,} {unit.removesuffix('s') if amount == 1 else unit}"
     sign, (whole, rest) = "-" if amount < 0 else "", divmod(abs(amount), NANO)
     decimals = f"{rest:09d}".rstrip("0")
     return f"{sign}${whole:,}.{decimals:<02}"

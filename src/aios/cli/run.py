@@ -20,7 +20,7 @@ from aios.abi.process import Spawn
 from aios.abi.request import CLASSES
 from aios.abi.wire import nearest
 from aios.cli.call import value_of
-from aios.cli.command import Command, yes
+from aios.cli.command import Command, valid, yes
 from aios.cli.learn import manifests_of
 from aios.cli.program import end, manifest_of
 from aios.cli.show import json_text
@@ -73,7 +73,7 @@ def run(
     manifest = changed(manifest, asked)
     values = tuple(map(value_of, (*arguments, *words))) if place is not None else ()
     with connected() as kernel:
-        process = spawned(kernel, started(manifest, values, job), yes)
+        process = spawned(kernel, valid(lambda: Spawn(manifest=manifest, arguments=values, job=job)), yes)
         if detach:
             click.echo(process.name)
             return
@@ -97,14 +97,6 @@ def changed(manifest: Manifest, asked: dict[str, Any]) -> Manifest:
         for grant in wanted.get("grants", ()):
             Grant.parse(grant)
         return msgspec.structs.replace(manifest, **wanted)
-    except ValueError as error:
-        raise Invalid(str(error)) from None
-
-
-def started(manifest: Manifest, arguments: tuple[Any, ...], job: str) -> Spawn:
-    """What is asked of the kernel. Raises `Invalid` for what cannot be a job."""
-    try:
-        return Spawn(manifest=manifest, arguments=arguments, job=job)
     except ValueError as error:
         raise Invalid(str(error)) from None
 
