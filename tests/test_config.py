@@ -162,6 +162,12 @@ def test_a_named_model_file_comes_before_an_endpoint_and_that_before_the_embedde
     assert chosen_core(config)[0] == "endpoint" and next(cores(config)).info().name == "here"
     write(endpoint)
     assert read_config().local is None, "an endpoint is enough: the embedded model does not run beside it unless asked for"
+    paid = 'local = false\n[[core]]\nprovider = "openai"\n'
+    write(paid)
+    source, why = chosen_core(read_config())
+    assert source == "none" and "`[aliases]`" in why
+    write(f'{paid}models = ["gpt-5-mini"]')
+    assert chosen_core(read_config())[0] == "endpoint"
     write("local = false")
     assert chosen_core(read_config())[0] == "none"
 

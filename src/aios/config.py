@@ -300,14 +300,17 @@ def chosen_core(config: Config) -> tuple[Source, str]:
     """Where `default` is answered and why.
 
     By a named model file, else a named endpoint that costs nothing, else an added model that was chosen, else the model that AIOS
-    installs; by an endpoint that costs money only where there is nothing else.
+    installs; by an endpoint that costs money only where there is nothing else, and if it names its models.
     """
     if config.local is not None and config.names_model_file:
         return "model file", f"{config.local.path} is named in {config.file}"
     free = [core for core in config.cores if not core.needs_limit]
-    if free or (config.cores and config.local is None):
-        named = (free or config.cores)[0]
+    paid = [core for core in config.cores if core.needs_limit and core.models]
+    if free or (paid and config.local is None):
+        named = (free or paid)[0]
         return "endpoint", f"`{named.name}` stands in {config.file}" + (", once keys have a limit" if not free else "")
+    if config.local is None and config.cores:
+        return "none", "no `[[core]]` names its `models`: calls say which, or `[aliases]` what `default` stands for"
     if config.local is None:
         return "none", "`local` is off and no `[[core]]` is named"
     if config.added is not None:

@@ -2,14 +2,14 @@
 
 import asyncio
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
 from price_tables import price, written
 
 from aios.abi.account import AccountState, SetLimit, ShowAccounts
-from aios.abi.errors import OverBudget
+from aios.abi.errors import NoCore, OverBudget
 from aios.abi.llm import Generate, Message, Part, Usage
 from aios.drivers.core.scripted import Answers
 from aios.drivers.price.book import PriceBook, PriceConfig, PricesConfig
@@ -93,6 +93,46 @@ async def test_the_operators_price_comes_before_the_tables_and_has_parts_of_nano
         await limit(k, 10**9)
         await gate.call(hello)
         assert await spent(k) == 336 + 4 * 1000 + 10**6, "120 tokens of 2.8 nano-dollars"
+
+
+def asking(name: str, model: str, default: Literal["first", "last", "never"], *more: str) -> Remote:
+    """A core elsewhere, with as much of `default` as that."""
+    core = Remote("acme", model, name=name)
+    info = replace(core.info(), default=default, models=(model, *more))
+    core.info = lambda: info  # type: ignore[method-assign]
+    return core
+
+
+async def test_what_costs_money_is_not_the_default_where_there_is_another() -> None:
+    here = ScriptedCore("one", name="here", models=("tiny",), slots=1)
+    cores = [here, asking("named", "plain", "last"), asking("listed", "quick", "never", "tiny", "default")]
+    async with kernel_for_tests(cores, prices=prices()) as k:
+        gate = await k.session()
+        await limit(k, 10**9)
+        for model in ("default", "tiny"):
+            done = await asyncio.gather(*(gate.call(replace(hello, model=model)) for _ in range(6)))
+            assert {(each.core, each.model) for each in done} == {("here", "tiny")}
+        assert await spent(k) == 0
+        assert (await gate.call(replace(hello, model="quick"))).core == "listed"
+
+
+async def test_where_all_cost_money_the_default_is_what_the_operator_named() -> None:
+    listed = asking("listed", "quick", "never")
+    async with kernel_for_tests([listed, asking("named", "plain", "last")], prices=prices()) as k:
+        gate = await k.session()
+        assert {(await gate.call(hello)).model for _ in range(3)} == {"plain"}
+    async with kernel_for_tests([asking("listed", "quick", "never")], prices=prices()) as k:
+        gate = await k.session()
+        with pytest.raises(NoCore, match="`default` stands for: nothing; name a model, or say one in `.aliases.`"):
+            await gate.call(hello)
+        assert (await gate.call(replace(hello, model="quick"))).model == "quick"
+
+
+async def test_an_operators_alias_is_not_taken_by_whoever_lists_a_model_of_its_name() -> None:
+    cores = [asking("named", "plain", "last"), asking("listed", "quick", "never", "fast")]
+    async with kernel_for_tests(cores, prices=prices(), aliases={"fast": ("plain",)}) as k:
+        gate = await k.session()
+        assert (await gate.call(replace(hello, model="fast"))).model == "plain"
 
 
 async def test_what_is_made_here_costs_what_the_operator_says_and_else_nothing() -> None:

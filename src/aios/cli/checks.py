@@ -260,9 +260,12 @@ def known_models() -> tuple[Model, ...]:
 def default_model() -> Check:
     """What a running kernel answers `default` with."""
     try:
-        found = [model for model in known_models() if "default" in model.aliases]
+        models = known_models()
+        found = [model for model in models if "default" in model.aliases]
     except AiosError as error:
         return Check("fail", "core in use", error.message, "`aios down`, then `aios up`")
+    if not found and models:
+        return Check("warn", "core in use", "`default` stands for none of its models", "name models in calls, or in `[aliases]`")
     if not found:
         return Check("warn", "core in use", "none: the kernel has no core", "`aios down`, then `aios up` without --no-local")
     return Check("ok", "core in use", f"{', '.join(found[0].cores)}: `default` stands for its model {found[0].name}")

@@ -82,6 +82,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     at once beside `slots` while others are frozen. `price`: of all its models, if it has one of its own; else the
     price that `provider` asks for a model: its name in the table of prices, or `local`. Without a price that somebody knows it is
     not used under a limit of money. `counts`: its tokenizer is in reach, so that `count` says exactly what a question comes to.
+    `default`: whether `default` may stand for its models; `last`: where it stands for no others.
     """
 
     name: str
@@ -97,6 +98,7 @@ class CoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     price: Price | None = None
     provider: str = ""
     counts: bool = False
+    default: Literal["first", "last", "never"] = "first"
 
     @property
     def billed_by(self) -> str:

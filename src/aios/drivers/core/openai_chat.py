@@ -318,6 +318,7 @@ class OpenAIChat:
             queues=True,
             price=config.price,
             provider=config.provider,
+            default="first" if not config.needs_limit else "last" if config.models else "never",
         )
 
 

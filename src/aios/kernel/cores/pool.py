@@ -56,7 +56,8 @@ class Pool:
                 self._free |= {info.name}
         self._tokens[info.name] = (0, 0, 0)
         for model in info.models:
-            self._having[model] = (*self._having.get(model, ()), info)
+            if info.default != "never" or model not in self._having:  # who lists names of others does not get their calls
+                self._having[model] = (*self._having.get(model, ()), info)
         self._names.clear()
         self._able.clear()
         width = info.slots + 1 if info.queues else info.slots
@@ -134,13 +135,14 @@ class Pool:
         models = self._having
         if not models:
             raise NoCore("this kernel has no core: `aios doctor` says why, `aios models` what is configured")
-        if asked in models:
-            return (asked,)
         if asked == DEFAULT or asked in self._aliases:
             standing = self._standing(asked)
             if not standing:
-                raise NoCore(f"no core has what `{asked}` stands for: {', '.join(self._aliases[asked])}", field="model")
+                means = ", ".join(self._aliases.get(asked, ())) or "nothing; name a model, or say one in `[aliases]`"
+                raise NoCore(f"no core has what `{asked}` stands for: {means}", field="model")
             return standing
+        if asked in models:
+            return (asked,)
         known = ", ".join(f"`{name}`" for name in (*models, *self._alias_names()))
         raise NotFound(
             f"there is no model `{asked[:80]}`, but {known}{nearest(asked, models)}: name one of these, or"
@@ -152,8 +154,12 @@ class Pool:
         return tuple(dict.fromkeys((DEFAULT, *self._aliases)))
 
     def _standing(self, alias: str) -> tuple[str, ...]:
-        """The models that an alias stands for and that are there; the default's are all, if nothing else is said."""
-        return tuple(model for model in self._aliases.get(alias, tuple(self._having)) if model in self._having)
+        """The models that an alias stands for and that are there; see `CoreInfo` for what is the default's if nothing is said."""
+        if alias in self._aliases:
+            return tuple(model for model in self._aliases[alias] if model in self._having)
+        ranks = {model: {info.default for info in infos} for model, infos in self._having.items()}
+        first, last = (tuple(model for model, its in ranks.items() if rank in its) for rank in ("first", "last"))
+        return first or last
 
     def lost_aliases(self) -> dict[str, tuple[str, ...]]:
         """The aliases that stand for nothing that is there, with what they should stand for."""
@@ -207,8 +213,9 @@ class Pool:
     def list_models(self, allowed: Callable[[str], bool]) -> tuple[Model, ...]:
         """The models whose name, or an alias for them, is allowed."""
         found = []
+        standing = {alias: self._standing(alias) for alias in self._alias_names()}
         for model, infos in self._having.items():
-            aliases = tuple(alias for alias in self._alias_names() if model in self._standing(alias))
+            aliases = tuple(alias for alias, models in standing.items() if model in models)
             if any(map(allowed, (model, *aliases))):
                 features = frozenset().union(*(info.features for info in infos))
                 found.append(
