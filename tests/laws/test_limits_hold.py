@@ -20,7 +20,7 @@ from aios.abi.account import SetLimit, Unit, Window
 from aios.abi.errors import AiosError, CoreFailed, Internal, OverBudget, QueueFull
 from aios.abi.llm import Completion, Generate, Usage
 from aios.abi.process import SignalProcess, Spawn
-from aios.abi.request import CLASSES
+from aios.abi.request import CLASSES, CallOptions, Trace
 from aios.abi.system import AddToken
 from aios.kernel.amounts import MONEY, NOTHING, Amount, Bound
 from aios.kernel.guard import GuardConfig
@@ -46,7 +46,10 @@ ANSWERS = {
     "breaks early": Script(fail_after=0, failure=CoreFailed("no")),
     "is refused": Script(fail_after=0, failure=QueueFull("not now")),
 }
-ACCOUNTS = ("/", "/acme", "/acme/@ann", "/acme/@ann/one", "/acme/two", "/local", "/local/work", "model:scripted-1")
+TAGS = ("provider:a", "provider:b", "job:acme/nightly", "job:local/fleet")
+ACCOUNTS = ("/", "/acme", "/acme/@ann", "/acme/@ann/one", "/acme/two", "/local", "/local/work", "model:scripted-1", *TAGS)
+JOBS = {"/acme/@ann/one": "job:acme/nightly", "/local/work": "job:local/fleet"}
+"""What the calls of an account are booked under: the ones say so, all others are begun so."""
 WORST: dict[Unit, int] = {"money": 520 * PRICE.input + 40 * PRICE.output, "tokens": 560, "calls": 1}
 """About what a usual call may come to, so that limits are of a few calls."""
 JUMPS_S = (61, 3600, 86_400, 40 * 86_400, -1, -61, -3600, -86_400, -40 * 86_400)
@@ -76,7 +79,7 @@ acts = st.one_of(
 class Bill:
     """Of one attempt at a provider, in nano-dollars: `most` that it may say, and what it `said`, if it is over."""
 
-    account: str
+    accounts: tuple[str, ...]
     most: int
     said: int | None = None
 
@@ -100,7 +103,8 @@ class Provider(ScriptedCore):
         asked = call.request
         assert asked.prompt is not None and asked.max_tokens is not None
         most = PRICE.input * input_bound((), asked.prompt) + PRICE.output * asked.max_tokens
-        bill = Bill(asked.prompt.partition(":")[0], most)
+        account = asked.prompt.partition(":")[0]
+        bill = Bill(("/", account, f"provider:{self.info().name}", JOBS.get(account, "")), most)
         self.bills.append(bill)
         try:
             done = await super().generate(call, emit)
@@ -168,11 +172,15 @@ class Law:
                 assert gone <= most or billed_beyond, f"{gone} of {most} are gone of {limit} of {account.name}"
                 self.most[id(limit)] = limit, gone
         self.lies = lies
-        for name in ("/", *{bill.account for bill in self.bills}):
+        for name in self.billed_to():
             account = self.k.kernel.accounts.named(name)
-            billed = sum(bill.foreseen for bill in self.bills if name in ("/", bill.account))
+            billed = sum(bill.foreseen for bill in self.bills if name in bill.accounts)
             booked = account.spent[MONEY] + account.reserved[MONEY] - (LONG_AGO if name == "/" else 0)
             assert billed <= booked, f"{billed} may be billed to {name}, and {booked} is booked"
+
+    def billed_to(self) -> set[str]:
+        """All that has to pay a bill."""
+        return {name for bill in self.bills for name in bill.accounts if name}
 
     def nobody_waits_for_nothing(self) -> None:
         """When all has been done that can be: who waits for room has none."""
@@ -188,8 +196,8 @@ class Law:
         for account in self.accounts():
             assert not any(account.reserved), f"{account.name} has {account.reserved} reserved for nobody"
             assert not self.k.kernel.till.waiting_at(account)
-        for name in ("/", *{bill.account for bill in self.bills}):
-            billed = sum(bill.said or 0 for bill in self.bills if name in ("/", bill.account))
+        for name in self.billed_to():
+            billed = sum(bill.said or 0 for bill in self.bills if name in bill.accounts)
             spent = self.k.kernel.accounts.named(name).spent[MONEY] - (LONG_AGO if name == "/" else 0)
             assert spent == billed, f"{name} was billed {billed}, and has spent {spent}"
 
@@ -210,6 +218,8 @@ class World:
             made = await self.k.operator.call(AddToken(agent=agent, tenant=tenant, user=user, cls=cls))
             path = "/".join(part for part in ("", tenant, user and f"@{user}", agent) if part or not tenant)
             self.clients.append((f"/{path.lstrip('/')}", self.k.attach(made.value)))
+        for tag in TAGS[:2]:  # known from the first call on
+            await self.limit(tag, "money", "lifetime", None)
 
     async def do(self, act: tuple[Any, ...]) -> None:
         name, *arguments = act
@@ -248,8 +258,9 @@ class World:
         self.cores[core].come_up()
 
     async def spawn(self, kind: str) -> None:
-        grants = ("use /llm/*", "spawn /agents/*")
-        self.agents.append((await self.k.spawn("work", kind, grants=grants, on_budget="park")).pid)
+        manifest = self.k.accept(manifest_of("work", grants=("use /llm/*", "spawn /agents/*"), on_budget="park"))
+        begun = await self.k.operator.call(Spawn(manifest=manifest, arguments=(kind,), job="fleet"))
+        self.agents.append(begun.pid)
 
     async def crash(self) -> None:
         for host in self.k.hosts.hosts[-1:]:
@@ -290,7 +301,9 @@ class World:
 
 async def asked(gate: Gate, account: str, kind: str, tokens: int) -> None:
     try:
-        await gate.call(Generate(prompt=f"{account}:{kind}:", max_tokens=tokens))
+        job = JOBS.get(account, "").rpartition("/")[2]
+        named = CallOptions(trace=Trace(tag=job if account != "/local/work" else "another"))
+        await gate.call(Generate(prompt=f"{account}:{kind}:", max_tokens=tokens), named)
     except Internal:
         raise
     except AiosError:
@@ -361,7 +374,7 @@ async def test_nobody_spends_beyond_a_limit_or_waits_for_nothing(script: list[tu
     await run(script)
 
 
-# --- five bugs that the law has to find ---------------------------------------------------------------------------------
+# --- bugs that the law has to find --------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -437,7 +450,29 @@ def refunded_by_guess() -> Iterator[None]:
         yield
 
 
-PLANTED = (in_floats, looked_before, once_for_all_attempts, settled_twice, refunded_by_guess)
+@contextmanager
+def along_the_path_alone() -> Iterator[None]:
+    """Nothing is reserved for tags."""
+    with patch.object(Payment, "accounts_on", lambda self, server: self.accounts):
+        yield
+
+
+@contextmanager
+def where_it_began() -> Iterator[None]:
+    """A further attempt is paid by the provider of the first one."""
+    accounts_on, first = Payment.accounts_on, dict[str, str]()
+
+    def paying(self: Payment, server: str) -> tuple[Account, ...]:
+        before = self.tags[f"provider:{first.setdefault(self._call.id, server)}"]
+        return tuple(before if each.name == f"provider:{server}" else each for each in accounts_on(self, server))
+
+    with patch.object(Payment, "accounts_on", paying):
+        yield
+
+
+PLANTED = (
+    in_floats, looked_before, once_for_all_attempts, settled_twice, refunded_by_guess, along_the_path_alone, where_it_began,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
