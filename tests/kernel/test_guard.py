@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +16,7 @@ from aios.abi.mail import ReceiveMail, SendMail
 from aios.abi.process import Explain, List, Renice, SignalProcess, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
-from aios.kernel.guard import TALLIED, GuardConfig
+from aios.kernel.guard import POLL_S, TALLIED, GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.core import CoreCall, Price
 from aios.ports.gate import Gate
@@ -147,6 +148,47 @@ async def test_a_loop_of_a_few_calls_is_one_too_and_work_is_none() -> None:
         loops = await k.spawn("turns", TALLIED)
         await until_suspended(k)
         assert {event.name for event in await incidents(k)} == {loops.name}
+
+
+async def test_who_polls_or_asks_the_same_side_by_side_is_no_runaway_and_who_hardly_rests_is_one() -> None:
+    async def poll(gate: Gate, rest_s: float, tokens: int = 40) -> str:
+        for _ in range(60):
+            with suppress(CoreFailed):
+                await gate.call(Generate(prompt="hello", max_tokens=tokens))
+            await asyncio.sleep(rest_s)
+        return "done"
+
+    async def sample(gate: Gate, tokens: int = 40) -> str:
+        asked = (gate.call(Generate(prompt="hello", max_tokens=tokens)) for _ in range(60))
+        await asyncio.gather(*asked, return_exceptions=True)
+        return "done"
+
+    async def child(gate: Gate) -> None:
+        for _ in range(60):
+            await gate.call(hello)
+
+    async def crowd(gate: Gate) -> None:
+        for _ in range(9):
+            await gate.call(Spawn(manifest=manifest_of("child")))
+        await asyncio.Event().wait()
+
+    agents = {"poll": poll, "sample": sample, "child": child, "crowd": crowd}
+    fails = 39
+
+    def answer(call: CoreCall) -> Script:
+        return Script(text=LONG, first_s=1, fail_after=0 if call.request.max_tokens == fails else None)
+
+    cores = core(answer)
+    async with kernel_for_tests([cores], agents, guard=STRICT) as k:
+        for entry, *arguments in (("poll", POLL_S), ("sample",), ("poll", POLL_S, fails), ("sample", fails)):
+            agent = await k.spawn(entry, *arguments)
+            assert (await k.operator.call(WaitFor(pid=agent.pid))).result == "done" and not await incidents(k), entry
+        for entry, *arguments in (("poll", POLL_S / 5), ("crowd",)):
+            before = len(cores.calls)
+            agent = await k.spawn(entry, *arguments, grants=("use /llm/*", "spawn /agents/*"))
+            while len(found := [event for event in await incidents(k) if event.name == agent.name]) < 2:
+                await asyncio.sleep(1)
+            assert {event.cause for event in found} <= {"same calls", "idle steps"} and len(cores.calls) - before <= 10 * 10
 
 
 async def test_steps_that_fail_or_say_what_was_said_before_lead_nowhere_and_one_that_does_begins_anew() -> None:

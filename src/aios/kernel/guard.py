@@ -4,12 +4,14 @@ It looks at an agent together with all that it began, so that a loop over many c
 them all: each ends the call that it is in, and begins no other. Of a client that comes with a token of its own only denials
 count, by its token, which in the end is revoked: there is nothing here that could be suspended, and another session is soon made.
 
-What is looked at is the end of a call. Of each family so many counters are kept as stand in `Tally`, however many calls it makes.
-A call that was refused and may be made again later counts for nothing: it was told to come back.
+What is looked at is the end of a call. What comes side by side is a map and no loop, and who rests between its calls polls.
+Of each family so many counters are kept as stand in `Loops` and `Tally`, however many calls it makes. A call that was refused
+and may be made again later counts for nothing: it was told to come back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -37,6 +39,8 @@ TALLIED = 8
 LONG_ANSWER = 16
 """Tokens. Shorter answers (`yes`) are alike by chance."""
 MINUTE_S = 60.0
+POLL_S = 5.0
+"""Who makes the same call again only after so many seconds of rest looks how things stand, and goes round in no circle."""
 Key = TypeVar("Key")
 
 
@@ -44,8 +48,9 @@ Key = TypeVar("Key")
 class GuardConfig:
     """What makes a runaway of an agent with all that it began; 0: that is not looked at.
 
-    `same_calls`: so often the same call to a model or a tool. `idle_steps`: so many steps one after the other that failed or gave
-    a long answer that had been given before. `denials`: in a minute, of a client too. `usd_per_minute`: so much was spent in one.
+    `same_calls`: so often the same call to a model or a tool, each after the one before; of these one is forgotten for each five
+    seconds in which the agent made no step, so that who polls is none. `idle_steps`: the same of steps that failed or gave a
+    long answer that had been given before. `denials`: in a minute, of a client too. `usd_per_minute`: so much was spent in one.
     """
 
     same_calls: int = 100
@@ -86,15 +91,56 @@ class Tally(Generic[Key]):
         return 0
 
 
+@dataclass(slots=True)
+class Loop:
+    """The same thing, again and again. `ended`: when the last one that counts did, `rest_s`: how long the family had rested."""
+
+    count: float = 0.0
+    ended: float = -math.inf
+    rest_s: float = 0.0
+
+    def again(self, asked: float, ended: float, rest_s: float) -> int:
+        """Count it once more, if it came after the last one and not beside it; how often it came, at least."""
+        if asked >= self.ended:
+            self.count = max(0.0, self.count - (rest_s - self.rest_s) / POLL_S) + 1
+            self.ended, self.rest_s = ended, rest_s
+        return int(self.count)
+
+
+class Loops:
+    """How often the same call came, each after the one before: as `Tally`, but what comes side by side is a map and no loop."""
+
+    __slots__ = ("_loops",)
+
+    def __init__(self) -> None:
+        self._loops: dict[bytes, Loop] = {}
+
+    def add(self, key: bytes, asked: float, ended: float, rest_s: float) -> int:
+        """Count a call; how often it came, at least."""
+        loop = self._loops.get(key)
+        if loop is not None:
+            return loop.again(asked, ended, rest_s)
+        if len(self._loops) < TALLIED:
+            self._loops[key] = Loop(1.0, ended, rest_s)
+            return 1
+        for loop in self._loops.values():
+            loop.count -= 1
+        self._loops = {other: loop for other, loop in self._loops.items() if loop.count > 0}
+        return 0
+
+
 @dataclass(slots=True, eq=False)
 class Watch:
-    """What is kept of a family. `spent`: nano-dollars that it had spent when it was last told off; `minute`: since when denials
-    are counted, by the monotonic clock; `members`: of those that live."""
+    """What is kept of a family. `rest_s`: how long it made no step, between steps of which the last ended at `ended`; `spent`:
+    nano-dollars that it had spent when it was last told off; `minute`: since when denials are counted, by the monotonic clock;
+    `members`: of those that live."""
 
     head: Process
-    calls: Tally[bytes] = field(default_factory=Tally)
+    calls: Loops = field(default_factory=Loops)
     answers: Tally[str] = field(default_factory=Tally)
-    idle: int = 0
+    ended: float = math.inf
+    rest_s: float = 0.0
+    idle: Loop = field(default_factory=Loop)
     denied: int = 0
     minute: float = 0.0
     spent: int = 0
@@ -168,20 +214,23 @@ class Guard:
             self._strike(watch, "denials", f"was denied {watch.denied} calls within a minute, `{row}` last", watch.denied)
 
     def _step(self, watch: Watch, call: Call, failed: bool) -> None:
+        now = self._clock.monotonic()
+        watch.rest_s += max(0.0, call.asked - watch.ended)
+        watch.ended = now
         most = self._most_same
         if most:
-            same = watch.calls.add(call.digest)
+            same = watch.calls.add(call.digest, call.asked, now, watch.rest_s)
             if same >= most:
                 return self._strike(watch, "same calls", f"made the same call `{call.row.name}` {same} times", same)
         most = self._most_idle
         if most and (failed or call.answer):
             if failed or (call.output_tokens >= LONG_ANSWER and watch.answers.add(call.answer) > 1):
-                watch.idle += 1
-                if watch.idle >= most:
-                    text = f"made {watch.idle} steps without progress: they failed, or gave answers that it had"
-                    return self._strike(watch, "idle steps", text, watch.idle)
-            else:
-                watch.idle = 0
+                idle = watch.idle.again(call.asked, now, watch.rest_s)
+                if idle >= most:
+                    text = f"made {idle} steps without progress: they failed, or gave answers that it had"
+                    return self._strike(watch, "idle steps", text, idle)
+            elif watch.idle.count:
+                watch.idle = Loop()
         if self._most_money:
             self._velocity(watch)
 
@@ -198,7 +247,7 @@ class Guard:
         """The first time it gets a lower class, the second time it stops. It begins anew each time."""
         head, strikes = watch.head, watch.strikes
         account = self._book.of(head)
-        watch.calls, watch.answers, watch.idle, watch.denied, watch.spent = Tally(), Tally(), 0, 0, account.spent[MONEY]
+        watch.calls, watch.answers, watch.idle, watch.denied, watch.spent = Loops(), Tally(), Loop(), 0, account.spent[MONEY]
         watch.strikes = 0 if strikes else 1
         tells = f"`{head.name}` of `{account.name}` {text}"
         if not strikes and is_above(head.cls, LOWERED):
