@@ -82,6 +82,6 @@ def test_through_real_doors_the_ledger_holds_a_budget_that_charging_afterwards_d
     assert ours.outcome.refused_early == 0
     assert ours.booked >= 0.97
     assert control.overshoot > 0 and control.booked == control.billed
-    assert ours.tally.died and ours.tally.broken + ours.tally.silent
+    assert ours.tally.died and not control.tally.died
     for found in (ours, control):
-        assert found.outcome.midway and found.outcome.early and found.outcome.answered > 100
+        assert found.outcome.midway and found.outcome.early and found.outcome.answered > 50
