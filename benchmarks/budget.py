@@ -25,7 +25,7 @@ SEEDS, QUICK_SEEDS = (1, 2, 3, 4, 5), (1,)
 CONTROL, QUICK_CONTROL = (16, 64, 256, 1024), (1024,)
 TEXT, QUICK_TEXT = (1, 64), (64,)
 TEXT_BYTES = 4
-"""Of a token of English text: the ledger, which does not know the tokens of a server elsewhere, reserves for bytes."""
+"""Of a token of English text: of a question that goes on with nothing known, the ledger reserves for the bytes."""
 DEPTH = 5
 """Accounts that pay for a call: the whole, tenant, user, agent, process."""
 BARS = {
@@ -40,7 +40,7 @@ MEANINGS = {
     "used": "what of it the ledger has booked when all are refused twice in a row, the least median over seeds",
     "billed": "what of it was billed, the least median",
     "in_full": "what of it is booked for what nobody can know: answers that break off or tell no usage are charged in full",
-    "used_of_text": "what of it is booked where a token has four bytes, and the ledger reserves for each byte",
+    "used_of_text": "the same where a token has four bytes, and nobody can count them before",
     "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
     "refused_early": "calls refused while what they need was only reserved",
     "charge_after_overshoot": "the same overshoot in the control, where calls are charged afterwards",
@@ -65,7 +65,7 @@ def measure(quick: bool) -> tuple[Mapping[str, float], Sequence[Row]]:
         "in_full": max(median(each.booked - each.billed for each in found) for found in ours),
         "used_of_text": min(median(each.booked for each in found) for found in text),
         "used_at_first_refusal": min(median(each.outcome.first_refusal / LIMIT for each in found) for found in ours),
-        "refused_early": sum(each.outcome.refused_early for found in ours + text for each in found),
+        "refused_early": sum(each.refused_early for found in ours + text for each in found),
         "charge_after_overshoot": most_overshoot(after),
         "resize_overshoot": most_overshoot(resized),
         "ledger_us_per_call": ledger_us(20_000 if quick else 100_000),

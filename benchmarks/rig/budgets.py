@@ -57,6 +57,11 @@ class Spent:
         """What was billed beyond the limit, as a part of it."""
         return max(0.0, self.billed - 1)
 
+    @property
+    def refused_early(self) -> int:
+        """Calls that were refused though there was room, by what their refusals said, or by what was left in the end."""
+        return self.outcome.refused_early or int(self.outcome.least_room <= (1 - self.booked) * LIMIT)
+
 
 class Spending:
     """The processes: a kernel, the server that lasts, the one that dies, and the callers."""

@@ -55,7 +55,7 @@ class Outcome(msgspec.Struct):
     """What came of them. Calls: `answered`, whole; `failed`, with an error of the provider's; `early`, `midway`: hung up on.
 
     `refused`: for their budget; `refused_early`: of these, which would have had room in what the account had not spent.
-    Nano-dollars: what the first refusal and any one said was spent, at most.
+    Nano-dollars: what the first refusal and any one said was spent, at most; the least room that a refused call needed.
     """
 
     answered: int = 0
@@ -66,6 +66,7 @@ class Outcome(msgspec.Struct):
     refused_early: int = 0
     first_refusal: int = 0
     said_spent: int = 0
+    least_room: int = LIMIT
 
 
 class Spenders:
@@ -157,10 +158,12 @@ class Spenders:
             outcome.failed += failed
             outcome.answered += not failed
             return False
+        room = room_of(ask, self._plan.token_bytes, LEAST_TOKENS)
         spent = int(Decimal(refusal[1].decode()) * NANO)
         outcome.first_refusal = outcome.first_refusal or spent
         outcome.refused += 1
-        outcome.refused_early += LIMIT - spent >= room_of(ask, self._plan.token_bytes, LEAST_TOKENS)
+        outcome.refused_early += LIMIT - spent >= room
+        outcome.least_room = min(outcome.least_room, room)
         outcome.said_spent = max(outcome.said_spent, spent)
         return True
 

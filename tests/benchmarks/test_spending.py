@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
+from benchmarks.rig.biller import Tally
 from benchmarks.rig.bills import LIMIT, Ask, Work, bill, drawn
-from benchmarks.rig.budgets import check, spending
+from benchmarks.rig.budgets import Spent, check, spending
 from benchmarks.rig.child import Failed
 from benchmarks.rig.spenders import Outcome, Plan, Spenders
 
@@ -52,6 +53,12 @@ def test_a_refusal_while_enough_was_only_reserved_is_found() -> None:
     assert (early.refused, early.refused_early, early.first_refusal) == (1, 1, 3_500_000_000)
 
 
+def test_a_refused_call_that_would_fit_in_what_is_left_in_the_end_was_refused_early() -> None:
+    outcome = refused(402, SPENT % b"4.96")
+    assert outcome.least_room == (20_000 + 1024) * 3000 + 256 * 15_000
+    assert [Spent(booked, 0.9, outcome, Tally()).refused_early for booked in (0.99, 0.98)] == [0, 1]
+
+
 def test_an_error_that_is_not_the_providers_fails_the_run() -> None:
     assert refused(500, b'{"error":{"message":"the server ended its answer in the middle"}}').failed == 1
     assert refused(200, b'data: {"choices":[{"delta":{"content":"tok"}}]}\n\ndata: [DONE]\n\n').answered == 1
@@ -79,7 +86,7 @@ def test_through_real_doors_the_ledger_holds_a_budget_that_charging_afterwards_d
         ours, control = on.run(64, 1), on.run(256, 1, "after")
     assert ours.billed <= ours.booked <= 1
     assert ours.overshoot == 0
-    assert ours.outcome.refused_early == 0
+    assert ours.refused_early == 0
     assert ours.booked >= 0.97
     assert control.overshoot > 0 and control.booked == control.billed
     assert ours.tally.died and not control.tally.died
