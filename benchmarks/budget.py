@@ -38,13 +38,13 @@ BARS = {
 MEANINGS = {
     "overshoot": "billed beyond a budget of $5 that 1 to 1,024 callers share, at real doors, the most of all seeds ÷ the budget",
     "used": "what of it the ledger has booked when all are refused twice in a row, the least median over seeds",
+    "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
+    "used_of_text": "what of it is booked where a token has four bytes that nobody can count before, the least median over seeds",
     "billed": "what of it was billed, the least median",
     "in_full": "what of it is booked for what nobody can know: answers that break off or tell no usage are charged in full",
-    "used_of_text": "the same where a token has four bytes, and nobody can count them before",
-    "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
     "refused_early": "calls refused while what they need was only reserved",
-    "charge_after_overshoot": "the same overshoot in the control, where calls are charged afterwards",
-    "resize_overshoot": "the same where what is left is reserved if the most does not fit",
+    "charge_after_overshoot": "overshoot in the control, where calls are charged afterwards",
+    "resize_overshoot": "overshoot where what is left is reserved if the most does not fit, as gateways do",
     "ledger_us_per_call": "CPU of a reservation and its settlement in five accounts with limits, µs",
 }
 
