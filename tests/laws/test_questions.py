@@ -116,6 +116,16 @@ def test_of_a_picture_that_is_new_a_conversation_says_nothing() -> None:
         assert (bound is not None) == is_known
 
 
+def test_of_what_lies_elsewhere_a_conversation_says_nothing_the_second_time_either() -> None:
+    """An agent may put a larger picture where a small one was."""
+    for image, is_known in (("data:image/png;base64,AAAA", True), ("https://example.com/a", False)):
+        known, one = Conversations(), process()
+        first = (Message("user", "x" * 3000), Message("user", (Part("text", "what is it"), Part("image", image=image))))
+        known.note(one, Heard("0", "large", Generate(messages=first), 500, 3000))
+        bound = known.bound(one, "0", "large", Generate(messages=(*first, Message("user", "and now"))))
+        assert (bound is not None) == is_known
+
+
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversations, "MOST_BYTES", 30_000)
     known, processes = Conversations(), [process() for _ in range(20)]

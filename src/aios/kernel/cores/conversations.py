@@ -60,7 +60,7 @@ class Conversations:
         if before is None:
             return None
         new = request.messages[len(before.request.messages) :]
-        if any(map(shows, new)):
+        if any(map(shows, new)) or any(map(refers, before.request.messages)):
             return None
         return before.tokens + PER_MESSAGE + sum(map(message_bound, new))
 
@@ -68,6 +68,14 @@ class Conversations:
 def shows(message: Message) -> bool:
     """Whether there is more than text in a message: of pictures and files bytes say little."""
     return type(message.content) is tuple and any(part.type != "text" for part in message.content)
+
+
+def refers(message: Message) -> bool:
+    """Whether there is something in a message that lies elsewhere, and may be another by now than it was when it was counted."""
+    if type(message.content) is not tuple:
+        return False
+    there = [part for part in message.content if part.type != "text"]
+    return any(part.type == "other" or not part.image.startswith("data:") for part in there)
 
 
 def goes_on(request: Generate, before: Generate) -> bool:
