@@ -38,6 +38,10 @@ class Unreachable(OSError):
     """Nobody takes our connection, or whoever does is not who it should be; nothing was asked."""
 
 
+class Untrusted(Unreachable):
+    """It is not who it should be, as far as anybody vouches for it."""
+
+
 class Broken(OSError):
     """The connection ended in the middle of an answer, or what came is no HTTP."""
 
@@ -271,7 +275,7 @@ class Connections:
         except TimeoutError:
             raise Unreachable(f"it does not take a connection within {CONNECT_S:.0f} s") from None
         except ssl.SSLCertVerificationError as problem:
-            raise Unreachable(f"its certificate is not trusted: {problem.verify_message}") from None
+            raise Untrusted(f"its certificate is not trusted: {problem.verify_message}") from None
         except ssl.SSLError as problem:
             raise Unreachable(f"it does not speak TLS as we do: {problem.reason or type(problem).__name__}") from None
         except socket.gaierror:

@@ -24,7 +24,7 @@ import msgspec
 from aios.abi.bounds import within
 from aios.abi.errors import AiosError, CoreFailed, Invalid, RateLimited, Unavailable
 from aios.abi.llm import Completion, Count, Tokens
-from aios.drivers.core.http1 import HTTPS_PORT, Answer, Connections, Unreachable
+from aios.drivers.core.http1 import HTTPS_PORT, Answer, Connections, Unreachable, Untrusted
 from aios.drivers.core.key import Key
 from aios.drivers.core.openai_answer import MOST_EVENT_BYTES, AnswerReader
 from aios.drivers.core.openai_refusals import error_of, most_tokens, wait_of
@@ -163,9 +163,11 @@ class OpenAIChat:
                 self._lose(_reason(problem))
                 return
             self._connections.close()
-            mend = (
-                "name its `models`, and it is used once it answers" if self.config.needs_limit else "start it, or mend `base_url`"
-            )
+            mend = "start it, or mend `base_url`"
+            if isinstance(problem, Untrusted):
+                mend = "mend `base_url`, or name in `ca_file` who vouches for it"
+            elif self.config.needs_limit:
+                mend = "name its `models`, and it is used once it answers"
             raise Unavailable(f"no server answers at {self.config.base_url} ({_reason(problem)}): {mend}") from None
         except AiosError:
             self._connections.close()
