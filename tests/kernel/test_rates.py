@@ -14,7 +14,7 @@ from aios.abi.llm import Generate
 from aios.abi.process import Explain, SignalProcess, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import AddToken
-from aios.kernel.ledger import cashier
+from aios.kernel.ledger import admission
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.windows import DAY_NS, MINUTE_NS, begun_ns, ends_ns
 from aios.ports.gate import Gate
@@ -148,7 +148,7 @@ async def test_who_cannot_wait_until_the_next_minute_is_refused_and_told_when_to
 
 
 async def test_those_who_wait_for_a_minute_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cashier, "MOST_AT_RATE", 3)
+    monkeypatch.setattr(admission, "MOST_AT_RATE", 3)
     async with kernel_for_tests([ScriptedCore("one")]) as k:
         gate = await k.session()
         await limit(k, "/local", 1)

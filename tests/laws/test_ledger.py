@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from aios.abi.account import WINDOWS
 from aios.kernel.amounts import MONEY, NOTHING, TOKENS, Amount, Bound
 from aios.kernel.ledger.accounts import Account, Limit
-from aios.kernel.ledger.cashier import ONE_USE
+from aios.kernel.ledger.admission import ONE_USE
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import DAY_NS, HOUR_NS, MINUTE_NS
 

@@ -310,7 +310,7 @@ class CallPath:
         deadline_s = call.options.deadline_s
         deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
-            payment = None if self._cashier.is_free(call, syscall) else await self._cashier.payment(call, syscall)
+            payment = None if self._cashier.free.begins(call, syscall) else await self._cashier.payment(call, syscall)
             waiters = self._waiters_of(process) if process.awaited else ()
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,

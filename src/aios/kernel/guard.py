@@ -25,8 +25,8 @@ from aios.abi.request import Class, is_above
 from aios.kernel.amounts import MONEY
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.book import Book
-from aios.kernel.ledger.cashier import utc, words
 from aios.kernel.ledger.windows import ends_ns
+from aios.kernel.ledger.words import utc, words
 from aios.kernel.process import Call, Process
 from aios.ports.clock import Clock
 

@@ -271,6 +271,11 @@ class Process:
                 return "ready", wait
         return "waiting", next(iter(waits), None)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it is an agent of the SDK, and no program or client that comes to a door."""
+        return self.kind == "agent" and self.manifest is not None and not self.manifest.command
+
     def why_held(self) -> Wait | None:
         """What a process that is held waits for."""
         if self.held is None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from aios.abi.llm import Completion
-from aios.kernel.ledger.cashier import NOTHING_DONE
+from aios.kernel.ledger.outcome import NOTHING_DONE
 from aios.kernel.process import Call
 
 DRAIN_S = 30.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aios.abi.account import OF_TENANTS, TAGS, TOP
+from aios.abi.account import JOB, OF_TENANTS, TAGS, TOP
 from aios.abi.errors import NotFound, QueueFull
 from aios.abi.wire import nearest
 from aios.kernel.ledger.accounts import Account
-from aios.kernel.process import Process
+from aios.kernel.process import Call, Process
 
 MOST_ACCOUNTS = 200_000
 MOST_OF_TENANT = 1000
@@ -77,6 +77,25 @@ class Book:
         names.pop(full, None)
         names[full] = None
         return account
+
+    def job_of(self, call: Call) -> str:
+        """The name of the account of the job that a call is of: its process's, or else the one that it names; "" for none."""
+        process, trace = call.process, call.options.trace
+        job = process.job or (trace.tag if trace is not None else "")
+        return self.tagged(JOB, process.tenant, job).name if job else ""
+
+    def is_limited(self, account: Account, job: str) -> bool:
+        """Whether a limit may hold for calls of an account and a job: theirs, one above it, or one of a model or a provider."""
+        return self.limits(account, job) or bool(self.limits_of_all)
+
+    def limits(self, account: Account, job: str) -> bool:
+        """Whether an account, one above it, or a job has a limit."""
+        if job and job in self.tags and (self.tags[job].limits or self.tags[job].overbilled):
+            return True
+        for each in account.path:  # of each call more than once
+            if each.limits:
+                return True
+        return False
 
     def _forget_one(self, tenant: str) -> None:
         for name in self._of_tenants[tenant]:

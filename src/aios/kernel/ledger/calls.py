@@ -11,9 +11,10 @@ from aios.abi.wire import nearest
 from aios.kernel.events import EventLog
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
-from aios.kernel.ledger.cashier import Cashier, per, words
+from aios.kernel.ledger.cashier import Cashier
 from aios.kernel.ledger.payments import Till
 from aios.kernel.ledger.states import limit_state, tightest
+from aios.kernel.ledger.words import per, words
 from aios.kernel.process import Call, Process
 from aios.kernel.record.journal import Journal
 from aios.kernel.syscall import Syscall
@@ -69,7 +70,7 @@ class AccountCalls:
         account = self._book.limited(full(request.account, call.process))
         account.turn(self._clock.now_ns())
         unit = UNITS.index(request.unit)
-        self._cashier.begin_limits(account)
+        self._cashier.free.limit(account)
         account.limit(request.window, unit, request.amount, request.soft)
         account.overbilled = 0
         self._journal.change(call, request)

@@ -1,0 +1,57 @@
+"""Amounts, windows and refusals as people read them."""
+
+from __future__ import annotations
+
+import datetime
+
+from aios.abi.account import UNITS, Window
+from aios.kernel.amounts import CALLS, MONEY, Bound
+from aios.kernel.ledger.ledger import Short
+
+NANO = 10**9
+
+
+def why(short: Short, bound: Bound, now_ns: int) -> str:
+    """Why a call may not be made, with the account, the window's end and the command that raises the limit."""
+    name, limit = short.account.name, short.limit
+    if limit is None:
+        return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name} ...` sets its limit anew"
+    most = words(limit.unit, limit.wanted) + per(limit.window)
+    raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
+    if short.because == "price":
+        says = "say it in `[prices]` of aios.toml, see `aios prices`, or leave out what is billed by its uses"
+        return f"`{name}` has a limit of {most}, and nobody knows what this call costs: {says}"
+    least = words(limit.unit, bound.of(bound.least)[limit.unit])
+    if short.because == "limit":
+        return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"
+    spent = words(limit.unit, short.account.spent_in(limit.window, limit.unit))
+    ends = short.account.ends_ns(limit.window, now_ns)
+    resets = f", begins anew at {utc(ends)}" if ends is not None else ""
+    return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
+
+
+def words(unit: int, amount: int) -> str:
+    """An amount of a unit as people write it."""
+    if unit == MONEY:
+        whole, rest = divmod(amount, NANO)
+        return f"${whole}.{rest:09d}".rstrip("0").rstrip(".")
+    return f"{amount:,} {UNITS[unit]}" if amount != 1 or unit != CALLS else "1 call"
+
+
+def flag(unit: int) -> str:
+    """The option of `aios budget` for a unit."""
+    return "usd" if unit == MONEY else UNITS[unit]
+
+
+def per(window: Window) -> str:
+    """` per day`; nothing for a lifetime."""
+    return {"lifetime": "", "now": " at once"}.get(window, f" per {window}")
+
+
+def _per(window: Window) -> str:
+    return "" if window == "lifetime" else f" --per {window}"
+
+
+def utc(at_ns: int) -> str:
+    """A moment as people read it."""
+    return f"{datetime.datetime.fromtimestamp(at_ns // NANO, datetime.UTC):%Y-%m-%d %H:%M} UTC"
