@@ -198,3 +198,8 @@ def test_what_cannot_be_the_name_of_a_tool_is_refused(account: str) -> None:
 def test_a_tool_comes_to_calls_alone(unit: str) -> None:
     with pytest.raises(msgspec.ValidationError, match="`unit` must be `calls`"):
         msgspec.convert({"account": "tool:search", "unit": unit, "amount": 5}, SetLimit)
+
+
+def test_calls_of_a_tool_have_no_class_to_be_lowered() -> None:
+    with pytest.raises(msgspec.ValidationError, match="`soft` must be left out"):
+        msgspec.convert({"account": "tool:search", "unit": "calls", "amount": 5, "soft": 4}, SetLimit)

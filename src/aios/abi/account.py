@@ -129,6 +129,8 @@ class SetLimit(Request[AccountState], frozen=True, kw_only=True):
         check_account_path("account", self.account)
         if self.account.startswith(TOOL) and self.unit != "calls":
             raise ValueError("`unit` must be `calls`: a tool comes to nothing else")
+        if self.account.startswith(TOOL) and self.soft is not None:
+            raise ValueError("`soft` must be left out: calls of a tool have no class")
         within("amount", self.amount, 0, MOST_AMOUNT)
         within("soft", self.soft, 0, MOST_AMOUNT)
         if self.soft is not None and self.amount is not None and self.soft > self.amount:
