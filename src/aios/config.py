@@ -180,11 +180,22 @@ def read_settings(file: Path) -> Settings:
     for name in ("local", "embedder"):
         if found.get(name) is True:
             raise Invalid(f"{file}: `{name}` is a table or `false`", field=name)
+    for place in texts_in(found.get("prices"), "prices"):
+        raise Invalid(f"{file}: `{place}` is a text: write it without quotes", field=place)
     try:
         return msgspec.convert(found, Settings, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
         place, said = place_in(with_key(str(error), found))
         raise Invalid(f"{file}: {said}", field=place or None) from None
+
+
+def texts_in(value: Any, place: str) -> Iterator[str]:
+    """Where texts stand in place of numbers: the decoder would read digits of any script in them."""
+    if isinstance(value, str):
+        yield place
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from texts_in(inner, f"{place}.{key}" if key.isidentifier() and key.isascii() else f'{place}."{key[:80]}"')
 
 
 def exactly(number: str) -> Decimal:

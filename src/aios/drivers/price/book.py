@@ -6,6 +6,7 @@ Nothing is guessed: a price that is not known is told as unknown, and it is the 
 from __future__ import annotations
 
 import datetime
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
@@ -84,6 +85,10 @@ class PricesConfig:
             provider, _, model = name.partition("/")
             if not provider or not model or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
                 raise ValueError(f"`models` must hold prices by `PROVIDER/MODEL`, and not by `{name[:80]}`")
+            if unicodedata.normalize("NFKC", name) != name:
+                raise ValueError(
+                    f"`models` holds `{name[:80]}`, which only looks like `{unicodedata.normalize('NFKC', name)[:80]}`"
+                )
             if provider.lower() == LOCAL:
                 raise ValueError(f"`models` holds `{name[:80]}`: what is made on this machine is priced by `local`")
             if said.setdefault(name.lower(), name) != name:
