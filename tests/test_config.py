@@ -101,6 +101,19 @@ output = 1
         (PRICE + 'input = "٥"\noutput = 1', '`prices.models."a/x".input` is a text'),
         ('[prices.local]\ninput = "nan"\noutput = 1', "`prices.local.input` is a text"),
         ('[prices.models."ａ/x"]\ninput = 0\noutput = 0', "which only looks like `a/x`"),
+        *(
+            (f"[guard]\nusd_per_minute = {bad}", "`guard.usd_per_minute` must be 0 to 9,007,199")
+            for bad in (
+                "1e999999",
+                "1e999990",
+                "1e-999999",
+                "nan",
+                "inf",
+                "-1",
+                "1e-10",
+            )
+        ),
+        ('[guard]\nusd_per_minute = "5"', "`guard.usd_per_minute` is a text"),
         (PRICE + "input = 1\noutpt = 1", 'unknown key `prices.models."a/x".outpt`; did you mean `output`?'),
         ("[prices.models]\n'a/x' = 3", '`prices.models."a/x"`: Expected `object`, got `int`'),
         ("[prices.models]\nx = {input = 1, output = 1}", "`prices.models` must hold prices by `PROVIDER/MODEL`, and not by `x`"),

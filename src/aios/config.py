@@ -180,7 +180,7 @@ def read_settings(file: Path) -> Settings:
     for name in ("local", "embedder"):
         if found.get(name) is True:
             raise Invalid(f"{file}: `{name}` is a table or `false`", field=name)
-    for place in texts_in(found.get("prices"), "prices"):
+    for place in (*texts_in(found.get("prices"), "prices"), *texts_in(found.get("guard"), "guard")):
         raise Invalid(f"{file}: `{place}` is a text: write it without quotes", field=place)
     try:
         return msgspec.convert(found, Settings, dec_hook=lambda kind, value: kind(value))

@@ -62,7 +62,8 @@ class GuardConfig:
         for name in ("same_calls", "idle_steps", "denials"):
             within(name, getattr(self, name), 0, 10**9)
         dollars = self.usd_per_minute
-        if not dollars.is_finite() or not 0 <= dollars * NANO <= MOST_AMOUNT or dollars * NANO != int(dollars * NANO):
+        # Compared before anything is computed: `1e999999` is short to write.
+        if not dollars.is_finite() or not 0 <= dollars <= MOST_AMOUNT // NANO or dollars * NANO != int(dollars * NANO):
             raise ValueError(f"`usd_per_minute` must be 0 to {MOST_AMOUNT // NANO:,} dollars with at most nine decimals")
 
 
