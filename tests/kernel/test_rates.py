@@ -6,17 +6,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from aios.abi.account import AccountState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import NotFound, OverBudget, RateLimited
 from aios.abi.event import ReadEvents
-from aios.abi.llm import Generate
+from aios.abi.llm import Completion, Generate, Usage
 from aios.abi.process import Explain, SignalProcess, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import AddToken
 from aios.kernel.ledger import admission
 from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.windows import DAY_NS, MINUTE_NS, begun_ns, ends_ns
+from aios.ports.core import CoreCall, Emit
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
 from aios.testing.kernel import EPOCH_NS, RunningKernel, kernel_for_tests
@@ -145,6 +147,43 @@ async def test_who_cannot_wait_until_the_next_minute_is_refused_and_told_when_to
         assert refused.value.retry and refused.value.retry_after_s == pytest.approx(TO_NEXT_S, abs=1) and time() < 1
         assert "`aios budget /local --calls AMOUNT --per minute` raises it" in refused.value.message
         await gate.call(hello, CallOptions(deadline_s=100.0))
+
+
+class Wordy(ScriptedCore):
+    """Says that it read as many tokens as were reserved."""
+
+    async def generate(self, call: CoreCall, emit: Emit) -> Completion:
+        usage = Usage(512 + len(call.request.prompt or ""), 0, 4)
+        return replace(await super().generate(call, emit), usage=usage)
+
+
+async def test_a_call_that_needs_nearly_a_whole_minute_has_one_however_many_small_ones_come() -> None:
+    """Each minute begins with small ones under way, which leave too little of it: unless they wait too."""
+    async with kernel_for_tests([Wordy(Script(text="one two three four", first_s=10), slots=64, window=10**5)]) as k:
+        gate, other = await k.session(), await k.session("other")
+        await limit(k, "/local", 10_000, "tokens")
+        small: list[asyncio.Future[Any]] = []
+
+        async def come() -> None:
+            while True:
+                small.append(asyncio.ensure_future(other.call(hello)))
+                await asyncio.sleep(5)
+
+        coming = asyncio.ensure_future(come())
+        await asyncio.sleep(TO_NEXT_S + 30)
+        began = time()
+        large = asyncio.ensure_future(gate.call(Generate(prompt="x" * 8900, max_tokens=4)))
+        await asyncio.sleep(60)
+        explained = await k.operator.call(Explain(pid=other.process.pid))
+        waits = [call.wait.on for call in explained.calls if call.wait is not None and call.wait.code == "R"]
+        assert waits[-1].startswith(
+            "`/local` has a limit of 10,000 tokens per minute, and an earlier call that missed the last one comes first"
+        )
+        await large
+        assert time() - began < 110
+        coming.cancel()
+        done = await asyncio.gather(*small)
+        assert len(done) > 30 and (await state(k, "/local")).waiting == 0
 
 
 async def test_those_who_wait_for_a_minute_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,8 @@ class Call(msgspec.Struct, eq=False):
     than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars. `quota`:
     see `Started`. `hear_out`: there when its caller went away but its answer is read on; does what it is given when that ended.
     `queued`: its caller heard that it waits. `parked`: the account that it was parked at before its turn, and the limit.
-    `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
+    `missed`: it has waited for a minute in vain. `unknown`: what it ends in as long as an act of it is under way that must not
+    happen twice.
     """
 
     process: Process
@@ -109,6 +110,7 @@ class Call(msgspec.Struct, eq=False):
     payment: Any = None
     queued: bool = False
     parked: Any = None
+    missed: bool = False
     hear_out: Callable[[Callable[[BaseException | None], Any]], None] | None = None
     came_to: Amount | None = None
     quota: tuple[LimitState, ...] = ()

@@ -16,7 +16,7 @@ from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.ledger import Short
 from aios.kernel.ledger.notices import Notices
-from aios.kernel.ledger.payments import Measure, Payment, Place, Till
+from aios.kernel.ledger.payments import Measure, Payment, Place, Rank, Till
 from aios.kernel.ledger.sizes import Sizes
 from aios.kernel.ledger.words import NANO, why
 from aios.kernel.process import Call, Process
@@ -51,7 +51,7 @@ class Admission:
         payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
         payment.measure = measure
         while self._book.is_limited(own, job) or any(account.overbilled for account in own.path):
-            found = {server: self._till.ledger.lasting(payment.accounts_on(server), bound) for server, bound in bounds.items()}
+            found = {server: self._till.behind(payment, server) or self._lasting(payment, server) for server in bounds}
             able = frozenset(server for server, short in found.items() if short is None)
             if able:
                 call.feasible = able
@@ -61,8 +61,17 @@ class Admission:
             if await self._sizes.known_better(call, payment, shorts):
                 continue
             server, short = next((each for each in shorts if each[1].passes), shorts[0])
-            await self._changed(call, short, bounds[server], {place_of(other) for _, other in shorts})
+            places = {place_of(other) for _, other in shorts}
+            if short.passes and call.missed and short.limit is not None:
+                with self._till.first(payment, short.account, short.limit):
+                    await self._changed(call, short, bounds[server], places, payment.rank)
+            else:
+                await self._changed(call, short, bounds[server], places, payment.rank)
+            call.missed = call.missed or short.passes
         return payment
+
+    def _lasting(self, payment: Payment, server: str) -> Short | None:
+        return self._till.ledger.lasting(payment.accounts_on(server), payment.bounds[server])
 
     async def use(self, call: Call, account: Account) -> Payment:
         """Reserve a use of what has no lane, such as a tool, as soon as its account has room. See `_changed`, `used`."""
@@ -72,7 +81,7 @@ class Admission:
             taken = payment.take("", partial(_set, room))
             if taken == "never":
                 assert payment.short is not None
-                await self._changed(call, payment.short, ONE_USE, {place_of(payment.short)})
+                await self._changed(call, payment.short, ONE_USE, {place_of(payment.short)}, payment.rank)
             elif taken == "later":
                 await self._wait_for_room(call, payment, room)
             elif call.process.held is None:
@@ -100,19 +109,19 @@ class Admission:
         finally:
             call.waits = None
 
-    async def _changed(self, call: Call, short: Short, bound: Bound, places: Collection[Place]) -> None:
+    async def _changed(self, call: Call, short: Short, bound: Bound, places: Collection[Place], rank: Rank) -> None:
         """Wait until a call may be made that may not be now: `places` are all that are in its way on one server or another.
 
         Raises `OverBudget`, `RateLimited` where it does not wait.
         """
         if short.passes:
-            await self._wait_at_rate(call, short, bound, places)
+            await self._wait_at_rate(call, short, bound, places, rank)
         elif parks(call.process):
-            await self._park(call, short, bound, places)
+            await self._park(call, short, bound, places, rank)
         else:
             raise OverBudget(self._stop(call, short, bound, "refused"), retry_after_s=None)
 
-    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound, places: Collection[Place]) -> None:
+    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound, places: Collection[Place], rank: Rank) -> None:
         """Wait for the next minute. Raises `RateLimited` if the call's deadline is before, or too many wait for it already."""
         account, limit, now_ns = short.account, short.limit, self._clock.now_ns()
         assert limit is not None
@@ -127,11 +136,11 @@ class Admission:
             call.queued = True
             call.tell(Queued(call=call.id, quota=self._notices.quota(call)))
         try:
-            await self._till.changed(places, call)
+            await self._till.changed(places, rank)
         finally:
             call.waits = None
 
-    async def _park(self, call: Call, short: Short, bound: Bound, places: Collection[Place]) -> None:
+    async def _park(self, call: Call, short: Short, bound: Bound, places: Collection[Place], rank: Rank) -> None:
         """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
         account, now_ns = short.account, self._clock.now_ns()
         ends = account.ends_ns(short.limit.window, now_ns) if short.limit is not None else None
@@ -142,7 +151,7 @@ class Admission:
         call.waits = lambda: wait
         call.parked = account, short.limit
         try:
-            await self._till.changed(places, call)
+            await self._till.changed(places, rank)
         finally:
             call.waits = None
             self._deadlines.go_on(call)

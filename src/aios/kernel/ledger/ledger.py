@@ -24,7 +24,7 @@ RATE: Window = "minute"
 """The window whose end is waited for."""
 PART_OF_RATE = 4
 
-Because = Literal["spent", "reserved", "limit", "overbilled", "price"]
+Because = Literal["spent", "reserved", "limit", "overbilled", "price", "behind"]
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +41,8 @@ class Short(msgspec.Struct, frozen=True):
     """Why nothing was reserved: this limit of this account.
 
     `because`: of what is `spent`, or `reserved` (it may yet be given back); of the `limit` itself, which is too low for the call
-    even if nothing is spent; of the `price`, which nobody knows; or the account is blocked, as it was `overbilled` (there is no
-    limit then).
+    even if nothing is spent; it is `behind` another call, which has missed a minute and comes first; of the `price`, which nobody
+    knows; or the account is blocked, as it was `overbilled` (there is no limit then).
     """
 
     account: Account
@@ -57,7 +57,7 @@ class Short(msgspec.Struct, frozen=True):
     @property
     def passes(self) -> bool:
         """Whether it is over as soon as the next minute begins."""
-        return self.because == "spent" and self.limit is not None and self.limit.window == RATE
+        return self.because in ("spent", "behind") and self.limit is not None and self.limit.window == RATE
 
 
 class Ledger:

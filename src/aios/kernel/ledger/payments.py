@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,13 +20,15 @@ from aios.abi.account import Window
 from aios.abi.request import CLASSES
 from aios.abi.waits import Wait
 from aios.kernel.amounts import NOTHING, Amount, Bound
-from aios.kernel.ledger.accounts import Account
+from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import MINUTE_NS, begun_ns
 from aios.kernel.process import Call
 from aios.ports.clock import Clock
 
 Taken = Literal["taken", "later", "never"]
+Rank = tuple[int, int, int]
+"""Of class, time of asking and arrival: the lower ones come first."""
 Place = tuple[Account, Window]
 """Where one waits for a limit to be changed, or for a window to end."""
 Measure = Callable[[Call, str], Awaitable[Bound | None]]
@@ -37,7 +40,7 @@ NOWHERE: frozenset[str] = frozenset()
 class Parked:
     """Who waits at an account until its limits change or a window ends, in their order. `begun_ns`: when that window did."""
 
-    rank: tuple[int, int, int]
+    rank: Rank
     window: Window
     begun_ns: int
     future: asyncio.Future[None]
@@ -150,6 +153,8 @@ class Till:
         self._waiting: dict[Account, list[Payment]] = {}
         self._recalled: dict[Account, set[Payment]] = {}
         self._parked: dict[Account, dict[Parked, None]] = {}
+        self._first: dict[Account, dict[Payment, Limit]] = {}
+        """Those that have missed a minute already."""
         self._stirred: set[Account] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -160,6 +165,9 @@ class Till:
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
         again = bool(self._recalled) and self._done_with(payment)
+        if self._first and not again and (behind := self.behind(payment, server)) is not None:
+            payment.short = behind
+            return "never"
         short = self._in_front(payment, server) if self._waiting and not again else None
         if short is None:
             got = self.ledger.reserve(payment.accounts_on(server), payment.bounds[server])
@@ -265,9 +273,29 @@ class Till:
 
     # --- who is parked ------------------------------------------------------------------------------------------------
 
-    async def changed(self, places: Collection[Place], call: Call) -> None:
-        """Return when the limits of one of these accounts have changed, or its window has ended: to higher classes first."""
-        rank = (CLASSES.index(call.cls), call.asked_ns, next(self.arrivals))
+    @contextmanager
+    def first(self, payment: Payment, account: Account, limit: Limit) -> Iterator[None]:
+        """As long as the block runs, others that came later wait for the next minute too: else what they have under way when it
+        begins might leave too little of it, each time."""
+        here = self._first.setdefault(account, {})
+        here[payment] = limit
+        try:
+            yield
+        finally:
+            del here[payment]
+            if not here:
+                self._first.pop(account, None)
+
+    def behind(self, payment: Payment, server: str) -> Short | None:
+        """Whether one comes first that has missed a minute."""
+        for account in payment.accounts_on(server) if self._first else ():
+            for other, limit in self._first.get(account, {}).items():
+                if other.rank < payment.rank:
+                    return Short(account, limit, "behind")
+        return None
+
+    async def changed(self, places: Collection[Place], rank: Rank) -> None:
+        """Return when the limits of one of these accounts have changed, or its window has ended: to those of lower rank first."""
         future, now_ns = asyncio.get_running_loop().create_future(), self._clock.now_ns()
         parked = [(account, Parked(rank, window, begun_ns(window, now_ns), future)) for account, window in places]
         for account, each in parked:
