@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 from scenes import ENDLESS, ask, begin, calling, error_of, events, held, nothing_is_held, slow, turns, until
 
+from aios.abi.account import SetLimit
 from aios.abi.errors import CoreFailed, DeadlineExceeded, QueueFull, Unavailable
 from aios.abi.event import CoreChanged, Dispatched
 from aios.abi.llm import Completion, Started
@@ -263,6 +264,21 @@ async def test_a_reader_that_does_not_read_is_cut_off_where_it_holds_a_slot() ->
         assert reading.wait is not None and (reading.wait.code, reading.wait.on) == ("X", "its reader")
         assert (await waits).text == "next" and time() == READER_PATIENCE_S
         with pytest.raises(DeadlineExceeded, match="has not read"):
+            async for _ in stream:
+                pass
+        await nothing_is_held(k)
+
+
+async def test_a_reader_that_does_not_read_is_cut_off_where_it_holds_room_in_a_budget() -> None:
+    core = ScriptedCore(lambda call: LONG if call.request.prompt == "long" else "next", slots=4, queues=True)
+    async with kernel_for_tests([core]) as k:
+        client, other = await k.session(), await k.session("other")
+        await k.operator.call(SetLimit(account="/local", unit="calls", amount=1, window="now"))
+        stream = client.stream(ask("long"))
+        while type(await anext(stream)) is not Started:
+            pass
+        assert (await other.call(ask())).text == "next" and time() == READER_PATIENCE_S
+        with pytest.raises(DeadlineExceeded, match="has not read .* holds room in a budget"):
             async for _ in stream:
                 pass
         await nothing_is_held(k)

@@ -54,7 +54,7 @@ QUANTUM_TOKENS = 16
 """After so many tokens of a call its lane may give the turn to another, where the core can let calls stand back."""
 
 READER_PATIENCE_S = 15.0
-"""How long a reader that does not read may keep the slot of a core that has no queue of its own."""
+"""How long a reader that does not read may keep the slot of a core that has no queue of its own, or room in a budget."""
 
 
 class CoreCalls:
@@ -234,23 +234,23 @@ class CoreCalls:
         return emit
 
     async def _reader(self, call: Call, full: Awaitable[None]) -> None:
-        """Wait for a slow reader: without the turn where the core queues by itself, and not for ever where it does not.
+        """Wait for a slow reader: without the turn where the core queues by itself, and not for ever where others wait for what
+        it holds.
 
         A local core's slot stays taken until the call ends, so the turn is kept too, or more calls would start than it has
-        slots. Raises `DeadlineExceeded`.
+        slots. What is reserved under a limit stays reserved. Raises `DeadlineExceeded`.
         """
         wait = Wait(code="X", on="its reader", since_ns=self._clock.now_ns(), holder=call.process.name)
         call.waits = lambda: wait
-        patience_s = None
-        if self._pool.queues(call.core) and call.turn is not None:
+        queues = self._pool.queues(call.core) and call.turn is not None
+        if queues and call.turn is not None:
             call.turn.release()
-        else:
-            patience_s = READER_PATIENCE_S
+        holds = "room in a budget" if call.payment is not None and call.payment.limited else "" if queues else "a slot"
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(READER_PATIENCE_S if holds else None):
                 await full
         except TimeoutError:
-            raise DeadlineExceeded(f"its reader has not read for {READER_PATIENCE_S:g} s, and it holds a slot") from None
+            raise DeadlineExceeded(f"its reader has not read for {READER_PATIENCE_S:g} s, and it holds {holds}") from None
         finally:
             call.waits = None
 
