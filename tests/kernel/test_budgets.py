@@ -318,6 +318,25 @@ async def test_who_stands_aside_is_not_lost_by_another_policy_or_class_and_goes_
         assert names[:2] == [gate.process.name, urgent.process.name] and len(names) == 4
 
 
+async def test_who_stands_aside_and_gets_another_class_goes_in_the_order_of_that() -> None:
+    async with kernel_for_tests([core(Script(text="one two", first_s=5), slots=8)]) as k:
+        holder, standard, batch = (
+            await k.session("holder"),
+            await k.session("standard"),
+            await k.session("batch", cls="interactive"),
+        )
+        await k.operator.call(Renice(pid=batch.process.pid, cls="batch"))
+        soft = await k.session("soft")
+        await limit(k, "/local/soft", 10**9, soft=0)
+        await limit(k, "/local", 5_570 + 1_000)
+        calls = [asyncio.ensure_future(gate.call(hello)) for gate in (holder, soft, standard, batch)]
+        await asyncio.sleep(1)
+        await k.operator.call(Renice(pid=batch.process.pid, cls="interactive"))
+        await asyncio.gather(*calls)
+        names = [event.name for event in await told(k, "dispatch")]
+        assert names == [gate.process.name for gate in (holder, batch, standard, soft)]
+
+
 async def test_a_queue_that_is_full_is_full_for_who_stands_aside_too() -> None:
     async with kernel_for_tests([core(Script(text="one", first_s=5), slots=8)], lane=LaneConfig(queue=2)) as k:
         gate = await k.session()

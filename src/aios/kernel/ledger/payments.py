@@ -77,7 +77,7 @@ class Payment:
         self.counted: frozenset[str] = NOWHERE
         self.counting: asyncio.Future[None] | None = None
         self.reservation: Reservation | None = None
-        self.rank = (CLASSES.index(call.cls), call.asked_ns, next(till.arrivals))
+        self.rank: Rank = (CLASSES.index(call.cls), call.asked_ns, next(till.arrivals))
         self.server = ""
         self.at: Account | None = None
         self.short: Short | None = None
@@ -165,6 +165,7 @@ class Till:
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
         again = bool(self._recalled) and self._done_with(payment)
+        payment.rank = (CLASSES.index(payment._call.cls), *payment.rank[1:])  # it may have got another class
         if self._first and not again and (behind := self.behind(payment, server)) is not None:
             payment.short = behind
             return "never"
