@@ -55,16 +55,15 @@ WORST: dict[Unit, int] = {"money": 520 * PRICE.input + 40 * PRICE.output, "token
 JUMPS_S = (61, 3600, 86_400, 40 * 86_400, -1, -61, -3600, -86_400, -40 * 86_400)
 
 windows = st.sampled_from(["call", "now", "minute", "hour", "day", "month", "lifetime"])
+limiting = st.tuples(
+    st.just("limit"), st.sampled_from(ACCOUNTS), st.sampled_from(["money", "tokens", "calls"]), windows,
+    st.sampled_from([None, 0, 1, 1, 2, 3, 3, 8]),
+)  # fmt: skip
 acts = st.one_of(
     *[st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from(KINDS), st.sampled_from([1, 40, 900]))] * 6,
     *[st.tuples(st.just("wait"), st.sampled_from([0.0, 0.0, 0.5, 5.0, 70.0]))] * 3,
     *[st.tuples(st.just("steps"), st.integers(1, 9))] * 2,
-    *[
-        st.tuples(
-            st.just("limit"), st.sampled_from(ACCOUNTS), st.sampled_from(["money", "tokens", "calls"]), windows,
-            st.sampled_from([None, 0, 1, 1, 2, 3, 3, 8]),
-        )
-    ] * 3,
+    *[limiting] * 3,
     st.tuples(st.just("crowd"), st.integers(0, 3), st.sampled_from(KINDS), st.integers(3, 6)),
     st.tuples(st.just("give up"), st.integers(0, 9)),
     st.tuples(st.just("clock"), st.sampled_from(JUMPS_S)),
@@ -73,6 +72,7 @@ acts = st.one_of(
     st.tuples(st.sampled_from(["kill", "suspend", "resume"]), st.integers(0, 9)),
     st.tuples(st.just("crash")),
 )  # fmt: skip
+scripts = st.builds(list.__add__, st.lists(limiting, max_size=3), st.lists(acts, min_size=5, max_size=30))
 
 
 @dataclass
@@ -368,8 +368,8 @@ async def run(script: list[tuple[Any, ...]]) -> None:
         w.law.adds_up()
 
 
-@given(st.lists(acts, min_size=5, max_size=30))
-@settings(max_examples=60, deadline=None)
+@given(scripts)
+@settings(max_examples=150, deadline=None)
 async def test_nobody_spends_beyond_a_limit_or_waits_for_nothing(script: list[tuple[Any, ...]]) -> None:
     await run(script)
 
@@ -479,7 +479,7 @@ PLANTED = (
 @pytest.mark.parametrize("bug", PLANTED)
 def test_the_law_finds_what_is_planted(bug: Any, number: int) -> None:
     @seed(number)
-    @given(st.lists(acts, min_size=5, max_size=30))
+    @given(scripts)
     @settings(max_examples=400, deadline=None, phases=[Phase.generate], database=None)
     def law(script: list[tuple[Any, ...]]) -> None:
         with bug():
