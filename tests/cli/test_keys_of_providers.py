@@ -283,6 +283,30 @@ def test_whoever_closed_the_input_is_not_asked(place: Place, far: Provider) -> N
     assert done.returncode == 0 and "off: FAR_API_KEY" in done.stderr, done.stderr
 
 
+BEHIND = """
+import fcntl, subprocess, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+sys.exit(subprocess.run(sys.argv[1:], process_group=0).returncode)
+"""
+"""Runs a command in the background of a terminal, which stops whoever reads from there."""
+
+
+def test_who_is_in_the_background_of_a_terminal_is_not_asked(place: Place, far: Provider) -> None:
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [PROGRAM[0], "-c", BEHIND, *PROGRAM, "up", "--detach", "--port", "0"], stdin=theirs, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, cwd=place.folder, env=place.environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        said = child.communicate(timeout=60)[0].decode()
+    finally:
+        child.kill()
+        os.close(ours)
+        place.aios("down", "--grace", "0")
+    assert child.returncode == 0 and "The most that" not in said and "off: FAR_API_KEY" in said
+
+
 WRONG = ["-1", "nan", "inf", "1e3", "1e999", "1_000", "1,5", "5 ", "٥", "５", "0x5", "", "$", "0.0000000001"]
 
 
