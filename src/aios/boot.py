@@ -111,7 +111,7 @@ async def running(config: Config, held: Held = NONE_HELD) -> AsyncIterator[tuple
             budget = await limited(kernel, operator, allowance)
         for core in cores(config):
             await kernel.add_core(core)
-        told = await add_paid(kernel, paid, held, allowance)
+        told = await add_paid(kernel, paid, held, allowance, spending)
         if budget is not None:
             told = (*told, *own_prices(config, paid), *old_prices(prices, paid), *without_price(kernel))
         for alias, models in kernel.pool.lost_aliases().items():
@@ -149,7 +149,7 @@ async def limited(kernel: Kernel, operator: str, allowance: Allowance) -> LimitS
     return next(limit for limit in state.limits if (limit.unit, limit.window) == ("money", allowance.window))
 
 
-async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allowance) -> tuple[str, ...]:
+async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allowance, spending: Spending) -> tuple[str, ...]:
     """Bring up the cores that cost money and may; a sentence on each. The kernel starts without those that cannot be reached."""
 
     async def add(each: Paid) -> str:
@@ -158,7 +158,7 @@ async def add_paid(kernel: Kernel, paid: list[Paid], held: Held, allowance: Allo
         if not allowance.allows(each.use):
             return f"off: {each.use} has no limit: `{each.use.command}` gives it one"
         try:
-            core = OpenAIChat(each.core, held.keys.get(each.use.variable))
+            core = OpenAIChat(each.core, held.keys.get(each.use.variable), spending.cover)
             await kernel.add_core(core)
         except AiosError as problem:
             return f"off: {each.use}: {problem.message}"

@@ -39,12 +39,16 @@ USAGE = '{"prompt_tokens": 10, "completion_tokens": 5}'
 
 @dataclass
 class Provider:
-    """`said`: the path and the key of each request; `port`: on loopback, by TLS. `status`: of its answers."""
+    """`said`: the path and the key of each request; `port`: on loopback, by TLS. `status`: of its answers.
+
+    `looks`: is called when it is asked for something that costs, before it answers.
+    """
 
     certificate: Path
     port: int = 0
     said: list[tuple[str, str | None]] = field(default_factory=list)
     status: int = 200
+    looks: Callable[[], None] | None = None
 
 
 @contextmanager
@@ -57,6 +61,8 @@ def serving(provider: Provider, tls: ssl.SSLContext) -> Iterator[None]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
+            if provider.looks is not None:
+                provider.looks()
             text = '{"choices": [{"index": 0, "delta": {"content": "far away"}, "finish_reason": "stop"}]}'
             self.answer(f'data: {text}\n\ndata: {{"choices": [], "usage": {USAGE}}}\n\ndata: [DONE]\n\n'.encode())
 
@@ -454,6 +460,42 @@ def test_what_was_spent_counts_in_the_next_kernel_too_also_after_a_kill(place: P
     ):
         (place.home / "spent.json").write_text(bad)
         assert "is damaged" in place.aios("up", "--detach", expect=6).stderr
+
+
+def test_nothing_is_asked_that_costs_before_it_is_on_the_disk_what_it_may_come_to(
+    place: Place, far: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood: list[int] = []
+    asked, ended = threading.Event(), threading.Event()
+
+    def money() -> int:
+        found: int = json.loads((place.home / "spent.json").read_text())["money"]["day"]
+        return found
+
+    def hangs() -> None:
+        asked.set()
+        ended.wait(60)
+
+    write_allowance_of(place, far)
+    with up(place):
+        monkeypatch.setattr(far, "looks", lambda: stood.append(money()))
+        generate(place)
+        generate(place)
+        least = 512 * PRICE.input + 16 * PRICE.output
+        assert stood[0] >= least and stood[1] >= least + 20_000
+        monkeypatch.setattr(far, "looks", hangs)
+        words = ("call", "llm.generate", "prompt=hi", "model=far-1", "max_tokens=16")
+        child = subprocess.Popen([*PROGRAM, *words], cwd=place.folder, env=place.environment, stderr=subprocess.DEVNULL)
+        assert asked.wait(60)
+        os.kill(json.loads((place.home / "run" / "kernel.json").read_text())["os_pid"], signal.SIGKILL)
+        ended.set()
+        child.wait(60)
+        until(lambda: "no kernel" in place.aios("ps", expect=6).stderr)
+    assert money() >= least + 40_000
+    monkeypatch.setattr(far, "looks", None)
+    with up(place) as said:
+        left = re.search(r"\$(0\.\d+) left", said)
+        assert left is not None and float(left[1]) <= 1 - (least + 40_000) / 10**9
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,18 @@ _variable = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)
 class OpenAIChat:
     """The port `Core` on an endpoint of the OpenAI chat wire. Raises `Invalid` for an address that it may not ask.
 
-    `key`: goes out with each request, to no other address, and comes out nowhere else.
+    `key`: goes out with each request, to no other address, and comes out nowhere else. `cover`: is waited for before anything is
+    asked that may cost money.
     """
 
-    def __init__(self, config: OpenAIChatConfig, key: Key | None = None) -> None:
+    def __init__(
+        self, config: OpenAIChatConfig, key: Key | None = None, cover: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.config = config
         self._address = base = address_of(config.base_url)
         self._tls = trusting(config.ca_file) if base.scheme == "https" else None
         self._key = key
+        self._cover = cover
         self._chat, self._complete, self._list = (f"{base.path}/{name}" for name in ("chat/completions", "completions", "models"))
         self._models = config.models
         self._connections: Connections | None = None
@@ -181,11 +185,13 @@ class OpenAIChat:
 
     def generate(self, call: CoreCall, emit: Emit) -> Coroutine[Any, Any, Completion]:
         """Generate, as the port says; `RateLimited` where the server says so."""
-        return self._ask(call, emit) if self._key is None else self._ask_provider(call, emit)
+        return self._ask(call, emit) if self._key is None and self._cover is None else self._ask_provider(call, emit)
 
     async def _ask_provider(self, call: CoreCall, emit: Emit) -> Completion:
         """The same of one that wants to be asked no sooner and for no more than it says."""
         self._hold_back(call.model)
+        if self._cover is not None:
+            await self._cover()
         most = self._most.get(call.model)
         try:
             return await self._ask(self._fitting(call), emit)
