@@ -15,6 +15,7 @@ from aios.abi.llm import Generate, Queued, Score, Started, Usage
 from aios.abi.process import Explain, Renice, Spawn, WaitFor
 from aios.abi.system import AddToken
 from aios.drivers.core.scripted import Answers
+from aios.kernel import main, process
 from aios.kernel.guard import GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
 from aios.ports.core import CoreCall, Emit, NotAsked, Price
@@ -152,6 +153,39 @@ async def test_a_parked_agent_goes_on_when_the_window_begins_anew() -> None:
         agent = await k.spawn("work")
         ended = await k.operator.call(WaitFor(pid=agent.pid))
         assert ended.result == pytest.approx(3600 - 1_700_000_000 % 3600, abs=1)
+
+
+@pytest.mark.parametrize("price", [Price(), PRICE])
+async def test_an_agent_that_outlives_the_session_which_began_it_is_held_by_its_limits(
+    price: Price, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago that ended, and were it known no more."""
+
+    async def work(gate: Gate) -> str:
+        for _ in range(9):
+            await gate.call(hello)
+            await asyncio.sleep(1)
+        return "done"
+
+    monkeypatch.setattr(process, "KEPT_ENDED", 0)
+    monkeypatch.setattr(main, "MOST_SESSIONS", 1)
+    cores = ScriptedCore("one two", price=price)
+    async with kernel_for_tests([cores], {"work": work}) as k:
+        made = await k.token("client", ("use /llm/*", "spawn /agents/*"))
+        owner = k.attach(made.value, "one")
+        agent = await k.spawn("work", by=owner)
+        await asyncio.sleep(1)
+        own = f"/local/client/{owner.process.name}"
+        await limit(k, own, 5, "calls")
+        k.attach(made.value, "another")
+        assert owner.process.exit is not None
+        await asyncio.sleep(100)
+        assert len(cores.calls) == 5 and (await k.operator.call(Explain(pid=agent.pid))).process.word == "parked"
+        await limit(k, own, 9, "calls")
+        assert (await k.operator.call(WaitFor(pid=agent.pid))).result == "done"
+        with pytest.raises(NotFound):
+            await state(k, own)
+        assert not k.kernel.accounts._left and len(k.kernel.accounts._of) <= 2
 
 
 async def test_an_agent_that_would_rather_fail_does() -> None:

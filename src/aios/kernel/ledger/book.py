@@ -29,6 +29,10 @@ class Book:
         self.top = Account(TOP)
         self._accounts: dict[str, Account] = {TOP: self.top}
         self._of: dict[Process, Account] = {}
+        self._children: dict[Account, set[Account]] = {}
+        """Of accounts of processes, those directly below."""
+        self._left: dict[Account, Process] = {}
+        """Accounts of processes that are known no more, but below which others go on."""
         self._limited: set[Account] = set()
         self.knows_for_all = False
         """Whether there is an account of a model or a provider."""
@@ -42,7 +46,11 @@ class Book:
         """The account of a process. Raises `QueueFull` where there are too many."""
         account = self._of.get(process)
         if account is None:
-            account = self._of[process] = self._open(self._above(process), process.name)
+            above = self._above(process)
+            account = self._of[process] = self._open(above, process.name)
+            self._children.setdefault(above, set()).add(account)
+            if process.exit is not None:
+                self._left[account] = process
         return account
 
     def _above(self, process: Process) -> Account:
@@ -113,11 +121,18 @@ class Book:
             (self.limits_of_all.add if account.limits else self.limits_of_all.discard)(account.name)
 
     def forget(self, process: Process) -> None:
-        """A process is known no more."""
-        account = self._of.pop(process, None)
+        """A process is known no more. Its account stays as long as there are any below it: who outlives it pays there too."""
+        account = self._of.get(process)
         if account is not None:
-            self._accounts.pop(account.name, None)
+            self._left[account] = process
+        while account in self._left and not self._children.get(account):
+            del self._of[self._left.pop(account)], self._accounts[account.name]
             self._limited.discard(account)
+            self._children.pop(account, None)
+            above = account.parent
+            if above is not None:
+                self._children[above].discard(account)
+            account = above
 
     def named(self, path: str) -> Account:
         """An account that there is. Raises `NotFound` with the nearest."""
