@@ -7,7 +7,7 @@ from aios.abi.errors import Invalid, Unavailable
 from aios.config import Config, read_config
 from aios.drivers.clock import SystemClock
 from aios.kernel.access.tokens import Tokens
-from aios.keys import Allowance, Use, keys_in, paid_cores, read_allowance, take_keys, write_allowance
+from aios.keys import Allowance, Use, coming, keys_in, paid_cores, read_allowance, take_keys, write_allowance
 from aios.testing.kernel import MemoryDocument
 
 OPENAI = Use("OPENAI_API_KEY", "https://api.openai.com")
@@ -151,6 +151,18 @@ def test_a_provider_that_is_coming_is_told_as_such(
         ) as no:
             config_of(f'[[core]]\nprovider = "{name}"\n', tmp_path_factory, monkeypatch)
         assert no.value.field == "core[0].base_url"
+
+
+def test_a_key_that_a_configuration_uses_is_not_one_that_is_coming(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = '[[core]]\nname = "c"\nbase_url = "https://models.example.com/v1"\nkey_env = "ANTHROPIC_API_KEY"\n'
+    there = ["ANTHROPIC_API_KEY", "GEMINI_API_KEY"]
+    for said, names in (
+        (text, {"GEMINI_API_KEY": "Gemini"}),
+        ("", {"ANTHROPIC_API_KEY": "Anthropic", "GEMINI_API_KEY": "Gemini"}),
+    ):
+        assert dict(coming(there, config_of(said, tmp_path_factory, monkeypatch))) == names
 
 
 def test_an_address_that_may_not_be_asked_is_told_by_file_and_place(

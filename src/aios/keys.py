@@ -173,6 +173,12 @@ def keys_in(environment: Mapping[str, str], config: Config | None) -> list[str]:
     return [name for name in dict.fromkeys(known) if is_key(environment.get(name))]
 
 
+def coming(there: list[str], config: Config) -> Iterator[tuple[str, str]]:
+    """The variables among these that nothing uses yet, with the provider's name: a configuration may use one in another way."""
+    named = {core.key_env for core in config.cores}
+    return ((name, COMING[name]) for name in there if name in COMING and name not in named)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """The keys that a kernel holds, and what is wrong with those that it does not."""

@@ -12,8 +12,7 @@ from aios.abi.account import LimitState, Window
 from aios.cli.money import Dollars, amount_of, per
 from aios.cli.show import say
 from aios.config import Config
-from aios.drivers.core.providers import COMING
-from aios.keys import Allowance, Use, keys_in, paid_cores, read_allowance, write_allowance
+from aios.keys import Allowance, Use, coming, keys_in, paid_cores, read_allowance, write_allowance
 
 TIMED: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 
@@ -37,9 +36,8 @@ def allow(config: Config, budget: int | None, window: Window, places: Sequence[s
         write_allowance(config.home, asked(allowance, unasked))
     elif unasked and yes:
         say(f"--yes switches no key on without an amount: `{unasked[0].command}` does")
-    for name in there:
-        if name in COMING:
-            say(f"key {name}: {COMING[name]} is coming, its wire is not spoken yet")
+    for name, provider in coming(there, config):
+        say(f"key {name}: {provider} is coming, its wire is not spoken yet")
 
 
 def can_ask() -> bool:

@@ -28,10 +28,9 @@ from aios.drivers.core.local import formats, llama, models
 from aios.drivers.core.local.engine import EXACT
 from aios.drivers.core.local.examine import examine
 from aios.drivers.core.local.shelf import EMBEDDED_CHOICE, Shelf
-from aios.drivers.core.providers import COMING
 from aios.drivers.embed import driver as embed
 from aios.drivers.sandbox.landlock import LandlockSandbox
-from aios.keys import keys_in, paid_cores, read_allowance
+from aios.keys import coming, keys_in, paid_cores, read_allowance
 from aios.sdk.client import Client
 
 LEAST_FREE_BYTES = 500_000_000
@@ -293,6 +292,5 @@ def provider_keys(config: Config) -> Iterator[Check]:
             yield Check("ok", "key", f"{each.use}: may be used, within {limit_of(allowance)} for all keys")
         else:
             yield Check("warn", "key", f"{each.use}: off until there is a limit", f"`{each.use.command}`")
-    for name in there:
-        if name in COMING:
-            yield Check("warn", "key", f"{name} is set; {COMING[name]} is coming: its wire is not spoken yet", "nothing to do")
+    for name, provider in coming(there, config):
+        yield Check("warn", "key", f"{name} is set; {provider} is coming: its wire is not spoken yet", "nothing to do")
