@@ -1,4 +1,4 @@
-"""The native door: every row of the table over HTTP, its events as server-sent events."""
+"""The native door: every row of the table over HTTP, its events and what happens as server-sent events."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aios.abi.schema import schemas
 from aios.abi.wire import decode_request, row_named
 from aios.ports.kernel import Kernel
 from aios.server.exchange import JSON, Handler, Headers, HttpRequest, Refusal, Writer
+from aios.server.feed import feed
 from aios.server.hints import answer_headers, label_header, options_of, patience_of, session_of
 
 _encoder = msgspec.json.Encoder()
@@ -23,7 +24,10 @@ class _Error(msgspec.Struct, frozen=True):
 
 
 class NativeDoor:
-    """`POST /v1/call/NAME` takes a request as JSON and answers with its reply; `GET /v1/schema` describes them all."""
+    """`POST /v1/call/NAME` takes a request as JSON and answers with its reply; `GET /v1/schema` describes them all.
+
+    `GET /v1/events` tells what happens (`feed`).
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -31,6 +35,7 @@ class NativeDoor:
         self.routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/call/"): self._call,
             ("GET", "/v1/schema"): self._schemas,
+            ("GET", "/v1/events"): self._feed,
         }
 
     def refusal(self, error: AiosError, request_id: str) -> Refusal:
@@ -42,6 +47,9 @@ class NativeDoor:
     async def _schemas(self, request: HttpRequest, writer: Writer) -> None:
         self._schema = self._schema or _encoder.encode(schemas())
         await writer.whole(200, self._schema, [JSON])
+
+    async def _feed(self, request: HttpRequest, writer: Writer) -> None:
+        await feed(self._kernel, request, writer)
 
     async def _call(self, request: HttpRequest, writer: Writer) -> None:
         row = row_named(request.rest)
