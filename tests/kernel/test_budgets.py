@@ -297,7 +297,8 @@ async def test_a_bill_above_what_was_reserved_is_booked_told_and_blocks_until_a_
         now = await state(k, "/local/client")
         assert now.spent["lifetime"]["money"] == 100_300 and now.overbilled == 100_300 - WORST * 10 - 400
         assert [event.change for event in await told(k, "account")] == ["limited", "overbilled"]
-        with pytest.raises(OverBudget, match="`/local/client` is blocked"):
+        again = "`aios budget /local/client --usd 1` lets it go on"
+        with pytest.raises(OverBudget, match=f"`/local/client` is blocked: more was billed than had been reserved; {again}"):
             await gate.call(hello)
         unknown.usage = Usage(1, 0, 1)
         await limit(k, "/local/client", 10**9)
@@ -387,7 +388,7 @@ async def test_a_price_that_nobody_knows_is_refused_under_a_limit_of_money_alone
         await limit(k, "/local/client", 10**6, "tokens")
         await gate.call(hello)
         await limit(k, "/local/client", 10**12)
-        with pytest.raises(OverBudget, match="nobody knows what this call costs: say it in `.prices.` of aios.toml"):
+        with pytest.raises(OverBudget, match="what this call of `scripted-1` at `scripted` costs: say it in `.prices.` of"):
             await gate.call(hello)
 
 
@@ -425,6 +426,21 @@ async def test_beyond_a_soft_limit_calls_are_of_class_batch() -> None:
         await gate.call(hello)
         await gate.call(hello)
         assert [event.cls for event in await told(k, "dispatch")] == ["standard", "batch"]
+
+
+async def test_that_a_soft_limit_is_passed_is_told_once_in_a_window() -> None:
+    async with kernel_for_tests([core("one two")]) as k:
+        gate = await k.session()
+        await limit(k, "/local/client", 10**9, window="minute", soft=1)
+        for _ in range(3):
+            await gate.call(hello)
+        _, softened = await told(k, "account")
+        assert (softened.change, softened.account, softened.limit.soft) == ("softened", "/local/client", 1)
+        assert softened.detail.endswith("the soft limit of $0.000000001 per minute is passed, so calls are of class batch")
+        await asyncio.sleep(60)
+        await gate.call(hello)
+        await gate.call(hello)
+        assert [event.change for event in await told(k, "account")] == ["limited", "softened", "softened"]
 
 
 async def test_a_limit_that_is_lowered_follows_as_calls_end() -> None:

@@ -151,7 +151,7 @@ async def test_an_unknown_price_is_refused_under_a_limit_of_money_and_no_other(p
         gate = await k.session()
         await gate.call(hello)
         await limit(k, 10**15)
-        with pytest.raises(OverBudget, match="nobody knows what this call costs"):
+        with pytest.raises(OverBudget, match="nobody knows what this call of .* costs"):
             await gate.call(hello)
 
 
@@ -187,7 +187,7 @@ async def test_what_nobody_can_count_beforehand_is_refused_under_a_limit_of_mone
         asks = replace(hello, wire="openai_chat", **fields)
         await gate.call(asks)
         await limit(k, 10**12)
-        with pytest.raises(OverBudget, match="nobody knows what this call costs"):
+        with pytest.raises(OverBudget, match="nobody knows what this call of .* costs"):
             await gate.call(asks)
         await gate.call(hello)
 

@@ -21,13 +21,17 @@ NONE_SPENT = (0,) * len(UNITS)
 
 @dataclass(slots=True)
 class Limit:
-    """Of one unit (its number in `UNITS`) in one window. `wanted`: what was asked for; `amount`: what holds."""
+    """Of one unit (its number in `UNITS`) in one window. `wanted`: what was asked for; `amount`: what holds.
+
+    `told_ns`: the end of the window of which was told last that `soft` is passed.
+    """
 
     window: Window
     unit: int
     wanted: int
     amount: int
     soft: int | None = None
+    told_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)

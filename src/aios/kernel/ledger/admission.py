@@ -163,12 +163,13 @@ class Admission:
         self._notices.tell(short.account, change, f"{call.process.name}: {said}", call, short.limit, needs)
         return said
 
-    @staticmethod
-    def _soften(call: Call, accounts: Iterable[Account]) -> None:
+    def _soften(self, call: Call, accounts: Iterable[Account]) -> None:
         """Beyond a soft limit a call is of a lower class."""
         for account in accounts:
-            if any(limit.soft is not None and account.gone(limit) >= limit.soft for limit in account.limits):
-                call.cls = lower(call.cls, SOFT)
+            for limit in account.limits:
+                if limit.soft is not None and account.gone(limit) >= limit.soft:
+                    call.cls = lower(call.cls, SOFT)
+                    self._notices.softened(call, account, limit)
 
 
 def _set(room: asyncio.Future[None]) -> None:

@@ -10,7 +10,8 @@ from aios.kernel.ledger.accounts import Account, Limit
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.payments import Payment
 from aios.kernel.ledger.states import limit_state, tightest
-from aios.kernel.ledger.words import words
+from aios.kernel.ledger.windows import LATEST_NS
+from aios.kernel.ledger.words import per, words
 from aios.kernel.process import Call
 from aios.ports.clock import Clock
 
@@ -40,6 +41,15 @@ class Notices:
         call.parked = None
         now = [each for each in account.limits if limit is not None and (each.unit, each.window) == (limit.unit, limit.window)]
         self.tell(account, "resumed", f"{call.process.name}: it has its turn, and its reservation", call, now[0] if now else None)
+
+    def softened(self, call: Call, account: Account, limit: Limit) -> None:
+        """A soft limit is passed; of each window this is told once."""
+        assert limit.soft is not None
+        ends_ns = account.ends_ns(limit.window, self._clock.now_ns()) or LATEST_NS
+        if limit.told_ns != ends_ns:
+            limit.told_ns = ends_ns
+            passed = f"the soft limit of {words(limit.unit, limit.soft)}{per(limit.window)} is passed"
+            self.tell(account, "softened", f"{call.process.name}: {passed}, so calls are of class batch", call, limit)
 
     def overbilled(self, call: Call, payment: Payment, over: Amount) -> None:
         said = ", ".join(f"{words(unit, amount)}" for unit, amount in enumerate(over) if amount)

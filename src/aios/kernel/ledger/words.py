@@ -15,12 +15,15 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     """Why a call may not be made, with the account, the window's end and the command that raises the limit."""
     name, limit = short.account.name, short.limit
     if limit is None:
-        return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name} ...` sets its limit anew"
+        own = short.account.limits[:1]
+        again = "".join(f" --{flag(each.unit)} {number(each.unit, each.wanted)}{_per(each.window)}" for each in own)
+        return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name}{again}` lets it go on"
     most = words(limit.unit, limit.wanted) + per(limit.window)
     raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
     if short.because == "price":
+        what = " at ".join(f"`{tag.partition(':')[2]}`" for tag in bound.tags)
         says = "say it in `[prices]` of aios.toml, see `aios prices`, or leave out what is billed by its uses"
-        return f"`{name}` has a limit of {most}, and nobody knows what this call costs: {says}"
+        return f"`{name}` has a limit of {most}, and nobody knows what this call of {what} costs: {says}"
     least = words(limit.unit, bound.of(bound.least)[limit.unit])
     if short.because == "limit":
         return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"
@@ -35,9 +38,16 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
 def words(unit: int, amount: int) -> str:
     """An amount of a unit as people write it."""
     if unit == MONEY:
-        whole, rest = divmod(amount, NANO)
-        return f"${whole}.{rest:09d}".rstrip("0").rstrip(".")
+        return f"${number(unit, amount)}"
     return f"{amount:,} {UNITS[unit]}" if amount != 1 or unit != CALLS else "1 call"
+
+
+def number(unit: int, amount: int) -> str:
+    """An amount of a unit as `aios budget` takes it."""
+    if unit != MONEY:
+        return str(amount)
+    whole, rest = divmod(amount, NANO)
+    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
 
 
 def flag(unit: int) -> str:
