@@ -131,8 +131,9 @@ class CallSettled(Happened, frozen=True, gc=False, tag="settle"):
 class AccountChanged(Happened, frozen=True, gc=False, tag="account"):
     """An account was `limited`; a call of it was `refused` or `parked`, as its budget is spent; or more was billed than that.
 
-    `resumed`: a call that was parked has its turn and its reservation. `softened`: its soft limit is passed, told once in a window. `call`: of the process `name`. `limit`: as it stands then,
-    if it is about one; `needs`: of its unit, the least that the call that it stops may come to.
+    `resumed`: a call that was parked has its turn and its reservation. `softened`: its soft limit is passed, told once in a
+    window. `call`: of the process `name`. `limit`: as it stands then, if it is about one; `needs`: of its unit, the least that
+    the call that it stops may come to.
     """
 
     account: str
