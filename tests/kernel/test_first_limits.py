@@ -8,6 +8,9 @@ from aios.abi.account import AccountState, SetLimit, ShowAccounts
 from aios.abi.errors import CoreFailed, OverBudget
 from aios.abi.llm import Generate
 from aios.abi.process import SignalProcess, WaitFor
+from aios.kernel.amounts import Bound
+from aios.kernel.cores.calls import CoreCalls
+from aios.kernel.process import Call
 from aios.ports.core import CoreCall
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore
@@ -79,3 +82,23 @@ async def test_nothing_is_reserved_for_calls_below_another_account() -> None:
         assert tenant.reserved == 2
         await asyncio.gather(*calls)
         assert (await state(k)).spent["lifetime"]["calls"] == 1
+
+
+async def test_of_calls_that_wait_nothing_is_reckoned_before_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a first limit would take the longer, the more of them wait, in one step of the loop."""
+    reckoned: list[str] = []
+
+    def bound(self: CoreCalls, call: Call, core: str) -> Bound:
+        reckoned.append(call.id)
+        return reckon(self, call, core)
+
+    reckon = CoreCalls._bound
+    monkeypatch.setattr(CoreCalls, "_bound", bound)
+    async with kernel_for_tests([ScriptedCore(Script(text="one", first_s=1), slots=2)]) as k:
+        gate = await k.session()
+        calls = [asyncio.ensure_future(gate.call(hello)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        (most,) = (await limit(k, 50)).limits
+        assert most.reserved == 2 == len(reckoned)
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(each, OverBudget) for each in ended) == 50

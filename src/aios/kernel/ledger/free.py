@@ -46,10 +46,11 @@ class Free:
         """An account is to have a limit: from now on something is reserved for all of its calls that wait or are under way."""
         for_all = is_for_all(account)
         for call, (own, bound_on, job) in list(self._calls.items()):
-            bounds = {server: bound_on(call, server) for server in call.feasible} if for_all else {}
+            bounds = Bounds(call, bound_on)
+            if for_all:
+                bounds.reckon()
             if account.name == job or account in own.path or any(account.name in bound.tags for bound in bounds.values()):
                 del self._calls[call]
-                bounds = bounds or {server: bound_on(call, server) for server in call.feasible}
                 payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
                 ticket = call.ticket
                 if isinstance(ticket, Ticket):
@@ -98,3 +99,21 @@ def _server_of(call: Call) -> str | None:
     if ticket.queued or given is None or not given.done() or given.cancelled() or given.exception() is not None:
         return None
     return given.result().server
+
+
+class Bounds(dict[str, Bound]):
+    """Of a call, by server; each is reckoned when it is asked for: of many calls that wait, not all in one step."""
+
+    def __init__(self, call: Call, bound_on: Callable[[Call, str], Bound]) -> None:
+        super().__init__()
+        self._call = call
+        self._bound_on = bound_on
+
+    def __missing__(self, server: str) -> Bound:
+        bound = self[server] = self._bound_on(self._call, server)
+        return bound
+
+    def reckon(self) -> None:
+        """On all servers that can do it."""
+        for server in self._call.feasible:
+            self[server] = self._bound_on(self._call, server)
