@@ -153,8 +153,8 @@ class Till:
         self._waiting: dict[Account, list[Payment]] = {}
         self._recalled: dict[Account, set[Payment]] = {}
         self._parked: dict[Account, dict[Parked, None]] = {}
-        self._first: dict[Account, dict[Payment, Limit]] = {}
-        """Those that have missed a minute already."""
+        self._first: dict[Account, list[tuple[Rank, Limit]]] = {}
+        """Those that have missed a minute already, in their order."""
         self._stirred: set[Account] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -278,20 +278,20 @@ class Till:
     def first(self, payment: Payment, account: Account, limit: Limit) -> Iterator[None]:
         """As long as the block runs, others that came later wait for the next minute too: else what they have under way when it
         begins might leave too little of it, each time."""
-        here = self._first.setdefault(account, {})
-        here[payment] = limit
+        here, rank = self._first.setdefault(account, []), payment.rank
+        bisect.insort(here, (rank, limit), key=_rank)
         try:
             yield
         finally:
-            del here[payment]
+            del here[bisect.bisect_left(here, rank, key=_rank)]
             if not here:
                 self._first.pop(account, None)
 
     def behind(self, payment: Payment, server: str) -> Short | None:
         """Whether one comes first that has missed a minute."""
         for account in payment.accounts_on(server) if self._first else ():
-            for other, limit in self._first.get(account, {}).items():
-                if other.rank < payment.rank:
+            for rank, limit in self._first.get(account, ())[:1]:
+                if rank < payment.rank:
                     return Short(account, limit, "behind")
         return None
 
@@ -340,3 +340,7 @@ class Till:
         """Nothing is left to come."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _rank(waiting: tuple[Rank, Limit]) -> Rank:
+    return waiting[0]
