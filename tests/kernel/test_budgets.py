@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from aios.abi.account import AccountState, LimitState, SetLimit, ShowAccounts, Unit, Window
-from aios.abi.errors import Cancelled, CoreFailed, Denied, NotFound, OverBudget, QueueFull
+from aios.abi.errors import Cancelled, CoreFailed, Denied, Killed, NotFound, OverBudget, QueueFull
 from aios.abi.event import ReadEvents
 from aios.abi.lane import UseLane
 from aios.abi.llm import Generate, Queued, Score, Started, Usage
@@ -370,6 +370,42 @@ async def test_who_stands_aside_and_gets_another_class_goes_in_the_order_of_that
         await asyncio.gather(*calls)
         names = [event.name for event in await told(k, "dispatch")]
         assert names == [gate.process.name for gate in (holder, batch, standard, soft)]
+
+
+async def test_who_takes_nothing_of_what_others_wait_for_does_not_wait_behind_them() -> None:
+    """A model of this machine costs no money: it is used while calls of dear ones wait for room in a budget."""
+    dear = core(Script(text="one two", first_s=50), name="dear", models=("dear",), slots=8)
+    async with kernel_for_tests([dear, ScriptedCore("free", name="free", models=("free",))]) as k:
+        gate = await k.session()
+        await limit(k, "/local", 5_570 + 1_000)
+        calls = [asyncio.ensure_future(gate.call(replace(hello, model="dear"))) for _ in range(3)]
+        await asyncio.sleep(1)
+        assert (await state(k, "/local")).waiting == 2
+        assert (await gate.call(replace(hello, model="free"))).text == "free" and time() == 1
+        await limit(k, "/local", 1, "calls", "now")
+        tokens = asyncio.ensure_future(gate.call(replace(hello, model="free")))
+        await asyncio.sleep(1)
+        assert not tokens.done(), "it takes of the calls at once as others do"
+        await asyncio.gather(*calls, tokens)
+
+
+async def test_whoever_waits_for_room_a_minute_or_a_higher_limit_ends_with_the_kernel() -> None:
+    async def work(gate: Gate) -> None:
+        await gate.call(hello)
+
+    async with kernel_for_tests([core(Script(text="one two", first_s=50), slots=8)], {"work": work}) as k:
+        room, rate = await k.session("room"), await k.session("rate")
+        await limit(k, "/local/room", 5_570 + 1_000)
+        await limit(k, "/local/rate", 1, "calls", "minute")
+        await limit(k, "/local/work", 0, "calls")
+        await k.spawn("work")
+        calls = [asyncio.ensure_future(gate.call(hello)) for gate in (room, rate) for _ in range(2)]
+        await asyncio.sleep(1)
+        accounts = [k.kernel.accounts.named(name) for name in ("/local/room", "/local/rate", "/local/work")]
+        assert [k.kernel.till.waiting_at(account) for account in accounts] == [1, 1, 1]
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in ended} == {Killed} and time() == 1
+    assert [(k.kernel.till.waiting_at(account), account.reserved[0]) for account in accounts] == [(0, 0)] * 3
 
 
 async def test_a_queue_that_is_full_is_full_for_who_stands_aside_too() -> None:

@@ -93,6 +93,11 @@ class Payment:
         found = [tags[name] for name in (self.job, *self.bounds[server].tags) if name in tags]
         return (*self.accounts, *found) if found else self.accounts
 
+    def most(self, server: str) -> Amount:
+        """All that it may come to on a server."""
+        bound = self.bounds[server]
+        return bound.of(bound.most)
+
     def take(self, server: str, recall: Callable[[], None]) -> Taken:
         """Reserve for a turn on a server. `later`: it waits now, and `recall` is called when there may be room."""
         return self._till.take(self, server, recall)
@@ -185,11 +190,15 @@ class Till:
         return "later"
 
     def _in_front(self, payment: Payment, server: str) -> Short | None:
-        """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class."""
+        """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class, or takes nothing of
+        what they wait for: what is made on this machine costs no money."""
         for account in payment.accounts_on(server):
-            queue = self._waiting.get(account)
-            if queue and queue[0].rank < payment.rank:
-                return queue[0].short
+            for other in self._waiting.get(account, ()):
+                if other.rank >= payment.rank:
+                    break
+                limit = other.short.limit if other.short is not None else None
+                if limit is None or payment.most(server)[limit.unit]:
+                    return other.short
         return None
 
     def _wait_at(self, payment: Payment, short: Short) -> None:
