@@ -359,7 +359,7 @@ def test_a_token_is_shown_once_works_at_the_door_and_is_worthless_when_it_was_re
 
 def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Place) -> None:
     set_it = fleet.aios("budget", "/nobody/agent", "0.25", "--per", "day", "--soft", "0.1")
-    assert "/nobody/agent may spend $0.25 per day; $0.25 is left" in set_it.stderr
+    assert "/nobody/agent may spend $0.25 per day; left: $0.25" in set_it.stderr
     fleet.aios("budget", "/nobody", "--tokens", "1000")
     listed = fleet.aios("budget", "/nobody/agent").stdout
     assert re.search(r"^/nobody +1,000 tokens +- +0 tokens +0 tokens +1,000 tokens +- ", listed, re.MULTILINE)
@@ -368,7 +368,7 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     assert re.search(r"^/nobody/agent +\$0\.00 .*1,000 tokens of /nobody", spent, re.MULTILINE)
     assert fleet.json("spend", "--json")["accounts"][0]["account"] == "/"
     assert (
-        "tool:local/look may spend 1 call at once; 1 call is left"
+        "tool:local/look may spend 1 call at once; left: 1 call"
         in fleet.aios("budget", "tool:look", "--calls", "1", "--per", "now").stderr
     )
     for wrong, said in (
@@ -376,6 +376,7 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
         (("budget", "job:a b", "5"), "`account` must be a path"),
         (("budget", "/a b"), "`account` must be a path"),
         (("budget", "/", "5", "--soft", "6"), "`soft` must be at most `amount`"),
+        (("spend", "--most", "hour", "--all"), "`--most` goes with neither"),
         (("spend", "provider:"), "`account` must be a path"),
         (("run", "agents.py:hello", "--job", "a b"), "`job` must be 1 to 81 letters"),
     ):
@@ -397,6 +398,11 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     assert "/nobody has no limit of tokens in all any more; it still has one of 5 tokens per hour" in lifted
     fleet.aios("budget", "/nobody", "--none", "tokens", "--per", "hour")
     assert "nothing limits /nobody" in fleet.aios("budget", "/nobody").stderr
+    lazy = started(fleet)
+    assert f"`{lazy}` has asked no model yet: limit its agent, `/local/sleeps`" in fleet.aios("budget", lazy, expect=4).stderr
+    assert "there is no process `nobody-7`" in fleet.aios("budget", "nobody-7", expect=4).stderr
+    fleet.aios("kill", lazy, "--yes")
+    fleet.aios("spend", "--most", "hour")
 
 
 def test_texts_become_vectors_on_the_embedded_model(fleet: Place) -> None:

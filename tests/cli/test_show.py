@@ -84,3 +84,22 @@ def test_a_table_on_a_terminal_fits_it_and_colours_classes(monkeypatch: pytest.M
     table(("NAME", "CLASS"), [("a-1", "batch"), ("x" * 300, "standard")])
     head, first, second = screen.getvalue().splitlines()
     assert len(second) == 20 and second.endswith("…") and len(head) <= 20 and "x" not in first
+
+
+def test_a_narrow_terminal_does_without_columns_to_spare_and_a_pipe_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(out: io.StringIO) -> list[str]:
+        monkeypatch.setattr(sys, "stdout", out)
+        table(("NAME", "SPENT", "LEFT"), [("a" * 10, "1" * 10, "2" * 10)], spare=("SPENT", "LEFT"))
+        return out.getvalue().splitlines()
+
+    monkeypatch.setenv("COLUMNS", "25")
+    assert shown(Terminal()) == ["NAME        LEFT", "aaaaaaaaaa  2222222222"]
+    assert shown(io.StringIO())[0].split() == ["NAME", "SPENT", "LEFT"]
+    monkeypatch.setenv("COLUMNS", "40")
+    assert shown(Terminal())[0].split() == ["NAME", "SPENT", "LEFT"]
+
+
+def test_a_wait_that_says_its_reason_names_its_holder_once() -> None:
+    said = "`/a` has spent 2 calls of 2 calls per minute"
+    assert wait_of(Wait(code="R", on=said, since_ns=0, holder="/a", eta_s=6.4)) == f"{said}, about 6.4 s left (R)"
+    assert wait_of(Wait(code="B", on="room in `/a`", since_ns=0, holder="/a")) == "room in `/a`, held by /a (B)"

@@ -4,8 +4,11 @@ import pytest
 from click.testing import CliRunner
 
 from aios.abi.account import AccountState, LimitState
+from aios.abi.errors import NotFound
+from aios.abi.process import ProcessInfo
+from aios.cli.budget import lines_of, path_among
 from aios.cli.group import aios
-from aios.cli.spend import above_of, cells
+from aios.cli.spend import above_of, cells, dearest
 
 HOUR_NS = 3600 * 10**9
 AT_NS = 100 * HOUR_NS + HOUR_NS // 2
@@ -30,7 +33,46 @@ def test_what_is_left_lasts_as_long_as_all_who_use_it_up_let_it() -> None:
 def test_what_is_below_a_blocked_account_is_blocked_too() -> None:
     limit = LimitState("/", "calls", "lifetime", 1000, 1000, 600, 0)
     states = {each.account: each for each in (state("/", 600, limit), state("/a", 1, limit, 5), state("/a/b", 1, limit))}
-    assert [list(cells(each, states, AT_NS))[-2] for each in states.values()] == ["400 calls", "BLOCKED", "BLOCKED"]
+    ends = [list(cells(each, states, AT_NS))[-2:] for each in states.values()]
+    assert ends == [["400 calls", "20 m 0 s"], ["BLOCKED", "-"], ["BLOCKED", "-"]]
+
+
+def test_what_is_gone_lasts_no_time_and_a_blocked_limit_is_listed_as_such() -> None:
+    limit = LimitState("/", "calls", "lifetime", 1000, 1000, 1000, 0)
+    assert list(cells(state("/", 1000, limit), {}, AT_NS))[-2:] == ["0 calls", "-"]
+    assert [[line[5] for line in lines_of((limit,), "", AT_NS, "0", blocked)] for blocked in (False, True)] == [
+        ["0 calls"],
+        ["BLOCKED"],
+    ]
+
+
+def test_a_process_is_found_by_its_name_be_it_a_clients_and_an_agent_is_told_by_its_account() -> None:
+    processes = [client("bot-1", "acme"), client("bot-2", "other"), client("lazy-3", "acme")]
+    paths = ["/", "/acme", "/acme/@ann", "/acme/@ann/bot", "/acme/@ann/bot/bot-1", "/other/bot", "/other/bot/bot-2"]
+    for text in ("bot-1", "acme/bot-1", "pid of bot-1"):
+        assert path_among(paths, processes, text) == "/acme/@ann/bot/bot-1"
+    for text, said in (
+        ("bot", "names no process: say the account, as `/acme/@ann/bot`, `/other/bot`"),
+        ("ann", "say the account, as `/acme/@ann`"),
+        ("lazy-3", "`acme/lazy-3` has asked no model yet: limit its agent, `/acme/lazy`"),
+        ("nobody-4", "there is no process `nobody-4`"),
+    ):
+        with pytest.raises(NotFound, match=said):
+            path_among(paths, processes, text)
+
+
+def client(name: str, tenant: str) -> ProcessInfo:
+    return ProcessInfo(
+        pid=f"pid of {name}", name=name, kind="session", cls="standard", state="waiting", word="idle", started_ns=0,
+        agent=name.split("-")[0], tenant=tenant,
+    )  # fmt: skip
+
+
+def test_who_spent_most_comes_first_by_money_then_tokens_and_only_processes_are_named() -> None:
+    limit = LimitState("/", "calls", "lifetime", 1000, 1000, 600, 0)
+    names = {"/": 9, "/a": 9, "/a/@u": 9, "/a/@u/bot": 9, "/a/@u/bot/bot-1": 3, "/a/x/x-2": 6, "/a/x/x-3": 0, "job:a/b/c": 9}
+    found = dearest([state(name, calls, limit) for name, calls in names.items()], "hour")
+    assert [each.account for each in found] == ["/a/x/x-2", "/a/@u/bot/bot-1"]
 
 
 def test_above_an_account_are_all_whose_path_its_own_begins_with() -> None:

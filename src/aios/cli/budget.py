@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from aios.abi.account import TAGS, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import NotFound
-from aios.abi.process import List
+from aios.abi.process import ProcessInfo
 from aios.cli.command import Command, as_json, valid
 from aios.cli.money import Count, Dollars, amount_of, per
+from aios.cli.select import every_process, full_name, named
 from aios.cli.show import put_json, say, since, table
+from aios.cli.spend import BLOCKED, is_process
 from aios.sdk.client import Client
 
 COUNT = Count()
 HEADERS = ("ACCOUNT", "LIMIT", "SOFT", "SPENT", "RESERVED", "LEFT", "RESETS IN", "WAITING")
+SPARE = ("SOFT", "WAITING", "RESERVED", "RESETS IN")
+"""Columns that a narrow terminal does without."""
 
 
 @click.command(cls=Command)
@@ -76,7 +80,7 @@ def set_limit(kernel: Client, path: str, unit: Unit, amount: int | None, window:
     else:
         holds = next(each for each in state.limits if (each.unit, each.window) == (unit, window))
         later = f", now {amount_of(unit, holds.amount)} as that is spent or reserved" if holds.amount > holds.wanted else ""
-        say(f"{state.account} may spend {amount_of(unit, amount)}{per(window)}{later}; {amount_of(unit, holds.free)} is left")
+        say(f"{state.account} may spend {amount_of(unit, amount)}{per(window)}{later}; left: {amount_of(unit, holds.free)}")
 
 
 def soft_of(unit: Unit, soft: str | None) -> int | None:
@@ -88,15 +92,26 @@ def soft_of(unit: Unit, soft: str | None) -> int | None:
     return Count().convert(soft, None, None)
 
 
-def path_of(kernel: Client, named: str) -> str:
-    """The path of an account that was named by it, or by a process. Raises `NotFound`."""
-    if named.startswith(("/", *TAGS)):
-        return named
-    ends = [(f"/{each.tenant}/", f"/{each.name}") for each in kernel.call(List()).processes if named in (each.pid, each.name)]
-    for state in kernel.call(ShowAccounts(account=TOP, below=True)).accounts if ends else ():
-        if any(state.account.startswith(tenant) and state.account.endswith(name) for tenant, name in ends):
-            return state.account
-    raise NotFound(f"no process `{named[:80]}` has asked a model yet: name an account, as `/local/AGENT`", field="account")
+def path_of(kernel: Client, text: str) -> str:
+    """The path of an account that was named by it, or by a process. Raises what `path_among` does."""
+    if text.startswith(("/", *TAGS)):
+        return text
+    accounts = kernel.call(ShowAccounts(account=TOP, below=True)).accounts
+    return path_among([each.account for each in accounts], every_process(kernel), text)
+
+
+def path_among(paths: Sequence[str], processes: Sequence[ProcessInfo], text: str) -> str:
+    """The path of a process that a person means, as `named` has it. Raises `NotFound`, `Conflict`."""
+    agents = [path for path in paths if path.rsplit("/", 1)[-1].removeprefix("@") == text and not is_process(path)]
+    if text and agents:
+        some = ", ".join(f"`{path}`" for path in agents[:5])
+        raise NotFound(f"`{text[:80]}` names no process: say the account, as {some}", field="account")
+    process = named(processes, text)
+    for path in paths:
+        if path.startswith(f"/{process.tenant}/") and path.endswith(f"/{process.name}"):
+            return path
+    agent = f"`/{process.tenant}/{process.agent}`"
+    raise NotFound(f"`{full_name(process)}` has asked no model yet: limit its agent, {agent}", field="account")
 
 
 def limits(kernel: Client, path: str, as_json: bool) -> None:
@@ -107,21 +122,23 @@ def limits(kernel: Client, path: str, as_json: bool) -> None:
         return
     lines = list(lines_of(found.accounts[0].effective, found.accounts[0].account, found.at_ns, "-"))
     for state in found.accounts:
-        lines += lines_of(state.limits, "", found.at_ns, str(state.waiting))
+        lines += lines_of(state.limits, "", found.at_ns, str(state.waiting), blocked=bool(state.overbilled))
     if lines:
-        table(HEADERS, lines)
+        table(HEADERS, lines, spare=SPARE)
     else:
         say(f"nothing limits {path}: `aios budget {path} --usd 5 --per day` would")
 
 
-def lines_of(states: tuple[LimitState, ...], below: str, at_ns: int, waiting: str) -> Iterator[tuple[str, ...]]:
-    """One line for each limit; with `below` of those above that account alone."""
+def lines_of(
+    states: tuple[LimitState, ...], below: str, at_ns: int, waiting: str, blocked: bool = False
+) -> Iterator[tuple[str, ...]]:
+    """One line for each limit; with `below` of those above that account alone. `blocked`: as more was billed than reserved."""
     for state in states:
         if state.account == below:
             continue
         yield (
             state.account, f"{amount_of(state.unit, state.amount)}{per(state.window)}",
             amount_of(state.unit, state.soft) if state.soft is not None else "-", amount_of(state.unit, state.spent),
-            amount_of(state.unit, state.reserved), amount_of(state.unit, state.free),
+            amount_of(state.unit, state.reserved), BLOCKED if blocked else amount_of(state.unit, state.free),
             since(at_ns, state.resets_ns) if state.resets_ns is not None else "-", waiting,
         )  # fmt: skip

@@ -42,7 +42,8 @@ KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
 def events(follow: bool, after: int, kinds: tuple[str, ...], as_json: bool, jsonl: bool) -> None:
     """Show what happened.
 
-    Oldest first: processes, signals, turns, calls, cores, hosts and the kernel itself.
+    Oldest first: processes, signals, turns, calls, accounts and their limits, runaways, cores, hosts and the kernel itself.
+    Programs hear the same from `GET /v1/events?kinds=account,incident`, as server-sent events.
     """
     if as_json and follow:
         raise click.UsageError("what goes on is no single object: use --jsonl with --follow")

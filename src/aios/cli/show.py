@@ -102,17 +102,27 @@ def wait_of(wait: Wait | None) -> str:
     """What is waited for, who holds it, and how long still; empty if nothing is."""
     if wait is None:
         return ""
-    holder = f", held by {wait.holder}" if wait.holder else ""
+    holder = f", held by {wait.holder}" if wait.holder and not wait.is_reason else ""
     eta = f", about {duration(wait.eta_s)} left" if wait.eta_s is not None else ""
     return f"{wait.on}{holder}{eta} ({wait.code})"
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], colours: Mapping[str, str] = COLOURS) -> None:
-    """Print rows in aligned columns: cut to the terminal's width there, whole and without colour in a pipe."""
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], colours: Mapping[str, str] = COLOURS, spare: Sequence[str] = ()
+) -> None:
+    """Print rows in aligned columns: cut to the terminal's width there, whole and without colour in a pipe.
+
+    `spare`: columns that are left out where there is no room for all, the first one first.
+    """
     lines = [tuple(headers), *(tuple(one_line(cell) for cell in row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     terminal = sys.stdout.isatty()
     limit = shutil.get_terminal_size().columns if terminal else None
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for header in spare if limit else ():
+        if sum(widths) + 2 * len(widths) - 2 > (limit or 0):
+            at = lines[0].index(header)
+            lines = [line[:at] + line[at + 1 :] for line in lines]
+            del widths[at]
     out = []
     for number, line in enumerate(lines):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

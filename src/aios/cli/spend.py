@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import click
 
-from aios.abi.account import TAGS, TOP, AccountState, LimitState, ShowAccounts, Unit
+from aios.abi.account import TAGS, TOP, AccountState, LimitState, ShowAccounts, Unit, Window
 from aios.cli.command import Command, as_json, valid
 from aios.cli.money import amount_of, per
 from aios.cli.show import duration, put_json, say, table
 from aios.sdk.client import Client
 
+BLOCKED = "BLOCKED"
+"""What is left of an account that was billed more than it had reserved."""
 HOUR_NS = 3600 * 10**9
+MOST = 20
+"""Accounts that `--most` shows."""
+SPARE = ("IN ALL", "RESERVED", "THIS MONTH", "LASTS", "CALLS", "TOKENS", "TODAY")
+"""Columns that a narrow terminal does without."""
 HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "CALLS", "RESERVED", "LIMIT", "LEFT", "LASTS")
 
 
 @click.command(cls=Command)
 @click.argument("account", default=TOP)
 @click.option("--all", "-a", "everything", is_flag=True, help="Processes too, and accounts that have spent nothing.")
+@click.option(
+    "--most", type=click.Choice(("hour", "day", "month", "lifetime")), help=f"The {MOST} processes that spent most in it, first."
+)
 @as_json
-def spend(account: str, everything: bool, as_json: bool) -> None:
+def spend(account: str, everything: bool, most: Window | None, as_json: bool) -> None:
     """Show what was spent, and what may be.
 
     Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it; then of jobs and
     tools, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever limited. The limit is the one that
-    leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
+    leaves least, its own or one above it; it lasts as long as this hour's spending goes on. Whoever spends too much is held at
+    once with `aios suspend NAME`, its name being the last part of its account.
     """
+    if most is not None and (everything or as_json):
+        raise click.UsageError("`--most` goes with neither `--all` nor `--json`, which have all accounts")
     with Client() as kernel:
         found = kernel.call(valid(lambda: ShowAccounts(account=account, below=True)))
         above = [] if as_json else [kernel.call(ShowAccounts(account=name)).accounts[0] for name in above_of(account)]
@@ -35,10 +47,28 @@ def spend(account: str, everything: bool, as_json: bool) -> None:
         return
     states = {each.account: each for each in (*above, *found.accounts)}
     shown = [each for each in found.accounts if everything or is_shown(each, account)]
+    if most is not None:
+        shown = dearest(found.accounts, most)
     if shown:
-        table(HEADERS, (tuple(cells(each, states, found.at_ns)) for each in shown))
+        table(HEADERS, (tuple(cells(each, states, found.at_ns)) for each in shown), spare=SPARE)
     else:
         say("nothing was spent yet")
+
+
+def dearest(states: Iterable[AccountState], window: Window) -> list[AccountState]:
+    """The processes that spent most in a window: money first, then tokens."""
+    processes = [each for each in states if is_process(each.account) and each.spent[window]["calls"]]
+    return sorted(processes, key=lambda each: (-each.spent[window]["money"], -each.spent[window]["tokens"]))[:MOST]
+
+
+def is_process(account: str) -> bool:
+    """Whether an account is a process's, or of what it began: `/TENANT/AGENT/PROCESS`, with a user or none."""
+    return depth_of(account) > 2 and not account.startswith(TAGS)
+
+
+def depth_of(account: str) -> int:
+    """How many names are in a path, that of a user not counted."""
+    return account.count("/") - ("/@" in account)
 
 
 def above_of(account: str) -> list[str]:
@@ -49,7 +79,7 @@ def above_of(account: str) -> list[str]:
 
 def is_shown(state: AccountState, asked: str) -> bool:
     """Accounts that have spent something or have a limit; of processes those below the one that was asked for."""
-    depth = state.account.count("/") - ("/@" in state.account)
+    depth = depth_of(state.account)
     used = state.spent["lifetime"]["calls"] or state.limits or state.reserved["calls"]
     return state.account == asked or bool(used and (depth <= 2 or state.account.startswith(TAGS) or state.limits or asked != TOP))
 
@@ -69,9 +99,9 @@ def cells(state: AccountState, states: Mapping[str, AccountState], at_ns: int) -
     whose = "" if limit.account == state.account else f" of {limit.account}"
     yield f"{amount_of(limit.unit, limit.amount)}{per(limit.window)}{whose}"
     blocked = any(states[name].overbilled for name in (*above_of(state.account), state.account) if name in states)
-    yield "BLOCKED" if blocked else amount_of(limit.unit, limit.free)
+    yield BLOCKED if blocked else amount_of(limit.unit, limit.free)
     left_s = lasts_s(states.get(limit.account, state), limit, at_ns)  # all below the one that is limited use it up
-    yield duration(left_s) if left_s is not None else "-"
+    yield duration(left_s) if left_s is not None and not blocked else "-"
 
 
 def tightest(state: AccountState) -> LimitState | None:
@@ -80,8 +110,8 @@ def tightest(state: AccountState) -> LimitState | None:
 
 
 def lasts_s(state: AccountState, limit: LimitState, at_ns: int) -> float | None:
-    """How long what is left lasts at this hour's rate; None if nothing was spent, or its window ends before."""
-    if limit.window in ("call", "now"):
+    """How long what is left lasts at this hour's rate; None if nothing was spent or is left, or its window ends before."""
+    if limit.window in ("call", "now") or limit.free <= 0:
         return None
     rate = burn(state, limit.unit, at_ns)
     if not rate:
