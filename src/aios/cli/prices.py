@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from os.path import commonprefix
 
@@ -19,7 +19,7 @@ from aios.drivers.price.book import PriceBook
 from aios.ports.core import Price as CorePrice
 from aios.ports.prices import LOCAL
 
-HEADERS = ("MODEL", "INPUT", "CACHED", "CACHE WRITE", "OUTPUT", "PER CALL", "ALSO", "FROM")
+HEADERS = ("MODEL", "INPUT", "CACHED", "CACHE WRITE", "OUTPUT", "PER CALL", "FROM", "ALSO")
 SOURCES = {"operator": "aios.toml", "default": "this machine", "table": "table"}
 
 
@@ -35,7 +35,7 @@ def prices(model: str | None, as_json: bool) -> None:
     config = read_config()
     book = PriceBook(config.prices, SystemClock())
     asked = dict(configured(config, book)) if model is None else {}
-    found = tuple(book.search(model)) if model is not None else (*filter(None, asked.values()), *book.said())
+    found = tuple(book.search(model)) if model is not None else tuple(once((*filter(None, asked.values()), *book.said())))
     nameless = tuple(name for name, price in asked.items() if price is None)
     if model is not None and not found:
         raise NotFound(unknown(book, model), field="model")
@@ -63,6 +63,15 @@ def configured(config: Config, book: PriceBook) -> Iterator[tuple[str, ModelPric
             yield f"`{model}` on `{core}`", price
 
 
+def once(prices: Iterable[ModelPrice]) -> Iterator[ModelPrice]:
+    """Each price, the first time that it comes."""
+    told: list[ModelPrice] = []
+    for price in prices:
+        if price not in told:
+            told.append(price)
+            yield price
+
+
 def unknown(book: PriceBook, model: str) -> str:
     """Nobody knows the price of a model: what that means, and what to do."""
     named = [entry for entries in book.table.entries.values() for entry in entries]
@@ -83,8 +92,8 @@ def cells(found: ModelPrice) -> tuple[str, ...]:
         f"{found.provider}/{found.model}".lstrip("/"),
         *("" if rate is None else dollars(rate) for rate in known),
         dollars(found.price.request) if found.price.request else "",
-        "; ".join(also(found.price)),
         source,
+        "; ".join(also(found.price)),
     )
 
 
