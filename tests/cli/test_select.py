@@ -48,6 +48,13 @@ def test_what_belongs_to_another_tenant_may_be_named_with_it() -> None:
         named([*FLEET, theirs], "acme/hallo-4")
 
 
+def test_where_one_of_several_goes_on_it_is_meant() -> None:
+    ended = [replace(process("triage-8", "2000"), outcome="result"), replace(process("hello-5", "1003"), outcome="killed")]
+    assert named([*ended, *FLEET], "tri").name == "triage-9"
+    with pytest.raises(Conflict, match="is the beginning of 3"):
+        named([*ended, *FLEET], "hel")
+
+
 @pytest.mark.parametrize("text", ["hallo-4", ""])
 def test_a_name_that_nobody_has_is_not_found(text: str) -> None:
     with pytest.raises(NotFound) as caught:

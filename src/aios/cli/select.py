@@ -58,6 +58,7 @@ def _term(text: str) -> tuple[Callable[[ProcessInfo], str], frozenset[str]]:
 def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
     """The process with that pid or name, or the only one whose name or pid begins so.
 
+    Where one of several still lives, and the others have ended, it is that one.
     A process of another tenant than the operator's may be called `TENANT/NAME`. Raises `NotFound` with the nearest name,
     `Conflict` if more than one is meant.
     """
@@ -66,6 +67,9 @@ def named(processes: Sequence[ProcessInfo], text: str) -> ProcessInfo:
         return exact[0]
     begins = [process for process in processes if any(name.startswith(text) for name in names_of(process))] if text else []
     found = exact or begins
+    living = [process for process in found if process.outcome is None]
+    if len(living) == 1:
+        found = living
     if len(found) == 1:
         return found[0]
     if found:
