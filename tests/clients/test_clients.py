@@ -126,7 +126,7 @@ async def test_a_spent_budget_is_asked_for_once_and_its_user_hears_all_about_it(
             got = await s.play(client.name, client.program, [scene])
             assert (s.wire.calls(), len(s.core.calls)) == (1, 1), scene
         assert isinstance(got[scene], Failure), scene
-        spent = f"`{ACCOUNT}` has spent 1 call of 1 call per day, and this call may come to 1 call, begins anew at 20"
+        spent = f"`{ACCOUNT}` has spent 1 call of 1 call per day, and this call may come to 1 call; it begins anew at 20"
         assert spent in got[scene] and f"`aios budget {ACCOUNT} --calls AMOUNT --per day` raises it" in got[scene], scene
 
 

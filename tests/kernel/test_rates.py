@@ -51,10 +51,11 @@ async def test_a_call_beyond_a_rate_waits_for_the_next_minute_and_why_says_so() 
         assert len(cores.calls) == 2 and {wait.code for wait in waits if wait is not None} == {"R"} and len(waits) == 3
         assert waits[0] is not None and waits[0].holder == "/local/client" and waits[0].eta_s is not None
         assert waits[0].on == (
-            "`/local/client` has spent 2 calls of 2 calls per minute, and this call may come to 1 call, begins anew at "
+            "`/local/client` has spent 2 calls of 2 calls per minute, and this call may come to 1 call; it begins anew at "
             "2023-11-14 22:14 UTC: `aios budget /local/client --calls AMOUNT --per minute` raises it"
         )
         assert explained.moves == ("the next minute, or a higher rate of `/local/client`",)
+        assert explained.reason == f"`llm.generate` waits, as {waits[0].on}"
         assert explained.process.word == "blocked" and (await state(k, "/local/client")).waiting == 3
         await asyncio.gather(*calls)
         assert TO_NEXT_S + 60 <= time() < TO_NEXT_S + 61

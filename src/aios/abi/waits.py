@@ -53,6 +53,11 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parked: bool = False
 
     @property
+    def is_reason(self) -> bool:
+        """Whether `on` names no thing, but is a sentence about the holder: "`/a` has spent $5 of $5 per day ..."."""
+        return bool(self.holder) and self.on.startswith(f"`{self.holder}` ")
+
+    @property
     def word(self) -> str:
         return PARKED if self.parked else WAITS[self.code].word
 

@@ -22,6 +22,7 @@ from aios.abi.errors import Failed
 from aios.abi.system import AddToken
 from aios.cli.callers import Caller
 from aios.cli.measured import Bar, Row
+from aios.cli.money import amount_of
 from aios.cli.own import kernel_of_its_own
 from aios.cli.phases import Phases
 from aios.cli.proof import Proof, proof
@@ -80,7 +81,7 @@ def overspend(callers: int = CALLERS) -> Proof:
     """Measure it. Raises `Failed` if a call is neither answered nor refused, or the kernel booked what was not served."""
     raise_descriptors()
     with Phases() as phases, upstream(callers, TAKES_MS) as port:
-        phases.begin(f"a kernel before a server that bills ${COST / 1e9:g} a call")
+        phases.begin(f"a kernel before a server that bills {amount_of('money', COST)} a call")
         settings = SETTINGS.format(port=port, model=MODEL, callers=callers, price=PRICE)
         with kernel_of_its_own(settings) as kernel, Client() as operator:
             tokens = {who: operator.call(AddToken(agent=who)).value for who in (RESERVED, CHARGED)}

@@ -41,7 +41,9 @@ def sentences(found: Explanation) -> list[str]:
 
 def about_call(call: CallInfo) -> list[str]:
     """An open call: since when, what it waits for, and what is ahead of it."""
-    does = f"waits for {wait_of(call.wait)}" if call.wait else f"acts{f' on {call.core}' if call.core else ''}"
+    does = f"acts{f' on {call.core}' if call.core else ''}"
+    if call.wait:
+        does = f"waits{', as' if call.wait.is_reason else ' for'} {wait_of(call.wait)}"
     lines = [f"  {call.row}  for {since(call.since_ns)}: {does}"]
     if call.ahead_count:
         some = ", ".join(f"{ahead.name} ({ahead.cls})" for ahead in call.ahead)

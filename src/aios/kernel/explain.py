@@ -97,6 +97,8 @@ def _reason(process: Process, calls: tuple[CallInfo, ...]) -> str:
         return f"`{first.row}` waits for {first.wait.on}, which is down"
     if first.wait.parked:
         return f"`{first.row}` is parked: {first.wait.on}"
+    if first.wait.is_reason:
+        return f"`{first.row}` waits, as {first.wait.on}"
     return f"`{first.row}` waits for {first.wait.on}"
 
 

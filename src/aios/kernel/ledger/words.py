@@ -29,7 +29,7 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
         return f"`{name}` has a limit of {most}, and this call alone may come to {least}: {raises}"
     spent = words(limit.unit, short.account.spent_in(limit.window, limit.unit))
     ends = short.account.ends_ns(limit.window, now_ns)
-    resets = f", begins anew at {utc(ends)}" if ends is not None else ""
+    resets = f"; it begins anew at {utc(ends)}" if ends is not None else ""
     if short.because == "behind":
         return f"`{name}` has a limit of {most}, and an earlier call that missed the last one comes first{resets}: {raises}"
     return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
