@@ -59,9 +59,9 @@ async def test_how_long_a_window_lasts_is_reckoned_by_the_clock_that_ends_it(
 ) -> None:
     """Whatever the machine's own clock says; and a part of a second is a whole one, or who waits so long comes too early."""
     async with served(ScriptedCore("one two")) as s:
-        await limit(s, 10, window="hour")
         now_ns = (EPOCH_NS // HOUR_NS * HOUR_NS) + leap_s * 10**9 + 600 * 10**9 + 1
         monkeypatch.setattr(LoopClock, "now_ns", lambda self: now_ns)
+        await limit(s, 10, window="hour")  # set back afterwards, a clock would have to come to the end of this hour again
         async with s.post("/v1/chat/completions", {**CHAT, "stream": stream}) as answer:
             assert answer.headers["x-ratelimit-reset-requests"] == "3000s"
         async with s.post("/v1/messages", {**QUESTION, "stream": stream}, anthropic_version="2023-06-01") as answer:
