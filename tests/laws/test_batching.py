@@ -186,6 +186,11 @@ A_SOURCE_IS_LOADED_BEFORE_IT_IS_COPIED = [
 ]  # fmt: skip
 A_LEADER_IS_ABORTED = [([(Desk.open, 2, 0, 0, 3, 0), (Desk.open, 2, 1, 0, 3, 0)], 2), ([(Desk.abort, 0)], 1)]
 
+WHO_COPIES_STANDS_ASIDE_BEFORE_A_PASS = [
+    ([(Desk.open, 0, 0, 0, 1, 0), (Desk.open, 1, 0, 0, 1, 0), (Desk.open, 0, 0, 0, 1, 0)], 5), ([(Desk.open, 1, 0, 0, 4, 6)], 1),
+    ([(Desk.open, 0, 0, 0, 1, 0), (Desk.open, 0, 0, 0, 1, 0)], 1),
+]  # fmt: skip
+
 
 @settings(max_examples=300, deadline=None)
 @given(
@@ -193,6 +198,7 @@ A_LEADER_IS_ABORTED = [([(Desk.open, 2, 0, 0, 3, 0), (Desk.open, 2, 1, 0, 3, 0)]
 )
 @example(A_SOURCE_IS_LOADED_BEFORE_IT_IS_COPIED, 2, 1 << 20, True)
 @example(A_LEADER_IS_ABORTED, 2, 0, True)
+@example(WHO_COPIES_STANDS_ASIDE_BEFORE_A_PASS, 2, 200 * TOKEN_BYTES, True)
 def test_each_call_says_what_it_says_alone(todo: list[Any], slots: int, store_bytes: int, share: bool) -> None:
     engine = cast(Engine, ModelEngine(slots))
     desk = Desk(Batcher(engine, Slots(engine, slots, store_bytes, [list(PUBLIC.encode())], share), chunk=16, backlog=3))

@@ -153,7 +153,8 @@ class Batcher:
             for sequence, feed in zip(fed, feeds, strict=True):
                 sequence.read = feed.position
             rows, fed = [], []
-        self._slots.passed()
+        if feeds:  # else nothing has run, and what is to be copied still is
+            self._slots.passed()
         ready = [sequence for sequence in fed if sequence.read == len(sequence.tokens)]
         pieces, refused, weighed = [], [], []
         for sequence, row in zip(ready, rows, strict=True):
