@@ -170,12 +170,16 @@ async def test_who_asks_for_priority_pays_for_it_also_if_the_words_are_the_provi
 
 
 FILE = Message("user", (Part("text", "sum it up"), Part("other", extra={"type": "file", "file": {"file_id": "f-1"}})))
+HEARD = Message("assistant", "", extra={"audio": {"id": "audio_1"}})
 BUYING = [
     *({"extra": {name: value}} for name, value in (
         ("web_search_options", {}), ("plugins", [{"id": "web"}]), ("models", ["acme/dear"]), ("provider", {"order": ["dear"]}),
         ("search_parameters", {"mode": "on"}), ("tools", [{"type": "live_search"}]), ("tools", [7]), ("tools", "web"),
+        ("data_sources", [{"type": "search"}]), ("extra_body", {"google": {"cached_content": "c"}}), ("enable_search", True),
+        ("prediction", {"type": "content", "content": "x"}),
     )),
     {"prompt": None, "messages": (FILE,)},
+    {"prompt": None, "messages": (HEARD, Message("user", "and?"))},
 ]  # fmt: skip
 
 
@@ -190,6 +194,27 @@ async def test_what_nobody_can_count_beforehand_is_refused_under_a_limit_of_mone
         with pytest.raises(OverBudget, match="nobody knows what this call of .* costs"):
             await gate.call(asks)
         await gate.call(hello)
+
+
+@pytest.mark.parametrize("fields", [*BUYING[:8], *BUYING[-2:]])
+async def test_what_nobody_knows_the_size_of_is_refused_under_a_limit_of_tokens_and_blocks_nobody(fields: dict[str, Any]) -> None:
+    """Else a few bytes that stand for a million tokens are billed beyond what was reserved, and block whoever else is there."""
+    core = Remote("acme", "plain", Usage(input_uncached=10**6, output_visible=1))
+    async with kernel_for_tests([core], prices=prices()) as k:
+        gate, other = await k.session(), await k.session("other")
+        await k.operator.call(SetLimit(account="/", unit="tokens", amount=10**8, window="day"))
+        with pytest.raises(OverBudget, match="nobody knows how many this call comes to"):
+            await gate.call(replace(hello, wire="openai_chat", **fields))
+        core.usage = USAGE
+        await other.call(hello)
+
+
+@pytest.mark.parametrize("extra", [{"top_k": 4}, {"chat_template_kwargs": {}}, {"store": True, "user": "ann"}])
+async def test_words_of_a_wire_that_change_what_is_said_alone_are_no_purchase(extra: dict[str, Any]) -> None:
+    async with kernel_for_tests([Remote("acme", "plain")], prices=prices()) as k:
+        gate = await k.session()
+        await limit(k, 10**12)
+        await gate.call(replace(hello, wire="openai_chat", extra=extra))
 
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"description": "x" * 30_000}}}

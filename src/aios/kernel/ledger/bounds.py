@@ -31,7 +31,22 @@ SERVICES = frozenset(
      "search_settings", "web_search_options")
 )  # fmt: skip
 """Fields of providers' own that ask them for what is paid by its uses, which nobody can count beforehand, or for another model or
-another seller of it, whose prices are not those that were reserved."""
+another seller of it, whose prices are not those that were reserved. Of what costs nothing, too: it may stand before others."""
+PLAIN = frozenset(
+    """
+    annotations audio bad_words best_of cache_prompt chat_template_kwargs echo enable_thinking format frequency_penalty
+    grammar guided_choice guided_grammar guided_json guided_regex id_slot ignore_eos include_reasoning
+    include_stop_str_in_output json_schema keep_alive length_penalty max_new_tokens metadata min_p min_tokens mirostat
+    mirostat_eta mirostat_tau modalities n_predict options parse_reasoning priority prompt_cache_key
+    prompt_cache_options prompt_cache_retention prompt_mode random_seed reasoning reasoning_format reasoning_split
+    repeat_last_n repeat_penalty repetition_penalty return_token_ids return_tokens_as_token_ids safe_prompt
+    safety_identifier service_tier skip_special_tokens stop_token_ids store structured_outputs suffix think thinking
+    thinking_budget timings_per_token tool_choice tool_stream tools top_a top_k truncation typical_p usage user
+    verbosity
+    """.split()
+)
+"""Fields of a wire's own that change what a model says, and not what is paid for: where something is, all others are refused
+under a limit, because a few bytes of them may ask for a search, a conversation that is kept elsewhere, or another model."""
 OWN_TOOLS = frozenset({"function", "custom"})
 """Kinds of tools that the client runs itself: all others are the provider's, and paid by their uses."""
 OWN_PARTS = frozenset({"input_audio"})
@@ -57,11 +72,13 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, mod
         most *= request.n
     if info.local:
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
-    priced = price is not None and not (asked and _may_buy(asked)) and not (media and _is_elsewhere(request.messages))
+    sized = not (asked and _may_buy(asked)) and not _is_elsewhere(request.messages)
+    priced = price is not None and (sized and not (asked and not price.is_nothing and not asked.keys() <= PLAIN))
     worst = (price or FREE).worst(given, media=media, words=words_of(request, info))
     return Bound(
-        Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, tags_of(model, info.billed_by)
-    )
+        Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, tags_of(model, info.billed_by),
+        sized or info.local,
+    )  # fmt: skip
 
 
 def _may_buy(asked: Mapping[str, Any]) -> bool:
@@ -73,8 +90,15 @@ def _may_buy(asked: Mapping[str, Any]) -> bool:
 
 
 def _is_elsewhere(messages: tuple[Message, ...]) -> bool:
-    """Whether a question refers to what is not in it, and is of whatever size: a file or a film."""
-    return any((part.extra or {}).get("type") not in OWN_PARTS for part in _parts(messages) if part.type == "other")
+    """Whether a question refers to what is not in it, and is of whatever size: a file, a film, an earlier sound."""
+    for message in messages:  # of each call: texts are passed over quickly
+        if message.extra is not None and "audio" in message.extra:
+            return True
+        if type(message.content) is tuple and any(
+            part.type == "other" and (part.extra or {}).get("type") not in OWN_PARTS for part in message.content
+        ):
+            return True
+    return False
 
 
 def _images(messages: tuple[Message, ...]) -> int:

@@ -41,8 +41,8 @@ class Short(msgspec.Struct, frozen=True):
     """Why nothing was reserved: this limit of this account.
 
     `because`: of what is `spent`, or `reserved` (it may yet be given back); of the `limit` itself, which is too low for the call
-    even if nothing is spent; it is `behind` another call, which has missed a minute and comes first; of the `price`, which nobody
-    knows; or the account is blocked, as it was `overbilled` (there is no limit then).
+    even if nothing is spent; it is `behind` another call, which has missed a minute and comes first; of the `price` or the size,
+    which nobody knows; or the account is blocked, as it was `overbilled` (there is no limit then).
     """
 
     account: Account
@@ -92,7 +92,7 @@ class Ledger:
                 return Short(account, None, "overbilled")
             account.turn(now_ns)
             for limit in account.limits:
-                if limit.unit == MONEY and not bound.priced:
+                if (limit.unit == MONEY and not bound.priced) or (limit.unit == TOKENS and not bound.sized):
                     return Short(account, limit, "price")
                 fits = _tokens(account.free(limit), limit, bound)
                 if fits < tokens:

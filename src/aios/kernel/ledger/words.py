@@ -20,9 +20,12 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
         return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name}{again}` lets it go on"
     most = words(limit.unit, limit.wanted) + per(limit.window)
     raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
+    if short.because == "price" and limit.unit != MONEY:
+        says = "leave out what is not in it, such as files and searches"
+        return f"`{name}` has a limit of {most}, and nobody knows how many this call comes to: {says}"
     if short.because == "price":
         what = " at ".join(f"`{tag.partition(':')[2]}`" for tag in bound.tags)
-        says = "say it in `[prices]` of aios.toml, see `aios prices`, or leave out what is billed by its uses"
+        says = "say it in `[prices]` of aios.toml, see `aios prices`, or leave out what is billed by its uses or unknown here"
         return f"`{name}` has a limit of {most}, and nobody knows what this call of {what} costs: {says}"
     least = words(limit.unit, bound.of(bound.least)[limit.unit])
     if short.because == "limit":
