@@ -16,6 +16,8 @@ from aios.abi.account import OF_TENANTS, UNITS, Window
 from aios.kernel.amounts import CALLS, MONEY, TOKENS, Amount
 from aios.kernel.ledger.windows import LATEST_NS, MINUTE_NS, TIMED, begun_ns, ends_ns
 
+Whose = tuple[str, str]
+"""A tenant, and its user, "" for none."""
 NONE_SPENT = (0,) * len(UNITS)
 
 
@@ -48,6 +50,8 @@ class Account:
     spent: list[int] = field(default_factory=lambda: [0] * len(UNITS))
     reserved: list[int] = field(default_factory=lambda: [0] * len(UNITS))
     overbilled: int = 0
+    served: dict[Whose, int] = field(default_factory=dict)
+    """When calls of a tenant, and of each of its users, last had a reservation under its limits: higher numbers are later."""
     path: tuple[Account, ...] = ()
     """Itself and all above it, from the widest down."""
     _before: dict[Window, tuple[int, ...]] = field(default_factory=dict)

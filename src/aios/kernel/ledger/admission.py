@@ -16,14 +16,14 @@ from aios.kernel.ledger.accounts import Account
 from aios.kernel.ledger.book import Book
 from aios.kernel.ledger.ledger import Short
 from aios.kernel.ledger.notices import Notices
-from aios.kernel.ledger.payments import Measure, Payment, Place, Rank, Till
+from aios.kernel.ledger.payments import Measure, Payment, Place, Till
 from aios.kernel.ledger.sizes import Sizes
 from aios.kernel.ledger.words import NANO, why
 from aios.kernel.process import Call, Process
 from aios.ports.clock import Clock
 
 MOST_AT_RATE = 1000
-"""Calls that wait at an account for the next minute; who comes then is to come again."""
+"""Calls of a tenant that wait at an account for the next minute; who comes then is to come again. Others wait as before."""
 ONE_USE = Bound(Amount(calls=1), 0, 0, 0)
 SOFT: Class = "batch"
 """The class of calls beyond a soft limit."""
@@ -64,9 +64,9 @@ class Admission:
             places = {place_of(other) for _, other in shorts}
             if short.passes and call.missed and short.limit is not None:
                 with self._till.first(payment, short.account, short.limit):
-                    await self._changed(call, short, bounds[server], places, payment.rank)
+                    await self._changed(call, short, bounds[server], places, payment)
             else:
-                await self._changed(call, short, bounds[server], places, payment.rank)
+                await self._changed(call, short, bounds[server], places, payment)
             call.missed = call.missed or short.passes
         return payment
 
@@ -81,7 +81,7 @@ class Admission:
             taken = payment.take("", partial(_set, room))
             if taken == "never":
                 assert payment.short is not None
-                await self._changed(call, payment.short, ONE_USE, {place_of(payment.short)}, payment.rank)
+                await self._changed(call, payment.short, ONE_USE, {place_of(payment.short)}, payment)
             elif taken == "later":
                 await self._wait_for_room(call, payment, room)
             elif call.process.held is None:
@@ -109,26 +109,26 @@ class Admission:
         finally:
             call.waits = None
 
-    async def _changed(self, call: Call, short: Short, bound: Bound, places: Collection[Place], rank: Rank) -> None:
+    async def _changed(self, call: Call, short: Short, bound: Bound, places: Collection[Place], payment: Payment) -> None:
         """Wait until a call may be made that may not be now: `places` are all that are in its way on one server or another.
 
         Raises `OverBudget`, `RateLimited` where it does not wait.
         """
         if short.passes:
-            await self._wait_at_rate(call, short, bound, places, rank)
+            await self._wait_at_rate(call, short, bound, places, payment)
         elif parks(call.process):
-            await self._park(call, short, bound, places, rank)
+            await self._park(call, short, bound, places, payment)
         else:
             raise OverBudget(self._stop(call, short, bound, "refused"), retry_after_s=None)
 
-    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound, places: Collection[Place], rank: Rank) -> None:
+    async def _wait_at_rate(self, call: Call, short: Short, bound: Bound, places: Collection[Place], payment: Payment) -> None:
         """Wait for the next minute. Raises `RateLimited` if the call's deadline is before, or too many wait for it already."""
         account, limit, now_ns = short.account, short.limit, self._clock.now_ns()
         assert limit is not None
         ends_s = ((account.ends_ns(limit.window, now_ns) or now_ns) - now_ns) / NANO
         deadline_s = call.options.deadline_s
         late = deadline_s is not None and call.asked + deadline_s < self._clock.monotonic() + ends_s
-        if late or self._till.waiting_at(account) >= MOST_AT_RATE:
+        if late or self._till.parked_at(account, call.process.tenant) >= MOST_AT_RATE:
             raise RateLimited(self._stop(call, short, bound, "refused"), retry_after_s=max(1.0, ends_s))
         wait = Wait(code="R", on=why(short, bound, now_ns), since_ns=now_ns, holder=account.name, eta_s=ends_s)
         call.waits = lambda: wait
@@ -136,11 +136,11 @@ class Admission:
             call.queued = True
             call.tell(Queued(call=call.id, quota=self._notices.quota(call)))
         try:
-            await self._till.changed(places, rank)
+            await self._till.changed(places, payment)
         finally:
             call.waits = None
 
-    async def _park(self, call: Call, short: Short, bound: Bound, places: Collection[Place], rank: Rank) -> None:
+    async def _park(self, call: Call, short: Short, bound: Bound, places: Collection[Place], payment: Payment) -> None:
         """Wait until the limit is raised, or its window ends. The call's deadline waits too."""
         account, now_ns = short.account, self._clock.now_ns()
         ends = account.ends_ns(short.limit.window, now_ns) if short.limit is not None else None
@@ -151,7 +151,7 @@ class Admission:
         call.waits = lambda: wait
         call.parked = account, short.limit
         try:
-            await self._till.changed(places, rank)
+            await self._till.changed(places, payment)
         finally:
             call.waits = None
             self._deadlines.go_on(call)

@@ -1,9 +1,9 @@
 """How a call comes to its reservation: in the very step that gives it a turn, or later, when others have given back.
 
 A call that has its turn and whose accounts are short only of what is reserved for others steps aside: it waits at the one that is
-short, with those of its class in the order in which they came, and goes back into its lane when there is room. Whoever comes
-after it waits behind it, so that many small calls do not keep out a large one. One that is short of what is spent is not for this
-place: it is refused, or parked until the limit is raised or the window ends.
+short, with those of its class, tenants and their users in turn and of each in the order in which they came, and goes back into
+its lane when there is room. Whoever comes after it waits behind it, so that many small calls do not keep out a large one. One
+that is short of what is spent is not for this place: it is refused, or parked until the limit is raised or the window ends.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import itertools
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from aios.abi.account import Window
 from aios.abi.request import CLASSES
 from aios.abi.waits import Wait
 from aios.kernel.amounts import NOTHING, Amount, Bound
-from aios.kernel.ledger.accounts import Account, Limit
+from aios.kernel.ledger.accounts import Account, Limit, Whose
 from aios.kernel.ledger.ledger import Ledger, Reservation, Short
 from aios.kernel.ledger.windows import MINUTE_NS, begun_ns
 from aios.kernel.process import Call
@@ -40,6 +41,7 @@ NOWHERE: frozenset[str] = frozenset()
 class Parked:
     """Who waits at an account until its limits change or a window ends, in their order. `begun_ns`: when that window did."""
 
+    whose: Whose
     rank: Rank
     window: Window
     begun_ns: int
@@ -56,11 +58,12 @@ class Payment:
 
     `limited`: one of its accounts has a limit. `recorded`: the journal has its reservation. `measure`: how its bounds become
     closer, if they can; `counted`: on which servers that was tried; `counting`: it is, beside its wait for room.
+    `missed`: a rate of which it has missed a minute.
     """
 
     __slots__ = (
-        "_call", "_till", "accounts", "at", "bounds", "counted", "counting", "job", "limited", "measure", "rank", "recall",
-        "recorded", "reservation", "server", "short", "tags",
+        "_call", "_till", "accounts", "at", "bounds", "counted", "counting", "job", "limited", "measure", "missed", "rank",
+        "recall", "recorded", "reservation", "server", "short", "tags", "whose",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +79,9 @@ class Payment:
         self.measure: Measure | None = None
         self.counted: frozenset[str] = NOWHERE
         self.counting: asyncio.Future[None] | None = None
+        self.missed: Limit | None = None
         self.reservation: Reservation | None = None
+        self.whose: Whose = (call.process.tenant, call.process.user)
         self.rank: Rank = (CLASSES.index(call.cls), call.asked_ns, next(till.arrivals))
         self.server = ""
         self.at: Account | None = None
@@ -145,6 +150,58 @@ class Payment:
         return Wait(code="B", on=f"room in `{name}`", since_ns=self._call.asked_ns, holder=f"calls of `{name}`")
 
 
+class Line:
+    """Who waits at an account: the calls of a user in the order of their ranks, and of each class users and tenants in turn.
+
+    So nobody waits behind more than one call of each of the others there, however many these have made.
+    """
+
+    __slots__ = ("_account", "_of")
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._of: dict[Whose, list[Payment]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def add(self, payment: Payment) -> None:
+        bisect.insort(self._of.setdefault(payment.whose, []), payment, key=_rank)
+
+    def remove(self, payment: Payment) -> None:
+        own = self._of[payment.whose]
+        del own[bisect.bisect_left(own, payment.rank, key=_rank)]
+        if not own:
+            del self._of[payment.whose]
+
+    def in_front_of(self, payment: Payment) -> Iterator[Payment]:
+        """Who is to go on before a payment."""
+        own = order_at(self._account, payment)
+        for line in self._of.values():
+            for other in line:
+                if order_at(self._account, other) >= own:
+                    break
+                yield other
+
+    def first(self) -> Payment:
+        """Who is to go on next."""
+        return min((own[0] for own in self._of.values()), key=partial(order_at, self._account))
+
+
+def _rank(payment: Payment) -> Rank:
+    return payment.rank
+
+
+def order_at(account: Account, of: Payment | Parked) -> tuple[int, int, int, Rank]:
+    """Of two at an account that one comes first for which this is less: of its class whose tenant, then whose user, had to wait
+    longest since it was last served; of a user the one that came first."""
+    served, (tenant, _) = account.served, of.whose
+    return of.rank[0], served.get((tenant, ""), 0), served.get(of.whose, 0), of.rank
+
+
 class Till:
     """Where reservations are made and settled, and who waits for them."""
 
@@ -155,17 +212,22 @@ class Till:
         self._clock = clock
         self.held: set[Payment] = set()
         """Those that have a reservation."""
-        self._waiting: dict[Account, list[Payment]] = {}
+        self._waiting: dict[Account, Line] = {}
         self._recalled: dict[Account, set[Payment]] = {}
         self._parked: dict[Account, dict[Parked, None]] = {}
-        self._first: dict[Account, list[tuple[Rank, Limit]]] = {}
-        """Those that have missed a minute already, in their order."""
+        self._first: dict[Account, Line] = {}
+        """Those that have missed a minute already."""
         self._stirred: set[Account] = set()
+        self._served = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def waiting_at(self, account: Account) -> int:
         """How many calls wait at an account."""
         return len(self._waiting.get(account, ())) + len(self._parked.get(account, ()))
+
+    def parked_at(self, account: Account, tenant: str) -> int:
+        """How many calls of a tenant are parked at an account."""
+        return sum(each.whose[0] == tenant for each in self._parked.get(account, ()))
 
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
@@ -180,6 +242,8 @@ class Till:
             if isinstance(got, Reservation):
                 payment.reservation, payment.server = got, server
                 self.held.add(payment)
+                if payment.limited:
+                    self._note_served(got.accounts, payment.whose)
                 return "taken"
             if got.lasts:
                 payment.short = got
@@ -189,13 +253,17 @@ class Till:
         self._wait_at(payment, short)
         return "later"
 
+    def _note_served(self, accounts: Iterable[Account], whose: Whose) -> None:
+        self._served += 1
+        for account in accounts:
+            if account.limits:
+                account.served[whose[0], ""] = account.served[whose] = self._served
+
     def _in_front(self, payment: Payment, server: str) -> Short | None:
-        """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class, or takes nothing of
-        what they wait for: what is made on this machine costs no money."""
+        """Those who wait at one of its accounts are in front of a newcomer, unless it is of a higher class, or its turn is, or it
+        takes nothing of what they wait for: what is made on this machine costs no money."""
         for account in payment.accounts_on(server):
-            for other in self._waiting.get(account, ()):
-                if other.rank >= payment.rank:
-                    break
+            for other in self._waiting[account].in_front_of(payment) if account in self._waiting else ():
                 limit = other.short.limit if other.short is not None else None
                 if limit is None or payment.most(server)[limit.unit]:
                     return other.short
@@ -205,7 +273,7 @@ class Till:
         account = short.account
         payment.at, payment.short = account, short
         payment.begin_count()
-        bisect.insort(self._waiting.setdefault(account, []), payment, key=lambda other: other.rank)
+        self._waiting.setdefault(account, Line(account)).add(payment)
         self._wind()
 
     def leave(self, payment: Payment) -> None:
@@ -213,9 +281,9 @@ class Till:
         self._done_with(payment)
         account, payment.at, payment.recall = payment.at, None, None
         if account is not None:
-            queue = self._waiting[account]
-            del queue[bisect.bisect_left(queue, payment.rank, key=lambda other: other.rank)]
-            if not queue:
+            line = self._waiting[account]
+            line.remove(payment)
+            if not line:
                 del self._waiting[account]
             self._stir((account,))
 
@@ -260,10 +328,10 @@ class Till:
     def _next(self, account: Account) -> None:
         """Let the first that waits at an account go back to its lane, if there is room for it, or never will be."""
         self._stirred.discard(account)
-        queue = self._waiting.get(account)
-        if not queue:
+        line = self._waiting.get(account)
+        if line is None:
             return
-        first = queue[0]
+        first = line.first()
         recalled = self._recalled.get(account, ())
         if any(other.server == first.server for other in recalled):
             return
@@ -287,27 +355,30 @@ class Till:
     def first(self, payment: Payment, account: Account, limit: Limit) -> Iterator[None]:
         """As long as the block runs, others that came later wait for the next minute too: else what they have under way when it
         begins might leave too little of it, each time."""
-        here, rank = self._first.setdefault(account, []), payment.rank
-        bisect.insort(here, (rank, limit), key=_rank)
+        line = self._first.setdefault(account, Line(account))
+        payment.missed = limit
+        line.add(payment)
         try:
             yield
         finally:
-            del here[bisect.bisect_left(here, rank, key=_rank)]
-            if not here:
+            line.remove(payment)
+            if not line:
                 self._first.pop(account, None)
 
     def behind(self, payment: Payment, server: str) -> Short | None:
         """Whether one comes first that has missed a minute."""
         for account in payment.accounts_on(server) if self._first else ():
-            for rank, limit in self._first.get(account, ())[:1]:
-                if rank < payment.rank:
-                    return Short(account, limit, "behind")
+            line = self._first.get(account)
+            if line is not None and order_at(account, first := line.first()) < order_at(account, payment):
+                return Short(account, first.missed, "behind")
         return None
 
-    async def changed(self, places: Collection[Place], rank: Rank) -> None:
+    async def changed(self, places: Collection[Place], payment: Payment) -> None:
         """Return when the limits of one of these accounts have changed, or its window has ended: to those of lower rank first."""
         future, now_ns = asyncio.get_running_loop().create_future(), self._clock.now_ns()
-        parked = [(account, Parked(rank, window, begun_ns(window, now_ns), future)) for account, window in places]
+        parked = [
+            (account, Parked(payment.whose, payment.rank, window, begun_ns(window, now_ns), future)) for account, window in places
+        ]
         for account, each in parked:
             self._parked.setdefault(account, {})[each] = None
         self._wind()
@@ -322,12 +393,19 @@ class Till:
 
     def tell_changed(self, account: Account) -> None:
         """The limits of an account have changed."""
-        self._wake(self._parked.pop(account, ()))
+        self._wake(account, self._parked.pop(account, ()))
         self._stir((account,))
 
     @staticmethod
-    def _wake(parked: Iterable[Parked]) -> None:
+    def _wake(account: Account, parked: Iterable[Parked]) -> None:
+        """Let them look again: of each class the first of each user, then the second of each."""
+        before: dict[tuple[int, Whose], int] = {}
+        places: list[tuple[int, int, tuple[int, int, int, Rank], Parked]] = []
         for each in sorted(parked, key=lambda each: each.rank):
+            cls = each.rank[0]
+            place = before[cls, each.whose] = before.get((cls, each.whose), -1) + 1
+            places.append((cls, place, order_at(account, each), each))
+        for *_, each in sorted(places, key=lambda found: found[:3]):
             if not each.future.done():
                 each.future.set_result(None)
 
@@ -341,7 +419,8 @@ class Till:
         self._timer = None
         now_ns = self._clock.now_ns()
         self._stir(tuple(self._waiting))
-        self._wake([parked for here in self._parked.values() for parked in here if parked.ends(now_ns)])
+        for account, here in self._parked.items():
+            self._wake(account, [parked for parked in here if parked.ends(now_ns)])
         if self._waiting or self._parked:
             self._wind()
 
@@ -349,7 +428,3 @@ class Till:
         """Nothing is left to come."""
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _rank(waiting: tuple[Rank, Limit]) -> Rank:
-    return waiting[0]
