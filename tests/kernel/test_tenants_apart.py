@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from aios.abi.account import SetLimit, Unit, Window
-from aios.abi.errors import RateLimited
+from aios.abi.account import SetLimit, ShowAccounts, Unit, Window
+from aios.abi.errors import OverBudget, RateLimited
+from aios.abi.event import ReadEvents
 from aios.abi.llm import Completion, Generate, Usage
+from aios.abi.process import Explain
 from aios.abi.system import AddToken
 from aios.kernel.ledger import admission
 from aios.ports.core import CoreCall, Emit
@@ -120,3 +122,36 @@ async def test_a_large_call_is_not_kept_out_by_small_ones_of_other_tenants() -> 
         assert time() - began < 60
         coming.cancel()
         await end(small)
+
+
+@pytest.mark.parametrize("account", SHARED)
+async def test_what_other_tenants_have_spent_is_told_to_operators_alone(account: str) -> None:
+    async with kernel_for_tests([ScriptedCore("one two", slots=8)]) as k:
+        busy, curious = await client(k, "busy"), await client(k, "curious")
+        await limit(k, account, 3, window="day")
+        await curious.call(ShowAccounts())
+        for _ in range(3):
+            answer = await busy.answer(hello)
+            assert answer.quota == ()
+        with pytest.raises(OverBudget) as refused:
+            await curious.call(hello)
+        assert refused.value.message == (
+            f"`{account}` has too little left per day for this call, which may come to 1 call; it begins anew at "
+            f"2023-11-15 00:00 UTC: `aios budget {account} --calls AMOUNT --per day` raises it"
+        )
+        assert (await curious.call(ShowAccounts())).accounts[0].effective == ()
+        told = (await k.operator.call(ReadEvents(kinds=("account",)))).events[-1]
+        assert f"`{account}` has spent 3 calls of 3 calls per day" in repr(told)
+
+
+async def test_of_a_rate_that_tenants_share_a_call_that_waits_tells_no_figures() -> None:
+    async with kernel_for_tests([ScriptedCore("one two", slots=8)]) as k:
+        busy, curious = await client(k, "busy"), await client(k, "curious")
+        await limit(k, "/", 3)
+        for _ in range(3):
+            await busy.call(hello)
+        calls = begin(curious, hello, 1)
+        await asyncio.sleep(1)
+        explained = await curious.call(Explain(pid=curious.process.pid))
+        assert "`/` has too little left per minute" in repr(explained) and "3 calls" not in repr(explained)
+        await end(calls)

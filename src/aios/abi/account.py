@@ -72,7 +72,8 @@ class AccountState(Reply, frozen=True, omit_defaults=True):
     """An account with all below it. Units: `money` in nano-dollars, `tokens`, `calls` of models, or of a tool.
 
     `spent`: in each window by unit, `reserved` for calls that are under way. `limits`: its own. `effective`: of each unit and
-    window the limit that leaves least, its own or one above it. `overbilled`: nano-dollars that were billed beyond what had been
+    window the limit that leaves least, its own or one above it; who is one of several tenants sees none that all of them share.
+    `overbilled`: nano-dollars that were billed beyond what had been
     reserved; it blocks the account until a limit is set anew. `waiting`: calls that wait for room in it.
     """
 

@@ -130,7 +130,13 @@ class Admission:
         late = deadline_s is not None and call.asked + deadline_s < self._clock.monotonic() + ends_s
         if late or self._till.parked_at(account, call.process.tenant) >= MOST_AT_RATE:
             raise RateLimited(self._stop(call, short, bound, "refused"), retry_after_s=max(1.0, ends_s))
-        wait = Wait(code="R", on=why(short, bound, now_ns), since_ns=now_ns, holder=account.name, eta_s=ends_s)
+        wait = Wait(
+            code="R",
+            on=why(short, bound, now_ns, self._book.tells(account, call.process)),
+            since_ns=now_ns,
+            holder=account.name,
+            eta_s=ends_s,
+        )
         call.waits = lambda: wait
         if call.tell is not None and not call.queued:
             call.queued = True
@@ -157,11 +163,12 @@ class Admission:
             self._deadlines.go_on(call)
 
     def _stop(self, call: Call, short: Short, bound: Bound, change: str) -> str:
-        """Tell that a call may not be made; why."""
-        said = why(short, bound, self._clock.now_ns())
+        """Tell operators that a call may not be made; why, as its caller may hear it."""
+        now_ns = self._clock.now_ns()
+        said = why(short, bound, now_ns)
         needs = 0 if short.limit is None else bound.of(bound.least)[short.limit.unit]
         self._notices.tell(short.account, change, f"{call.process.name}: {said}", call, short.limit, needs)
-        return said
+        return why(short, bound, now_ns, self._book.tells(short.account, call.process))
 
     def _soften(self, call: Call, accounts: Iterable[Account]) -> None:
         """Beyond a soft limit a call is of a lower class."""

@@ -34,6 +34,8 @@ class Book:
         self._left: dict[Account, Process] = {}
         """Accounts of processes that are known no more, but below which others go on."""
         self._limited: set[Account] = set()
+        self._tenants = 0
+        """How many there have been."""
         self.knows_for_all = False
         """Whether there is an account of a model or a provider."""
         self.limits_of_all: set[str] = set()
@@ -67,7 +69,13 @@ class Book:
             if len(self._accounts) >= MOST_ACCOUNTS:
                 raise QueueFull(f"there are {MOST_ACCOUNTS} accounts already: name fewer agents and users", retry_after_s=60.0)
             account = self._accounts[path] = Account(path, above)
+            if above is self.top:
+                self._tenants += 1
         return account
+
+    def tells(self, account: Account, process: Process) -> bool:
+        """Whether a process may hear what is spent in an account: not where that is of other tenants as well."""
+        return process.operator or bool(account.tenant) or self._tenants <= 1
 
     @property
     def has_limits(self) -> bool:

@@ -49,7 +49,7 @@ class AccountCalls:
         found = list(self._book.below(account)) if request.below else [account]
         if len(found) > MOST_SHOWN:
             raise TooLarge(f"there are {len(found):,} accounts below `{account.name}`: name one of them", field="account")
-        return AccountList(accounts=tuple(map(self.state, found)), at_ns=self._clock.now_ns())
+        return AccountList(accounts=tuple(self.state(each, call.process) for each in found), at_ns=self._clock.now_ns())
 
     def _visible(self, call: Call, path: str | None) -> Account:
         """An account that a caller may see: its own and those below; operators see all. Raises `NotFound`, for others too."""
@@ -77,7 +77,7 @@ class AccountCalls:
         self._book.note_limits(account)
         most = "no limit" if request.amount is None else words(unit, request.amount)
         detail = f"{request.unit}{per(request.window)}: {most}, by {call.process.name}"
-        state = self.state(account)
+        state = self.state(account, call.process)
         limit = next((each for each in state.limits if (each.unit, each.window) == (request.unit, request.window)), None)
         self._events.add(
             AccountChanged, tenant=account.tenant, account=account.name, change="limited", limit=limit, detail=detail
@@ -92,8 +92,8 @@ class AccountCalls:
             if name != path and name not in known:
                 raise NotFound(f"no core has a {tag.rstrip(':')} `{name}`{nearest(name, known)}", field="account")
 
-    def state(self, account: Account) -> AccountState:
-        """An account as others see it."""
+    def state(self, account: Account, asking: Process) -> AccountState:
+        """An account as a process sees it."""
         now_ns = self._clock.now_ns()
         for each in account.path:
             each.turn(now_ns)
@@ -103,7 +103,7 @@ class AccountCalls:
             spent={window: {name: account.spent_in(window, unit) for unit, name in enumerate(UNITS)} for window in timed},
             reserved=dict(zip(UNITS, account.reserved, strict=True)),
             limits=tuple(limit_state(account, limit, now_ns) for limit in account.limits),
-            effective=tightest(account.path, now_ns),
+            effective=tightest((each for each in account.path if self._book.tells(each, asking)), now_ns),
             overbilled=account.overbilled,
             waiting=self._till.waiting_at(account),
         )

@@ -25,10 +25,11 @@ class Notices:
         self._events = events
 
     def quota(self, call: Call) -> tuple[LimitState, ...]:
-        """Of the limits of calls and of tokens those that leave a client's process least, one each; none for a native agent."""
+        """Of the limits of calls and of tokens those that leave a client's process least, one each; none for a native agent, and
+        none that several tenants share."""
         if not self._book.has_limits or call.process.is_native:
             return ()
-        path = self._book.of(call.process).path
+        path = [account for account in self._book.of(call.process).path if self._book.tells(account, call.process)]
         least: dict[str, LimitState] = {}
         for state in tightest(path, self._clock.now_ns()):
             kept = least.get(state.unit)

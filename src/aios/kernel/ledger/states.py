@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aios.abi.account import UNITS, LimitState
 from aios.kernel.ledger.accounts import Account, Limit
 
@@ -16,8 +18,8 @@ def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
     )  # fmt: skip
 
 
-def tightest(path: tuple[Account, ...], now_ns: int) -> tuple[LimitState, ...]:
-    """Of the limits of an account and all above it those that leave least, one of each unit and window."""
+def tightest(path: Iterable[Account], now_ns: int) -> tuple[LimitState, ...]:
+    """Of the limits of accounts those that leave least, one of each unit and window."""
     found: dict[tuple[str, str], LimitState] = {}
     for account in path:
         for limit in account.limits:

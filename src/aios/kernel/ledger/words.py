@@ -11,8 +11,11 @@ from aios.kernel.ledger.ledger import Short
 NANO = 10**9
 
 
-def why(short: Short, bound: Bound, now_ns: int) -> str:
-    """Why a call may not be made, with the account, the window's end and the command that raises the limit."""
+def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
+    """Why a call may not be made, with the account, the window's end and the command that raises the limit.
+
+    `tells`: what is spent there, too; who is one of several tenants is not to hear it of what all of them share.
+    """
     name, limit = short.account.name, short.limit
     if limit is None:
         own = short.account.limits[:1]
@@ -35,6 +38,8 @@ def why(short: Short, bound: Bound, now_ns: int) -> str:
     resets = f"; it begins anew at {utc(ends)}" if ends is not None else ""
     if short.because == "behind":
         return f"`{name}` has a limit of {most}, and an earlier call that missed the last one comes first{resets}: {raises}"
+    if not tells:
+        return f"`{name}` has too little left{per(limit.window)} for this call, which may come to {least}{resets}: {raises}"
     return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
 
 
