@@ -31,6 +31,8 @@ def test_an_agents_manifest_says_where_it_is_and_what_it_asks_for() -> None:
     assert (manifest.program, manifest.grants) == (str(Path(__file__).resolve()), ("use /llm/*",))
     assert (manifest.cls, manifest.model, manifest.restart) == ("standard", "default", "transient")
     assert aios.agent(restart="permanent")(greet_all.function).manifest().restart == "permanent"
+    assert aios.agent(on_budget="fail")(greet_all.function).manifest().on_budget == "fail"
+    assert greet_all.manifest().on_budget == "park"
     other = file_away.manifest()
     assert (other.agent, other.entry, other.model, other.cls, other.grants) == (
         "clerk", "file_away", "fast", "batch", ("use /llm/fast",),

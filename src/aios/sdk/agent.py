@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from aios.abi.errors import Invalid
-from aios.abi.manifest import Grant, Manifest, Restart
+from aios.abi.manifest import Grant, Manifest, OnBudget, Restart
 from aios.abi.request import Class
 from aios.sdk.tool import Tool, tools_of
 
@@ -26,7 +26,7 @@ class Agent(Generic[P, R]):
 
     def __init__(
         self, function: Callable[P, R], name: str, model: str, cls: Class, grants: tuple[str, ...],
-        tools: tuple[Tool[..., Any], ...] = (), restart: Restart = "transient",
+        tools: tuple[Tool[..., Any], ...] = (), restart: Restart = "transient", on_budget: OnBudget = "park",
     ) -> None:  # fmt: skip
         self.function = function
         self.name = name
@@ -35,6 +35,7 @@ class Agent(Generic[P, R]):
         self.grants = grants
         self.tools = tools
         self.restart = restart
+        self.on_budget = on_budget
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__wrapped__ = function
@@ -54,7 +55,7 @@ class Agent(Generic[P, R]):
         program = str(self._program.resolve())
         return Manifest(
             agent=self.name, program=program, entry=entry,
-            grants=self.grants, cls=self.cls, model=self.model, restart=self.restart,
+            grants=self.grants, cls=self.cls, model=self.model, restart=self.restart, on_budget=self.on_budget,
         )  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def agent(
     grants: tuple[str, ...] = DEFAULT_GRANTS,
     tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
     restart: Restart = "transient",
+    on_budget: OnBudget = "park",
 ) -> Callable[[Callable[P, R]], Agent[P, R]]: ...
 
 
@@ -84,17 +86,20 @@ def agent(
     grants: tuple[str, ...] = DEFAULT_GRANTS,
     tools: Sequence[Tool[..., Any] | Callable[..., Any]] = (),
     restart: Restart = "transient",
+    on_budget: OnBudget = "park",
 ) -> Agent[P, R] | Callable[[Callable[P, R]], Agent[P, R]]:
     """Make a function an agent: `@agent`, or `@agent(model="fast", cls="batch")`.
 
     `name`: what people see (its own name). `model`: what `default` means for it. `cls`: the highest class of its calls.
     `grants`: its rights as `verb /resource`. `tools`: functions that its models may have run (`k.ask`).
-    `restart`: whether it begins again by itself, see `Manifest`. Raises ValueError for what is no grant.
+    `restart`: whether it begins again by itself, `on_budget`: whether its calls wait (`park`) or end in `OverBudget` (`fail`)
+    when its budget is spent, see `Manifest`. Raises ValueError for what is no grant.
     """
     for grant in grants:
         Grant.parse(grant)
 
     def make(function: Callable[P, R]) -> Agent[P, R]:
-        return Agent(function, name or function.__name__.replace("_", "-"), model, cls, tuple(grants), tools_of(tools), restart)
+        called = name or function.__name__.replace("_", "-")
+        return Agent(function, called, model, cls, tuple(grants), tools_of(tools), restart, on_budget)
 
     return make if function is None else make(function)
