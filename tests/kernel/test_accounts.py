@@ -11,8 +11,9 @@ import msgspec
 import pytest
 from scenes import ask, begin, calling, events, slow, turns
 
-from aios.abi.errors import Denied, NotFound
-from aios.abi.event import Dispatched, ReadEvents
+from aios.abi.account import SetLimit
+from aios.abi.errors import Denied, NotFound, OverBudget
+from aios.abi.event import AccountChanged, Dispatched, ReadEvents
 from aios.abi.mail import SendMail
 from aios.abi.process import Explain, List, Self
 from aios.abi.record import Record
@@ -62,6 +63,19 @@ async def test_nothing_of_a_tenant_is_told_to_another_whatever_its_grants() -> N
         for request in (Explain(pid=zeta.process.pid), SendMail(to=zeta.process.pid), Explain(pid="zeta/client-1")):
             with pytest.raises(NotFound):
                 await acme.call(request)
+
+
+async def test_who_may_read_events_hears_what_becomes_of_its_own_calls_at_accounts_and_not_of_others() -> None:
+    async with kernel_for_tests([ScriptedCore()]) as k:
+        acme, zeta = await client_of(k, "acme"), await client_of(k, "zeta")
+        await k.operator.call(SetLimit(account="/", unit="calls", amount=0))
+        for gate in (acme, zeta, acme):
+            with pytest.raises(OverBudget):
+                await gate.call(ask())
+        heard = (await acme.call(ReadEvents(kinds=("account",)))).events
+        assert [(event.change, event.call.split("/")[0]) for event in heard if isinstance(event, AccountChanged)] == [
+            ("refused", acme.process.pid), ("refused", acme.process.pid),
+        ]  # fmt: skip
 
 
 async def test_operators_see_all_tenants_and_name_what_is_another_ones_with_its_tenant() -> None:

@@ -100,7 +100,7 @@ class NodeCalls:
                 return False
             if caller.operator:
                 return True
-            process = self._processes.get(getattr(event, "pid", ""))
+            process = self._processes.get(getattr(event, "pid", "") or getattr(event, "call", "").partition("/")[0])
             return process is not None and self._processes.knows(caller, process)
 
         return wanted
