@@ -6,7 +6,8 @@ from click.testing import CliRunner
 from aios.abi.account import AccountState, LimitState
 from aios.abi.errors import NotFound
 from aios.abi.process import ProcessInfo
-from aios.cli.budget import lines_of, path_among
+from aios.cli.accounts import path_among
+from aios.cli.budget import lines_of
 from aios.cli.group import aios
 from aios.cli.spend import above_of, cells, dearest
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import click
 
-from aios.abi.account import TAGS, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
-from aios.abi.errors import NotFound
-from aios.abi.process import ProcessInfo
+from aios.abi.account import TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.cli.accounts import path_of
 from aios.cli.command import Command, as_json, valid
 from aios.cli.money import Count, Dollars, amount_of, per
-from aios.cli.select import every_process, full_name, named
 from aios.cli.show import put_json, say, since, table
-from aios.cli.spend import BLOCKED, is_process
+from aios.cli.spend import BLOCKED
 from aios.sdk.client import Client
 
 COUNT = Count()
@@ -90,28 +88,6 @@ def soft_of(unit: Unit, soft: str | None) -> int | None:
     if unit == "money":
         return Dollars().convert(soft, None, None)
     return Count().convert(soft, None, None)
-
-
-def path_of(kernel: Client, text: str) -> str:
-    """The path of an account that was named by it, or by a process. Raises what `path_among` does."""
-    if text.startswith(("/", *TAGS)):
-        return text
-    accounts = kernel.call(ShowAccounts(account=TOP, below=True)).accounts
-    return path_among([each.account for each in accounts], every_process(kernel), text)
-
-
-def path_among(paths: Sequence[str], processes: Sequence[ProcessInfo], text: str) -> str:
-    """The path of a process that a person means, as `named` has it. Raises `NotFound`, `Conflict`."""
-    agents = [path for path in paths if path.rsplit("/", 1)[-1].removeprefix("@") == text and not is_process(path)]
-    if text and agents:
-        some = ", ".join(f"`{path}`" for path in agents[:5])
-        raise NotFound(f"`{text[:80]}` names no process: say the account, as {some}", field="account")
-    process = named(processes, text)
-    for path in paths:
-        if path.startswith(f"/{process.tenant}/") and path.endswith(f"/{process.name}"):
-            return path
-    agent = f"`/{process.tenant}/{process.agent}`"
-    raise NotFound(f"`{full_name(process)}` has asked no model yet: limit its agent, {agent}", field="account")
 
 
 def limits(kernel: Client, path: str, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import click
 
 from aios.abi.account import TAGS, TOP, AccountState, LimitState, ShowAccounts, Unit, Window
+from aios.cli.accounts import depth_of, is_process, path_of
 from aios.cli.command import Command, as_json, valid
 from aios.cli.money import amount_of, per
 from aios.cli.show import duration, put_json, say, table
@@ -23,7 +24,7 @@ HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "C
 
 
 @click.command(cls=Command)
-@click.argument("account", default=TOP)
+@click.argument("account", metavar="[ACCOUNT|PID|NAME]", default=TOP)
 @click.option("--all", "-a", "everything", is_flag=True, help="Processes too, and accounts that have spent nothing.")
 @click.option(
     "--most", type=click.Choice(("hour", "day", "month", "lifetime")), help=f"The {MOST} processes that spent most in it, first."
@@ -32,14 +33,15 @@ HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "C
 def spend(account: str, everything: bool, most: Window | None, as_json: bool) -> None:
     """Show what was spent, and what may be.
 
-    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it; then of jobs and
-    tools, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever limited. The limit is the one that
-    leaves least, its own or one above it; it lasts as long as this hour's spending goes on. Whoever spends too much is held at
-    once with `aios suspend NAME`, its name being the last part of its account.
+    Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it, a process also
+    by its pid or name; then of jobs and tools, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever
+    limited. The limit is the one that leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
+    Whoever spends too much is held at once with `aios suspend NAME`, its name being the last part of its account.
     """
     if most is not None and (everything or as_json):
         raise click.UsageError("`--most` goes with neither `--all` nor `--json`, which have all accounts")
     with Client() as kernel:
+        account = path_of(kernel, account)
         found = kernel.call(valid(lambda: ShowAccounts(account=account, below=True)))
         above = [] if as_json else [kernel.call(ShowAccounts(account=name)).accounts[0] for name in above_of(account)]
     if as_json:
@@ -59,16 +61,6 @@ def dearest(states: Iterable[AccountState], window: Window) -> list[AccountState
     """The processes that spent most in a window: money first, then tokens."""
     processes = [each for each in states if is_process(each.account) and each.spent[window]["calls"]]
     return sorted(processes, key=lambda each: (-each.spent[window]["money"], -each.spent[window]["tokens"]))[:MOST]
-
-
-def is_process(account: str) -> bool:
-    """Whether an account is a process's, or of what it began: `/TENANT/AGENT/PROCESS`, with a user or none."""
-    return depth_of(account) > 2 and not account.startswith(TAGS)
-
-
-def depth_of(account: str) -> int:
-    """How many names are in a path, that of a user not counted."""
-    return account.count("/") - ("/@" in account)
 
 
 def above_of(account: str) -> list[str]:

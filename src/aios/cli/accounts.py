@@ -1,0 +1,43 @@
+"""Which account a person means: its path, or a process of which it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aios.abi.account import TAGS, TOP, ShowAccounts
+from aios.abi.errors import NotFound
+from aios.abi.process import ProcessInfo
+from aios.cli.select import every_process, full_name, named
+from aios.sdk.client import Client
+
+
+def path_of(kernel: Client, text: str) -> str:
+    """The path of an account that was named by it, or by a process. Raises what `path_among` does."""
+    if text.startswith(("/", *TAGS)):
+        return text
+    accounts = kernel.call(ShowAccounts(account=TOP, below=True)).accounts
+    return path_among([each.account for each in accounts], every_process(kernel), text)
+
+
+def path_among(paths: Sequence[str], processes: Sequence[ProcessInfo], text: str) -> str:
+    """The path of a process that a person means, as `named` has it. Raises `NotFound`, `Conflict`."""
+    agents = [path for path in paths if path.rsplit("/", 1)[-1].removeprefix("@") == text and not is_process(path)]
+    if text and agents:
+        some = ", ".join(f"`{path}`" for path in agents[:5])
+        raise NotFound(f"`{text[:80]}` names no process: say the account, as {some}", field="account")
+    process = named(processes, text)
+    for path in paths:
+        if path.startswith(f"/{process.tenant}/") and path.endswith(f"/{process.name}"):
+            return path
+    agent = f"`/{process.tenant}/{process.agent}`"
+    raise NotFound(f"`{full_name(process)}` has asked no model yet: limit its agent, {agent}", field="account")
+
+
+def is_process(account: str) -> bool:
+    """Whether an account is a process's, or of what it began: `/TENANT/AGENT/PROCESS`, with a user or none."""
+    return depth_of(account) > 2 and not account.startswith(TAGS)
+
+
+def depth_of(account: str) -> int:
+    """How many names are in a path, that of a user not counted."""
+    return account.count("/") - ("/@" in account)
