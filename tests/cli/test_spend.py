@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from aios.abi.account import AccountState, LimitState
 from aios.abi.errors import NotFound
 from aios.abi.process import ProcessInfo
-from aios.cli.accounts import path_among
+from aios.cli.accounts import path_among, same_name
 from aios.cli.budget import lines_of
 from aios.cli.group import aios
 from aios.cli.spend import above_of, cells, dearest
@@ -60,6 +60,14 @@ def test_a_process_is_found_by_its_name_be_it_a_clients_and_an_agent_is_told_by_
     ):
         with pytest.raises(NotFound, match=said):
             path_among(paths, processes, text)
+
+
+def test_a_limit_of_an_account_that_is_not_there_says_which_may_have_been_meant() -> None:
+    paths = ["/", "/acme", "/acme/@ann", "/acme/@ann/bot", "/acme/@bob", "/acme/@bob/bot", "/other/bot", "job:acme/bot"]
+    assert same_name(paths, "/acme/bot") == ["/acme/@ann/bot", "/acme/@bob/bot"]
+    assert same_name(paths, "/acme/ann") == ["/acme/@ann"] and same_name(paths, "/other/@bot") == ["/other/bot"]
+    for there_or_new in ("/", "/acme", "/new", "/acme/@ann", "/other/bot", "/acme/new", "job:acme/bot", "model:bot"):
+        assert same_name(paths, there_or_new) == []
 
 
 def client(name: str, tenant: str) -> ProcessInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aios.abi.account import TAGS, TOP, ShowAccounts
-from aios.abi.errors import NotFound
+from aios.abi.errors import NotFound, TooLarge
 from aios.abi.process import ProcessInfo
 from aios.cli.select import every_process, full_name, named
 from aios.sdk.client import Client
@@ -36,6 +36,24 @@ def path_among(paths: Sequence[str], processes: Sequence[ProcessInfo], text: str
 def is_process(account: str) -> bool:
     """Whether an account is a process's, or of what it began: `/TENANT/AGENT/PROCESS`, with a user or none."""
     return depth_of(account) > 2 and not account.startswith(TAGS)
+
+
+def alike(kernel: Client, path: str) -> list[str]:
+    """The accounts that may have been meant by a path that is not there yet. See `same_name`; none where there are too many."""
+    try:
+        accounts = kernel.call(ShowAccounts(account=TOP, below=True)).accounts
+    except TooLarge:
+        return []
+    return same_name([each.account for each in accounts], path)
+
+
+def same_name(paths: Sequence[str], path: str) -> list[str]:
+    """Of a path that is none of `paths` those of its tenant that end in its name, with a user's `@` or without; 5 at most."""
+    _, tenant, *names = path.split("/") if path.startswith("/") else ("", "")
+    if not names or path in paths:
+        return []
+    name = names[-1].removeprefix("@")
+    return [each for each in paths if each.startswith(f"/{tenant}/") and each.rsplit("/", 1)[-1].removeprefix("@") == name][:5]
 
 
 def depth_of(account: str) -> int:

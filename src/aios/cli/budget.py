@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from aios.abi.account import TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
-from aios.cli.accounts import path_of
+from aios.cli.accounts import alike, path_of
 from aios.cli.command import Command, as_json, valid
 from aios.cli.money import Count, Dollars, amount_of, per
 from aios.cli.show import put_json, say, since, table
@@ -60,6 +60,8 @@ def budget(
     with Client() as kernel:
         path = path_of(kernel, account)
         if wanted:
+            for near in alike(kernel, path) if lifted is None else ():
+                say(f"nobody has spent as {path} yet, and this limits no other account: there is {near}")
             set_limit(kernel, path, *wanted[0], window or "lifetime", soft, as_json)
         else:
             limits(kernel, path, as_json)
