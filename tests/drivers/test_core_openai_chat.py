@@ -168,6 +168,18 @@ async def test_tool_calls_reasoning_logprobs_and_usage_are_understood() -> None:
     assert [piece.arguments for delta in heard.deltas for piece in delta.tool_calls] == ['{"a', '": 1}']
 
 
+@pytest.mark.real
+@pytest.mark.parametrize(("told", "output"), [((3, 7), 7), ((7, 0), 7), ((7, -7), 7), ((0, 7, 7), 7)])
+async def test_of_a_usage_that_is_told_more_than_once_nothing_is_taken_back(told: tuple[int, ...], output: int) -> None:
+    """A server that says nothing last has not been paid nothing."""
+    async with served(ScriptedCore()) as (server, candidate):
+        usages = [f'data: {{"choices": [], "usage": {{"prompt_tokens": 10, "completion_tokens": {each}}}}}' for each in told]
+        events = ['data: {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}', *usages, "data: [DONE]"]
+        server.instead = says(*(line for event in events for line in (event, "")))
+        done = await candidate.core.generate(candidate.call(), Heard())
+    assert done.usage == Usage(input_uncached=10, output_visible=output)
+
+
 @pytest.mark.parametrize(
     ("told", "counted"),
     [

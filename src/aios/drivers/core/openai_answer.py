@@ -175,8 +175,8 @@ class AnswerReader:
             chunk = decode_chunk(data)
         except (msgspec.DecodeError, RecursionError) as problem:
             chunk = read_again(data, problem)
-        if chunk.usage is not None:
-            self._usage = chunk.usage
+        if chunk.usage is not None and (self._usage is None or chunk.usage.told >= self._usage.told):
+            self._usage = chunk.usage  # some tell it more than once, growing; one that takes back what it told is not believed
         if chunk.error:
             raise failure_in_stream(chunk.error, self._key)
         choices = chunk.choices

@@ -127,6 +127,11 @@ class WireUsage(Wire):
     cost: Any = None
     cost_in_usd_ticks: Any = None
 
+    @property
+    def told(self) -> int:
+        """All tokens of it, to tell which of several is the last word."""
+        return self.prompt_tokens + self.completion_tokens
+
     def counted(self, dialect: Dialect | None = None) -> Usage:
         """As the contract counts. Of some (xAI) the tokens of reasoning are beside those of the completion, not among them, which
         the total tells, or that they are more; what is paid for is all of them."""
