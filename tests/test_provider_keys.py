@@ -138,8 +138,12 @@ def test_who_names_no_window_of_what_is_elsewhere_has_one_of_what_is_usual_there
         '[[core]]\nname = "far"\nbase_url = "https://models.example.com/v1"\n'
         '[[core]]\nname = "said"\nbase_url = "https://models.example.com/v1"\nwindow = 4096\n'
         '[[core]]\nname = "here"\nbase_url = "http://127.0.0.1:8000/v1"\n'
+        '[[core]]\nname = "gateway"\nbase_url = "http://127.0.0.1:8001/v1"\nprice = { input = 1, output = 4 }\n'
+        '[[core]]\nname = "priced"\nbase_url = "http://127.0.0.1:8002/v1"\nprovider = "amazon"\n'
+        '[[core]]\nname = "ours"\nbase_url = "http://127.0.0.1:8003/v1"\nprovider = "local"\n'
     )
-    assert [core.window for core in config_of(text, tmp_path_factory, monkeypatch).cores] == [128_000, 4096, 8192]
+    windows = [core.window for core in config_of(text, tmp_path_factory, monkeypatch).cores]
+    assert windows == [128_000, 4096, 8192, 128_000, 128_000, 8192], "what is paid for is reserved for, wherever it is asked"
 
 
 def test_a_provider_that_is_coming_is_told_as_such(

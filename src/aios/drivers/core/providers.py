@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from aios.abi.errors import Invalid
 from aios.drivers.core.openai_chat import FEATURES, WINDOW, OpenAIChatConfig
-from aios.ports.core import Feature
+from aios.ports.core import Feature, Price
+from aios.ports.prices import LOCAL
 
 FAR_WINDOW = 128_000
-"""Of models elsewhere, where nobody says it: that much is reserved for an answer to a call that names no most of its own."""
+"""Of models elsewhere, or behind a gateway on this machine that are paid for, where nobody says it: that much is reserved for an
+answer to a call that names no most of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ def completed(config: OpenAIChatConfig) -> OpenAIChatConfig:
             raise Invalid(f"{said}a core needs its address, `base_url`, or a `provider` of {some}", field="base_url")
         if not config.name:
             raise Invalid(f"the core at {config.base_url} needs a `name`", field="name")
-        unsaid = config.needs_limit and config.window == WINDOW
-        return dataclasses.replace(config, window=FAR_WINDOW) if unsaid else config
+        paid = config.needs_limit or config.provider not in ("", LOCAL) or config.price not in (None, Price())
+        return dataclasses.replace(config, window=FAR_WINDOW) if paid and config.window == WINDOW else config
     ours = not config.base_url or config.base_url.rstrip("/") == provider.base_url
     return dataclasses.replace(
         config,
