@@ -2,6 +2,7 @@
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from aios.abi.account import AccountState, LimitState
 from aios.abi.errors import NotFound
@@ -9,7 +10,7 @@ from aios.abi.process import ProcessInfo
 from aios.cli.accounts import path_among, same_name
 from aios.cli.budget import lines_of
 from aios.cli.group import aios
-from aios.cli.spend import above_of, cells, dearest
+from aios.cli.spend import above_of, cells, dearest, unit_of
 
 HOUR_NS = 3600 * 10**9
 AT_NS = 100 * HOUR_NS + HOUR_NS // 2
@@ -75,6 +76,22 @@ def client(name: str, tenant: str) -> ProcessInfo:
         pid=f"pid of {name}", name=name, kind="session", cls="standard", state="waiting", word="idle", started_ns=0,
         agent=name.split("-")[0], tenant=tenant,
     )  # fmt: skip
+
+
+def test_where_nothing_costs_money_what_was_spent_is_shown_in_tokens() -> None:
+    limit = LimitState("/", "tokens", "lifetime", 1000, 1000, 600, 0)
+    paid = state("/a", 600, limit)
+    free = replace(paid, spent={window: {**spent, "money": 0} for window, spent in paid.spent.items()})
+    unused = state("/a", 0, limit)
+    assert [unit_of(states) for states in ([paid], [free], [free, paid], [unused], [])] == [
+        "money",
+        "tokens",
+        "money",
+        "money",
+        "money",
+    ]
+    shown = list(cells(free, {}, AT_NS, "tokens"))
+    assert shown[1:8] == ["600 tokens"] * 4 + ["600", "600", "0 tokens"]
 
 
 def test_who_spent_most_comes_first_by_money_then_tokens_and_only_processes_are_named() -> None:

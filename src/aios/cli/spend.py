@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import click
 
@@ -16,6 +16,7 @@ from aios.sdk.client import Client
 BLOCKED = "BLOCKED"
 """What is left of an account that was billed more than it had reserved."""
 HOUR_NS = 3600 * 10**9
+WINDOWS_SHOWN: tuple[Window, ...] = ("hour", "day", "month", "lifetime")
 MOST = 20
 """Accounts that `--most` shows."""
 SPARE = ("IN ALL", "RESERVED", "THIS MONTH", "LASTS", "CALLS", "TOKENS", "TODAY")
@@ -26,17 +27,16 @@ HEADERS = ("ACCOUNT", "THIS HOUR", "TODAY", "THIS MONTH", "IN ALL", "TOKENS", "C
 @click.command(cls=Command)
 @click.argument("account", metavar="[ACCOUNT|PID|NAME]", default=TOP)
 @click.option("--all", "-a", "everything", is_flag=True, help="Processes too, and accounts that have spent nothing.")
-@click.option(
-    "--most", type=click.Choice(("hour", "day", "month", "lifetime")), help=f"The {MOST} processes that spent most in it, first."
-)
+@click.option("--most", type=click.Choice(WINDOWS_SHOWN), help=f"The {MOST} processes that spent most in it, first.")
 @as_json
 def spend(account: str, everything: bool, most: Window | None, as_json: bool) -> None:
     """Show what was spent, and what may be.
 
     Of all accounts, or of one and those below it: `/TENANT/@USER/AGENT/PROCESS`, each with all that is below it, a process also
     by its pid or name; then of jobs and tools, `job:TENANT/NAME`, and of each `model:NAME` and `provider:NAME` that was ever
-    limited. The limit is the one that leaves least, its own or one above it; it lasts as long as this hour's spending goes on.
-    Whoever spends too much is held at once with `aios suspend NAME`, its name being the last part of its account.
+    limited. It is told in tokens as long as nothing has cost money. The limit is the one that leaves least, its own or one above
+    it; it lasts as long as this hour's spending goes on. Whoever spends too much is held at once with `aios suspend NAME`, its
+    name being the last part of its account.
     """
     if most is not None and (everything or as_json):
         raise click.UsageError("`--most` goes with neither `--all` nor `--json`, which have all accounts")
@@ -52,7 +52,8 @@ def spend(account: str, everything: bool, most: Window | None, as_json: bool) ->
     if most is not None:
         shown = dearest(found.accounts, most)
     if shown:
-        table(HEADERS, (tuple(cells(each, states, found.at_ns)) for each in shown), spare=SPARE)
+        unit = unit_of(shown)
+        table(HEADERS, (tuple(cells(each, states, found.at_ns, unit)) for each in shown), spare=SPARE)
     else:
         say("nothing was spent yet")
 
@@ -76,14 +77,20 @@ def is_shown(state: AccountState, asked: str) -> bool:
     return state.account == asked or bool(used and (depth <= 2 or state.account.startswith(TAGS) or state.limits or asked != TOP))
 
 
-def cells(state: AccountState, states: Mapping[str, AccountState], at_ns: int) -> Iterator[str]:
-    """One line of the table. `states`: of all accounts that are shown, and of those above them."""
+def unit_of(states: Sequence[AccountState]) -> Unit:
+    """What is shown of each window: money, or tokens where nothing has cost any, as on a model of this machine."""
+    sums = [state.spent["lifetime"] for state in states] + [state.reserved for state in states]
+    return "tokens" if not any(each["money"] for each in sums) and any(each["tokens"] for each in sums) else "money"
+
+
+def cells(state: AccountState, states: Mapping[str, AccountState], at_ns: int, unit: Unit = "money") -> Iterator[str]:
+    """One line of the table. `states`: of all accounts that are shown, and of those above them. `unit`: of the windows."""
     yield state.account
-    for window in ("hour", "day", "month", "lifetime"):
-        yield amount_of("money", state.spent[window]["money"])
+    for window in WINDOWS_SHOWN:
+        yield amount_of(unit, state.spent[window][unit])
     yield f"{state.spent['lifetime']['tokens']:,}"
     yield f"{state.spent['lifetime']['calls']:,}"
-    yield amount_of("money", state.reserved["money"])
+    yield amount_of(unit, state.reserved[unit])
     limit = tightest(state)
     if limit is None:
         yield from ("-", "-", "-")
