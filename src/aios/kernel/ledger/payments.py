@@ -215,6 +215,8 @@ class Till:
         self._waiting: dict[Account, Line] = {}
         self._recalled: dict[Account, set[Payment]] = {}
         self._parked: dict[Account, dict[Parked, None]] = {}
+        self._parked_of: dict[tuple[Account, str], int] = {}
+        """How many of them are a tenant's."""
         self._first: dict[Account, Line] = {}
         """Those that have missed a minute already."""
         self._stirred: set[Account] = set()
@@ -227,7 +229,7 @@ class Till:
 
     def parked_at(self, account: Account, tenant: str) -> int:
         """How many calls of a tenant are parked at an account."""
-        return sum(each.whose[0] == tenant for each in self._parked.get(account, ()))
+        return self._parked_of.get((account, tenant), 0)
 
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
@@ -381,15 +383,25 @@ class Till:
         ]
         for account, each in parked:
             self._parked.setdefault(account, {})[each] = None
+            self._count_parked(account, each, 1)
         self._wind()
         try:
             await future
         finally:
             for account, each in parked:
+                self._count_parked(account, each, -1)
                 here = self._parked.get(account, {})
                 here.pop(each, None)
                 if not here:
                     self._parked.pop(account, None)
+
+    def _count_parked(self, account: Account, parked: Parked, more: int) -> None:
+        whose = account, parked.whose[0]
+        count = self._parked_of.get(whose, 0) + more
+        if count:
+            self._parked_of[whose] = count
+        else:
+            del self._parked_of[whose]
 
     def tell_changed(self, account: Account) -> None:
         """The limits of an account have changed."""
