@@ -78,6 +78,27 @@ async def test_who_may_read_events_hears_what_becomes_of_its_own_calls_at_accoun
         ]  # fmt: skip
 
 
+async def test_what_tenants_have_spent_together_is_in_no_event_but_operators() -> None:
+    async with kernel_for_tests([ScriptedCore()]) as k:
+        acme, zeta = await client_of(k, "acme"), await client_of(k, "zeta")
+        await k.operator.call(SetLimit(account="/", unit="calls", amount=1, soft=0))
+        await zeta.call(ask())
+        with pytest.raises(OverBudget):
+            await acme.call(ask())
+        await k.operator.call(SetLimit(account="/", unit="calls", amount=100))
+        await k.operator.call(SetLimit(account="/acme", unit="calls", amount=0))
+        with pytest.raises(OverBudget):
+            await acme.call(ask())
+        wanted = ReadEvents(kinds=("account",))
+        whole, own = [
+            [e for e in (await gate.call(wanted)).events if isinstance(e, AccountChanged)] for gate in (k.operator, acme)
+        ]
+        assert [(e.account, e.change, bool(e.limit), bool(e.detail)) for e in own] == [
+            ("/", "refused", False, False), ("/acme", "refused", True, True),
+        ]  # fmt: skip
+        assert all(e.limit and e.detail for e in whole)
+
+
 async def test_operators_see_all_tenants_and_name_what_is_another_ones_with_its_tenant() -> None:
     async with kernel_for_tests([ScriptedCore()]) as k:
         acme = await client_of(k, "acme")

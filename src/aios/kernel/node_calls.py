@@ -10,7 +10,7 @@ from typing import get_args
 from msgspec.structs import replace
 
 from aios.abi.errors import Denied, Invalid, NotFound
-from aios.abi.event import AnyEvent, Dispatched, EventPage, ReadEvents
+from aios.abi.event import AccountChanged, AnyEvent, Dispatched, EventPage, ReadEvents
 from aios.abi.request import Done, lower
 from aios.abi.system import (
     AddToken,
@@ -156,8 +156,14 @@ class NodeCalls:
 
 
 def told(caller: Process, event: AnyEvent) -> AnyEvent:
-    """An event as a caller may hear of it: how many calls wait is the operators' to know, since they are everybody's."""
-    return event if caller.operator or not isinstance(event, Dispatched) else replace(event, waiting={})
+    """An event as a caller may hear of it: operators alone know how many calls wait, and what all tenants have spent together."""
+    if caller.operator:
+        return event
+    if isinstance(event, Dispatched):
+        return replace(event, waiting={})
+    if isinstance(event, AccountChanged) and not event.tenant:
+        return replace(event, limit=None, detail="")
+    return event
 
 
 def is_within(info: TokenInfo, caller: Process) -> bool:
