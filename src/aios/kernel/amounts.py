@@ -27,7 +27,8 @@ class Bound(msgspec.Struct, frozen=True):
 
     `most`: tokens that it may answer with, `least`: the fewest that are of use. `priced`: whether anybody knows its price.
     `heard`: all tokens that are made for it are told, so that what it came to is known however it ends. `tags`: accounts that
-    it is of there, beside those of its caller. `sized`: whether anybody knows how many tokens it may come to.
+    it is of there, beside those of its caller. `sized`: whether anybody knows how many tokens it may come to. `unknown`: what
+    is in it that neither can be said of.
     """
 
     fixed: Amount
@@ -38,6 +39,7 @@ class Bound(msgspec.Struct, frozen=True):
     heard: bool = False
     tags: tuple[str, ...] = ()
     sized: bool = True
+    unknown: tuple[str, ...] = ()
 
     def of(self, tokens: int) -> Amount:
         """The most that it comes to with so many tokens."""

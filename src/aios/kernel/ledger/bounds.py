@@ -72,21 +72,25 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, mod
         most *= request.n
     if info.local:
         given = min(given, info.window * (len(request.labels) + 1 if isinstance(request, Score) else 1))
-    sized = not (asked and _may_buy(asked)) and not _is_elsewhere(request.messages)
-    priced = price is not None and (sized and not (asked and not price.is_nothing and not asked.keys() <= PLAIN))
+    unknown = _bought(asked) if asked else ()
+    if _is_elsewhere(request.messages):
+        unknown += ("files",)
+    sized = not unknown
+    if asked and price is not None and not price.is_nothing:
+        unknown += tuple(sorted(asked.keys() - PLAIN - SERVICES))
+    priced = price is not None and not unknown
     worst = (price or FREE).worst(given, media=media, words=words_of(request, info))
     return Bound(
         Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, tags_of(model, info.billed_by),
-        sized or info.local,
+        sized or info.local, unknown,
     )  # fmt: skip
 
 
-def _may_buy(asked: Mapping[str, Any]) -> bool:
-    """Whether words of a provider's own ask for what nobody knows the price of."""
+def _bought(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words of a provider's own that ask for what nobody knows the price of."""
     tools = asked.get("tools") or ()
-    if not SERVICES.isdisjoint(asked) or not isinstance(tools, list | tuple):
-        return True
-    return any(not isinstance(tool, dict) or tool.get("type") not in OWN_TOOLS for tool in tools)
+    own = isinstance(tools, list | tuple) and all(isinstance(each, dict) and each.get("type") in OWN_TOOLS for each in tools)
+    return (*sorted(SERVICES.intersection(asked)), *(() if own else ("tools",)))
 
 
 def _is_elsewhere(messages: tuple[Message, ...]) -> bool:

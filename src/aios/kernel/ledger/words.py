@@ -9,6 +9,7 @@ from aios.kernel.amounts import CALLS, MONEY, Bound
 from aios.kernel.ledger.ledger import Short
 
 NANO = 10**9
+MOST_LISTED = 5
 
 
 def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
@@ -24,11 +25,12 @@ def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
     most = words(limit.unit, limit.wanted) + per(limit.window)
     raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
     if short.because == "price" and limit.unit != MONEY:
-        says = "leave out what is not in it, such as files and searches"
-        return f"`{name}` has a limit of {most}, and nobody knows how many this call comes to: {says}"
+        return f"`{name}` has a limit of {most}, and nobody knows how many this call comes to: leave out {_listed(bound.unknown)}"
     if short.because == "price":
         what = " at ".join(f"`{tag.partition(':')[2]}`" for tag in bound.tags)
-        says = "say it in `[prices]` of aios.toml, see `aios prices`, or leave out what is billed by its uses or unknown here"
+        says = "say it in `[prices]` of aios.toml, see `aios prices`"
+        if bound.unknown:
+            says = f"leave out {_listed(bound.unknown)}"
         return f"`{name}` has a limit of {most}, and nobody knows what this call of {what} costs: {says}"
     least = words(limit.unit, bound.of(bound.least)[limit.unit])
     if short.because == "limit":
@@ -41,6 +43,12 @@ def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
     if not tells:
         return f"`{name}` has too little left{per(limit.window)} for this call, which may come to {least}{resets}: {raises}"
     return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """A few names, as far as they are worth reading."""
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(f"`{name[:40]}`" for name in names[:MOST_LISTED]) + more
 
 
 def words(unit: int, amount: int) -> str:
