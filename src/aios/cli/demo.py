@@ -53,7 +53,7 @@ QUESTIONS = tuple(
     f"In a word: what {verb} here?" for verb in ("calls", "waits", "holds", "decides", "ends", "stays", "asks", "acts")
 )
 HANDBOOK_CHARACTERS = 1600
-ALLOWED, RAISED = 855, 100_000
+ALLOWED, RAISED = 290, 100_000
 """Tokens that the runaway may spend a day: enough for its first call and not for its second, and then for all that it asks."""
 MIDST_S = 0.6
 """After so long a generation is under way, and not near its end."""
