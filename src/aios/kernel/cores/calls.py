@@ -197,7 +197,8 @@ class CoreCalls:
     def _note(self, call: Call, usage: Usage, answer: str) -> Usage:
         """What a call came to, where it is counted. One that cannot be true counts as what was heard of it."""
         usage = usage if can_be_true(usage) else Usage(output_visible=call.said_tokens, estimated=True)
-        call.input_tokens, call.cached_tokens, call.output_tokens = usage.input_tokens, usage.cache_read, usage.output_tokens
+        given, made = usage.input_tokens, usage.output_tokens
+        call.input_tokens, call.cached_tokens, call.output_tokens = given, usage.cache_read, made
         call.answer = answer
         assert isinstance(call.request, Generate | Score)
         price = None if call.payment is None else self._pool.price(call.core, call.plan.model)
@@ -205,7 +206,7 @@ class CoreCalls:
         self._pool.add_usage(call.core, usage)
         if call.came_to is not None and call.payment is not None and call.payment.measure is not None:
             self._remember_size(call, usage)
-        call.process.tokens += usage.input_tokens + usage.output_tokens
+        call.process.tokens += given + made
         call.label = call.process.label.join(FIRST_PARTY)
         return usage
 

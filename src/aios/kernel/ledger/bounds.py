@@ -187,5 +187,7 @@ def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: 
     """What a usage that can be true, of a request on a core, comes to; None for one that nobody told."""
     if usage.estimated:
         return None
-    money = 0 if price is None else price.cost(usage, media=has_media(request), words=words_of(request, info))
+    if price is None:
+        return Amount(usage.billed, usage.input_tokens + usage.output_tokens, 1)
+    money = price.cost(usage, media=has_media(request), words=words_of(request, info))
     return Amount(max(money, usage.billed), usage.input_tokens + usage.output_tokens, 1)  # a seller may be dearer than the table
