@@ -14,10 +14,14 @@ import pytest
 from stage import CLIENTS, HELLO, LIMIT_S, WAITED, Failure, Stage, stage
 
 from aios.abi.account import SetLimit
+from aios.abi.llm import Generate
+from aios.kernel.ledger.bounds import bound_of
+from aios.ports.core import CoreInfo, Price
 from aios.server import exchange
 
 ACCOUNT = "/local/client"
 """What the token of the stage is charged to."""
+PRICE = Price(10, 1, 100).exact()
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,22 @@ async def limit(s: Stage, calls: int) -> None:
     await s.k.operator.call(SetLimit(account=ACCOUNT, unit="calls", amount=calls, window="day"))
 
 
+def uncountable(s: Stage) -> set[str]:
+    """What clients have asked that a core of a provider would be refused for under a limit of money."""
+    found: set[str] = set()
+    for call in s.core.calls:
+        assert isinstance(call.request, Generate)
+        far = CoreInfo(name="far", models=("m",), features=frozenset(), slots=1, window=8192, driver=call.request.wire)
+        found.update(bound_of(call.request, far, PRICE, "m").unknown)
+    return found
+
+
 @pytest.mark.real
 @pytest.mark.slow
 async def test_it_says_hello_streams_and_calls_its_tools(client: Client) -> None:
     async with stage() as s:
         got = await s.play(client.name, client.program, ["hello", "tools", *["stream"] * client.streams])
+        assert not uncountable(s), "it works under a limit of money"
     assert got["hello"] == HELLO
     assert got["tools"].startswith("the tool said") and "42" in got["tools"]
     assert not client.streams or ("".join(got["stream"]) == HELLO and len(got["stream"]) > 1)
