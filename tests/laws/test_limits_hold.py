@@ -185,8 +185,8 @@ class Law:
     def nobody_waits_for_nothing(self) -> None:
         """When all has been done that can be: who waits for room has none."""
         till = self.k.kernel.till
-        for account, queue in till._waiting.items():
-            first = queue[0]
+        for account, line in till._waiting.items():
+            first = line.first()
             if not till._recalled.get(account):
                 short = till.ledger.room(first.accounts_on(first.server), first.bounds[first.server])
                 assert isinstance(short, Short), f"there is room for who waits at {account.name}"
@@ -369,6 +369,7 @@ async def run(script: list[tuple[Any, ...]]) -> None:
 
 
 @given(scripts)
+@example([("limit", "/", "money", "now", 2), ("crowd", 0, "slow", 3), ("wait", 0.5)])  # somebody waits for room
 @settings(max_examples=150, deadline=None)
 async def test_nobody_spends_beyond_a_limit_or_waits_for_nothing(script: list[tuple[Any, ...]]) -> None:
     await run(script)
