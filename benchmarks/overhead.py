@@ -35,7 +35,7 @@ BARS = {
     "responses_cpu_vs_floor": Bar("at most", 3.5),
     "responses_chunk_vs_relay": Bar("at most", 2),
     "cpu_us_per_call": Bar("at most", 500),
-    "limited_vs_free": Bar("at most", 1.75),
+    "limited_vs_free": Bar("at most", 1.5),
     "internal_call_us": Bar("at most", 40),
     "socket_call_us": Bar("at most", 150),
     "idle_rss_mb": Bar("at most", 80),
