@@ -37,7 +37,7 @@ BARS = {
 }
 MEANINGS = {
     "overshoot": "billed beyond a budget of $5 that 1 to 1,024 callers share, at real doors, the most of all seeds ÷ the budget",
-    "used": "what of it the ledger has booked when all are refused twice in a row, the least median over seeds",
+    "used": "what of it the ledger has booked when all are refused, the least median over seeds",
     "used_at_first_refusal": "what of it is booked when the first call is refused, the least median over seeds",
     "used_of_text": "what of it is booked where a token has four bytes that nobody can count before, the least median over seeds",
     "billed": "what of it was billed, the least median",

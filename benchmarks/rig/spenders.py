@@ -1,4 +1,4 @@
-"""Callers who share a budget: each calls through a kernel's doors until it is refused twice in a row, and some of them hang up.
+"""Callers who share a budget: each calls through a kernel's doors until it is refused, and some of them hang up.
 
 A process of its own. The kernel's ledger refuses them, or they do by themselves what gateways do: look what the account has spent
 (`after`), or besides reserve what is left where the most that a call can come to does not fit (`resize`).
@@ -19,8 +19,6 @@ from aios.drivers.core.http1 import Answer, Broken, Connections
 from benchmarks.rig.bills import LIMIT, MAX_TOKENS, PRICE, Ask, drawn
 from benchmarks.rig.child import Failed, obey, run
 
-PATIENCE = 2
-"""Refusals in a row after which a caller gives up."""
 KEEP_S = 4.0
 NANO = 10**9
 LEAST_TOKENS = 256
@@ -89,9 +87,9 @@ class Spenders:
         return self.outcome
 
     async def _caller(self, chance: random.Random) -> None:
-        """Call until that is refused: another call may be a smaller one, but not again and again."""
-        refused = 0
-        while refused < PATIENCE:
+        """Call until that is refused."""
+        refused = False
+        while not refused:
             ask = drawn(chance, fails=self._plan.fails)
             reserved = 0 if self._plan.way == "reserve" else await self._own_reservation(ask)
             if reserved is None:
@@ -100,8 +98,7 @@ class Spenders:
             status, said = await self._call(ask)
             self._reserved -= reserved
             self._settled.set()
-            if status:
-                refused = refused + 1 if self.refuses(ask, status, said) else 0
+            refused = bool(status) and self.refuses(ask, status, said)
 
     async def _own_reservation(self, ask: Ask) -> int | None:
         """What a gateway reserves for a call, nano-dollars; None if it refuses it."""
