@@ -238,15 +238,14 @@ class CallPath:
                 failure = error
                 raise
             finally:
-                ended = self._ended(call, turn, ended_well, failure)
+                ended = (self._give_back if call.hear_out is None else self._hear_out)(call, turn, ended_well, failure)
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
             call.feasible = call.feasible - {call.core} or call.feasible
 
-    def _ended(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
-        """An attempt has ended: its turn is given back, now or when its answer was heard out. When it ended."""
-        if call.hear_out is None:
-            return self._give_back(call, turn, ended_well, failure)
+    def _hear_out(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
+        """An attempt has ended, and its turn is given back when its answer was heard out; when it ended."""
+        assert call.hear_out is not None
         call.hear_out(partial(self._heard_out, call, turn, failure, call.cost))
         return self._clock.monotonic()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Any
 
@@ -33,8 +34,8 @@ class Syscall:
     row's template names. Pure.
     `bind`, `plan`: for rows with a lane. The servers that can do it, of what access has left; and, once it has its turn, all
     that the act will depend on, which is recorded before it begins. Chance is drawn there, and nowhere else.
-    `bound`: for rows with a lane, the most that the act can come to on a server; `free`: whether none of the servers that can do
-    it costs anything. `measure`: the same as `bound` and closer, where that takes time; None if nobody knows better.
+    `bound`: for rows with a lane, the most that the act can come to on a server; `costless`: the servers on which it costs
+    nothing. `measure`: the same as `bound` and closer, where that takes time; None if nobody knows better.
     """
 
     act: Callable[[Call], Awaitable[Any]]
@@ -42,7 +43,7 @@ class Syscall:
     bind: Callable[[Call], frozenset[str]] | None = None
     plan: Callable[[Call], Any] | None = None
     bound: Callable[[Call, str], Bound] | None = None
-    free: Callable[[Call], bool] | None = None
+    costless: AbstractSet[str] = frozenset()
     measure: Callable[[Call, str], Awaitable[Bound | None]] | None = None
 
 

@@ -136,16 +136,23 @@ class WireUsage(Wire):
         """As the contract counts. Of some (xAI) the tokens of reasoning are beside those of the completion, not among them, which
         the total tells, or that they are more; what is paid for is all of them."""
         details, out = self.prompt_tokens_details, self.completion_tokens_details
-        cached = min((details and details.cached_tokens) or self.prompt_cache_hit_tokens or 0, self.prompt_tokens)
-        written = min((details and details.cache_write_tokens) or 0, self.prompt_tokens - cached)
-        reasoning, said = (out and out.reasoning_tokens) or 0, self.completion_tokens
-        made = said
-        if said >= 0:  # what cannot be stays so
-            made = max(said, (self.total_tokens or 0) - self.prompt_tokens, said + reasoning if reasoning > said else 0)
-        reasoning = min(reasoning, made) if reasoning > 0 else reasoning
+        given, made = self.prompt_tokens, self.completion_tokens
+        cached, written, reasoning = self.prompt_cache_hit_tokens or 0, 0, 0
+        if details is not None:
+            cached, written = details.cached_tokens or cached, details.cache_write_tokens or 0
+        if cached or written:
+            cached = min(cached, given)
+            written = min(written, given - cached)
+        if out is not None:
+            reasoning = out.reasoning_tokens or 0
+        if made >= 0:  # what cannot be stays so
+            if reasoning > made:
+                made += reasoning
+            if self.total_tokens is not None and self.total_tokens - given > made:
+                made = self.total_tokens - given
         told = self.cost if self.cost_in_usd_ticks is None else self.cost_in_usd_ticks
         billed = 0 if dialect is None or dialect.bills is None else _nano(told, dialect.bills)
-        return Usage(self.prompt_tokens - cached - written, cached, made - reasoning, reasoning, written, billed=billed)
+        return Usage(given - cached - written, cached, made - reasoning, reasoning, written, billed=billed)
 
 
 def _nano(told: Any, unit: Decimal) -> int:

@@ -33,7 +33,7 @@ from aios.abi.price import CorePrices
 from aios.abi.system import CoreList
 from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
-from aios.kernel.amounts import Bound
+from aios.kernel.amounts import Amount, Bound
 from aios.kernel.cores.affinity import Affinity
 from aios.kernel.cores.conversations import Conversations, Heard
 from aios.kernel.cores.drains import Drains
@@ -42,7 +42,7 @@ from aios.kernel.cores.pool import DEFAULT, Pool
 from aios.kernel.cores.standing_back import StandingBack
 from aios.kernel.events import EventLog
 from aios.kernel.lanes.lane import Turn
-from aios.kernel.ledger.bounds import asked_bound, bound_of, came_to, can_be_true
+from aios.kernel.ledger.bounds import asked_bound, bound_of, can_be_true, money_of
 from aios.kernel.process import Call
 from aios.kernel.syscall import Syscall
 from aios.ports.clock import Clock
@@ -77,9 +77,9 @@ class CoreCalls:
     def syscalls(self) -> dict[str, Syscall]:
         return {
             "llm.generate": Syscall(
-                self._generate, self._resources, self._bind, self._plan, self._bound, self._free, self._measure
+                self._generate, self._resources, self._bind, self._plan, self._bound, self._pool.costless, self._measure
             ),
-            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound, self._free),
+            "llm.score": Syscall(self._score, self._resources, self._bind, self._plan_score, self._bound, self._pool.costless),
             "llm.count": Syscall(self._count, self._resources),
             "llm.models": Syscall(self._models),
             "account.prices": Syscall(self._prices),
@@ -126,9 +126,6 @@ class CoreCalls:
                 return None
             counted = tokens.tokens if tokens.exact else None
         return None if counted is None else bound_of(request, info, self._pool.price(core, model), model, counted)
-
-    def _free(self, call: Call) -> bool:
-        return self._pool.free(call.feasible)
 
     def _plan(self, call: Call) -> CoreCall:
         """The call as its core gets it. A further attempt is the same call: same id, same seed."""
@@ -196,15 +193,19 @@ class CoreCalls:
 
     def _note(self, call: Call, usage: Usage, answer: str) -> Usage:
         """What a call came to, where it is counted. One that cannot be true counts as what was heard of it."""
-        usage = usage if can_be_true(usage) else Usage(output_visible=call.said_tokens, estimated=True)
+        if not can_be_true(usage):
+            usage = Usage(output_visible=call.said_tokens, estimated=True)
         given, made = usage.input_tokens, usage.output_tokens
         call.input_tokens, call.cached_tokens, call.output_tokens = given, usage.cache_read, made
         call.answer = answer
-        assert isinstance(call.request, Generate | Score)
-        price = None if call.payment is None else self._pool.price(call.core, call.plan.model)
-        call.came_to = came_to(usage, price, call.request, self._pool.info(call.core))
-        self._pool.add_usage(call.core, usage)
-        if call.came_to is not None and call.payment is not None and call.payment.measure is not None:
+        money, payment = usage.billed, call.payment
+        if payment is not None:
+            assert isinstance(call.request, Generate | Score)
+            price = self._pool.price(call.core, call.plan.model)
+            money = money_of(usage, price, call.request, self._pool.info(call.core))
+        call.came_to = None if usage.estimated else Amount(money, given + made, 1)
+        self._pool.add_tokens(call.core, given, usage.cache_read, made)
+        if payment is not None and payment.measure is not None and not usage.estimated:
             self._remember_size(call, usage)
         call.process.tokens += given + made
         call.label = call.process.label.join(FIRST_PARTY)

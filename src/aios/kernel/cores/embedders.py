@@ -52,7 +52,8 @@ class Embedders:
         self._events.add(CoreChanged, core=event.core, change=event.change, detail=event.detail, os_pid=event.pid)
 
     def syscalls(self) -> dict[str, Syscall]:
-        return {"llm.embed": Syscall(self._embed, self._resources, self._bind, self._plan, self._bound, lambda call: True)}
+        costless = frozenset(info.name for info in self._infos.values())
+        return {"llm.embed": Syscall(self._embed, self._resources, self._bind, self._plan, self._bound, costless)}
 
     @property
     def models(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import cast
 
 from aios.abi.errors import NoCore, NotFound, Unavailable
 from aios.abi.event import CoreChanged
-from aios.abi.llm import Generate, Model, Score, Usage
+from aios.abi.llm import Generate, Model, Score
 from aios.abi.price import CorePrice, ModelPrice, Price
 from aios.abi.system import CoreState
 from aios.abi.wire import nearest
@@ -23,14 +23,17 @@ MOST_KEPT = 1000
 
 
 class Pool:
-    """All model cores behind one lane. `aliases`: names that stand for models, the first that can do the call first."""
+    """All model cores behind one lane. `aliases`: names that stand for models, the first that can do the call first.
+
+    `costless`: names of the cores for which nothing is paid, as far as anybody knows.
+    """
 
     def __init__(self, lane: Lane, events: EventLog, aliases: dict[str, tuple[str, ...]], prices: Prices) -> None:
         self.lane = lane
         self._events = events
         self._prices = prices
         self._own_prices: dict[str, Price] = {}
-        self._free: frozenset[str] = frozenset()
+        self.costless: set[str] = set()
         self._cores: dict[str, Core] = {}
         self._infos: dict[str, CoreInfo] = {}
         self._tokens: dict[str, tuple[int, int, int]] = {}
@@ -53,7 +56,7 @@ class Pool:
         if info.price is not None or info.provider in ("", LOCAL):  # what others ask may be another price tomorrow
             prices = [self.price(info.name, model) for model in info.models]
             if all(price is None or price.is_nothing for price in prices):
-                self._free |= {info.name}
+                self.costless.add(info.name)
         self._tokens[info.name] = (0, 0, 0)
         for model in info.models:
             if info.default != "never" or model not in self._having:  # who lists names of others does not get their calls
@@ -103,14 +106,10 @@ class Pool:
             return ModelPrice(info.provider, model, "operator", info.name, own)
         return self._prices.price(info.provider, model)
 
-    def free(self, names: frozenset[str]) -> bool:
-        """Whether nothing is paid for any of these cores, as far as anybody knows."""
-        return names <= self._free
-
-    def add_usage(self, name: str, usage: Usage) -> None:
+    def add_tokens(self, name: str, given: int, cached: int, made: int) -> None:
         """A call on this core has ended well."""
-        given, cached, made = self._tokens[name]
-        self._tokens[name] = (given + usage.input_tokens, cached + usage.cache_read, made + usage.output_tokens)
+        before = self._tokens[name]
+        self._tokens[name] = (before[0] + given, before[1] + cached, before[2] + made)
 
     def queues(self, name: str) -> bool:
         """Whether a core queues calls beyond its slots by itself."""

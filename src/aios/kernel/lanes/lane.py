@@ -25,7 +25,7 @@ from aios.abi.errors import QueueFull, Unavailable
 from aios.abi.request import Class
 from aios.abi.system import LEAST_WEIGHT, MOST_WEIGHT
 from aios.abi.waits import Code, Wait
-from aios.kernel.lanes.policy import Dispatch, Policy, Suspension, Ticket, Waiter, least_loaded
+from aios.kernel.lanes.policy import Dispatch, Payment, Policy, Suspension, Ticket, Waiter, least_loaded
 from aios.kernel.lanes.rate import Rate
 from aios.ports.clock import Clock
 
@@ -412,18 +412,16 @@ class Lane:
         urgent = self._preempts() and self.policy.urgent(ticket)
         idle = self._idle(ticket.feasible, urgent)
         name = least_loaded(idle, ticket) if idle else None
-        if name is None or not self._pays(ticket, name):
+        if name is None or (ticket.payment is not None and not self._pays(ticket, ticket.payment, name)):
             return None
         reason = "free" if self._servers[name].has_room() else "urgent"
         dispatch = Dispatch(ticket, name, reason, idle)
         self._start(dispatch)
         return Turn(self, dispatch, {})
 
-    def _pays(self, ticket: Ticket, server: str) -> bool:
+    def _pays(self, ticket: Ticket, payment: Payment, server: str) -> bool:
         """Whether a ticket has what a turn on a server costs; if not, it steps aside. Raises `Withdrawn` where it never will."""
-        if ticket.payment is None:
-            return True
-        taken = ticket.payment.take(server, partial(self._recall, ticket))
+        taken = payment.take(server, partial(self._recall, ticket))
         if taken == "never":
             raise Withdrawn
         ticket.aside = taken == "later"
@@ -579,9 +577,8 @@ class Lane:
 
     def _dispatch_on(self, names: Iterable[str]) -> bool:
         """Give one turn of these servers, if there is one and somebody to take it."""
-        for _ in range(MOST_ASIDE):
-            if not self._count:
-                return False
+        aside = 0
+        while self._count and aside < MOST_ASIDE:
             preempts = self._preemptible and self.policy.preempts
             idle = self._idle(names, preempts)
             kept = [name for name in idle if not self._servers[name].has_room()] if preempts else ()
@@ -591,7 +588,9 @@ class Lane:
             if self._give(dispatch):
                 return True
             self.policy.settled(dispatch.ticket, 0.0)  # it gave up in this very step, or stepped aside
-        asyncio.get_running_loop().call_soon(self._dispatch_all, tuple(names))
+            aside += 1
+        if self._count:
+            asyncio.get_running_loop().call_soon(self._dispatch_all, tuple(names))
         return False
 
     def _give(self, dispatch: Dispatch) -> bool:
@@ -605,7 +604,7 @@ class Lane:
             self._uncount(ticket)
             return False
         try:
-            if not self._pays(ticket, dispatch.server):
+            if ticket.payment is not None and not self._pays(ticket, ticket.payment, dispatch.server):
                 return False
         except Withdrawn as never:
             self._uncount(ticket)

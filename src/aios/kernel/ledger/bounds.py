@@ -24,8 +24,8 @@ DEAR_IMAGES, PER_DEAR_IMAGE = "gpt-4o-mini", 50_000
 """A model that counts a picture as 2,833 tokens and 5,667 for each of its tiles, of which there are at most eight."""
 USEFUL_TOKENS = 256
 """Of an answer: a call for which there is less room waits, if it has asked for more."""
-MOST_TOKENS = 2**40
-"""In a usage that can be true."""
+MOST_TOKENS = 2**40 - 1
+"""In a usage that can be true, of each kind: all bits below 2^40."""
 SERVICES = frozenset(
     ("compound_custom", "documents", "mcp_servers", "models", "plugins", "preset", "provider", "route", "search_parameters",
      "search_settings", "web_search_options")
@@ -179,15 +179,12 @@ def words_of(request: Generate | Score, info: CoreInfo) -> frozenset[str]:
 
 def can_be_true(usage: Usage) -> bool:
     """Whether so many tokens can have been made: what a provider says is not to be trusted."""
-    parts = (usage.input_uncached, usage.cache_read, usage.output_visible, usage.reasoning, usage.cache_write)
-    return min(parts) >= 0 and max(parts) <= MOST_TOKENS
+    bits = usage.input_uncached | usage.cache_read | usage.output_visible | usage.reasoning | usage.cache_write  # of each call
+    return 0 <= bits <= MOST_TOKENS
 
 
-def came_to(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> Amount | None:
-    """What a usage that can be true, of a request on a core, comes to; None for one that nobody told."""
-    if usage.estimated:
-        return None
+def money_of(usage: Usage, price: Price | None, request: Generate | Score, info: CoreInfo) -> int:
+    """Nano-dollars of a usage that can be true, of a request on a core: a seller may be dearer than the table."""
     if price is None:
-        return Amount(usage.billed, usage.input_tokens + usage.output_tokens, 1)
-    money = price.cost(usage, media=has_media(request), words=words_of(request, info))
-    return Amount(max(money, usage.billed), usage.input_tokens + usage.output_tokens, 1)  # a seller may be dearer than the table
+        return usage.billed
+    return max(price.cost(usage, media=has_media(request), words=words_of(request, info)), usage.billed)

@@ -22,17 +22,18 @@ class Free:
     def __init__(self, book: Book, till: Till, clock: Clock) -> None:
         self._book = book
         self._till = till
-        self._clock = clock
+        self._now_ns = clock.now_ns
         self._calls: dict[Call, tuple[Account, Callable[[Call, str], Bound], str]] = {}
         """With their accounts, and the names of their jobs'."""
 
     def begins(self, call: Call, syscall: Syscall) -> bool:
         """Whether the next attempt of a call costs nothing and no limit holds for it: if so, it is counted at its end alone."""
         account, job = self._book.of(call.process), self._book.job_of(call)
-        assert syscall.free is not None and syscall.bound is not None
-        if not syscall.free(call) or (self._book.has_limits and self._holds_for(call, syscall.bound, account, job)):
+        bound_on = syscall.bound
+        assert bound_on is not None
+        if not call.feasible <= syscall.costless or (self._book.has_limits and self._holds_for(call, bound_on, account, job)):
             return False
-        self._calls[call] = (account, syscall.bound, job)
+        self._calls[call] = (account, bound_on, job)
         return True
 
     def _holds_for(self, call: Call, bound_on: Callable[[Call, str], Bound], account: Account, job: str) -> bool:
@@ -76,18 +77,16 @@ class Free:
             actual = outcome_of(call, bound, most, error) or most
         call.came_to = None
         if actual.calls:
-            now_ns = self._clock.now_ns()
+            now_ns = self._now_ns()
             account.spend(actual.tokens, now_ns)
-            for tag in self._tags_of(call, bound_on, job):
-                tag.spend(actual.tokens, now_ns)
+            if job or self._book.knows_for_all:
+                for tag in self._tags_of(call, bound_on, job):
+                    tag.spend(actual.tokens, now_ns)
 
     def _tags_of(self, call: Call, bound_on: Callable[[Call, str], Bound], job: str) -> Iterable[Account]:
         """The accounts of the tags of what cost nothing, as far as they are there."""
-        tags = self._book.tags
-        if not tags or not (job or self._book.knows_for_all):
-            return ()
         names = bound_on(call, call.core).tags if self._book.knows_for_all else ()
-        return [tags[name] for name in (job, *names) if name in tags]
+        return [self._book.tags[name] for name in (job, *names) if name in self._book.tags]
 
 
 def _server_of(call: Call) -> str | None:
