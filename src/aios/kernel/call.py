@@ -67,6 +67,7 @@ class CallPath:
         self._deadlines = deadlines
         self._weight = weight
         self._cashier = cashier
+        self._free = cashier.free
         self._guard = guard
         self.draining = False
         self._in_lanes = 0
@@ -265,7 +266,10 @@ class CallPath:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""
         cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
         turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
-        self._cashier.settle(call, failure)
+        if call.payment is None:
+            self._free.ended(call, failure)
+        else:
+            self._cashier.settle(call, call.payment, failure)
         turn.release()
         ended = self._clock.monotonic()
         if call.frozen is not None:
@@ -309,16 +313,17 @@ class CallPath:
         deadline_s = call.options.deadline_s
         deadline = None if deadline_s is None else call.asked + deadline_s
         while True:
-            payment = None if self._cashier.free.begins(call, syscall) else await self._cashier.payment(call, syscall)
+            payment = None if self._free.begins(call, syscall) else await self._cashier.payment(call, syscall)
             waiters = self._waiters_of(process) if process.awaited else ()
             ticket = Ticket(
                 process.tenant, call.cls, process.pid, process.name, asked, call.asked_ns, call.feasible, process.share,
-                call.near, accounts, program, call.options.remaining_s, deadline, waiters, payment=payment,
+                call.near, accounts, program, call.options.remaining_s, deadline, waiters,
             )  # fmt: skip
+            ticket.payment = payment
             call.requeue = partial(self._lend, lane, ticket, process)
             turn = lane.try_turn(ticket)
             if turn is None:  # here, and not in a coroutine of its own: most calls wait
-                call.ticket, call.waits, call.withdraw = ticket, partial(lane.why, ticket), partial(lane.withdraw, ticket)
+                call.queue, call.ticket = lane, ticket
                 try:
                     lane.enter(ticket, again)
                     if payment is not None:
@@ -336,10 +341,10 @@ class CallPath:
                     if ticket.payment is not None:
                         ticket.payment.leave()
                     lane.leave(ticket)
-                    call.waits = call.ticket = call.withdraw = None
+                    call.queue = call.ticket = None
             if process.held is None and turn is not None:
-                call.payment = ticket.payment
-                call.granted = None if call.payment is None else call.payment.granted
+                payment = call.payment = ticket.payment  # a limit may have come while it waited
+                call.granted = None if payment is None else payment.granted
                 return turn
             self._cashier.release(call, ticket)
             if turn is not None:

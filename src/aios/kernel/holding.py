@@ -58,8 +58,8 @@ class Holds:
     def _stand_still(self, process: Process) -> None:
         for call in list(process.calls.values()):
             self._deadlines.pause(call)
-            if call.withdraw is not None:
-                call.withdraw()
+            if call.queue is not None:
+                call.queue.withdraw(call.ticket)
 
     def _go_on(self, process: Process) -> None:
         for call in process.calls.values():

@@ -57,10 +57,23 @@ class Predecessors(Protocol):
         ...
 
 
+class Queue(Protocol):
+    """Where calls wait for a turn, each by its ticket."""
+
+    def why(self, ticket: Any) -> Wait:
+        """Why it waits."""
+        ...
+
+    def withdraw(self, ticket: Any) -> None:
+        """Take it out of the queue, and tell who waits for it."""
+        ...
+
+
 class Call(msgspec.Struct, eq=False):
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity.
 
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
+    `queue`: where it waits for a turn, by its `ticket`, as long as it does.
     `payment`: what is reserved for an attempt, if anything is; `granted`: tokens that its answer may have, where they are fewer
     than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars. `quota`:
     see `Started`. `hear_out`: there when its caller went away but its answer is read on; does what it is given when that ended.
@@ -82,7 +95,7 @@ class Call(msgspec.Struct, eq=False):
     task: asyncio.Task[Any] | None = None
     cancels: int = 0
     waits: Callable[[], Wait | None] | None = None
-    withdraw: Callable[[], None] | None = None
+    queue: Queue | None = None
     frozen: Callable[[], Wait | None] | None = None
     frozen_s: float = 0.0
     requeue: Callable[[], None] | None = None
@@ -125,6 +138,8 @@ class Call(msgspec.Struct, eq=False):
     @property
     def wait(self) -> Wait | None:
         """Why it does not go on; None while it acts."""
+        if self.queue is not None:
+            return self.queue.why(self.ticket)
         waits = self.frozen or self.waits
         return waits() if waits is not None else None
 

@@ -197,7 +197,10 @@ class HttpServer:
             request.token_id = self._kernel.check(request.token, peer.at)
             peer.known = True
             _check_type(scope["method"], request)
-            request.body, whole = await self._body(request, peer, receive), True
+            there = peer.body()
+            if there is None or len(there) > self._config.max_body_bytes:
+                there = await self._body(request, there, receive, peer.outbox.loop)
+            request.body, whole = there, True
             await self._attend(handler(request, writer), writer, peer)
         except _Gone:
             return
@@ -262,18 +265,17 @@ class HttpServer:
             peer.unwatch()
             peer.settle = writer.settle
 
-    async def _body(self, request: HttpRequest, peer: Peer, receive: Any) -> bytes:
-        """The body, never more than it may have in memory. Raises `TooLarge`, or `Invalid` for one that does not come."""
+    async def _body(self, request: HttpRequest, there: bytes | None, receive: Any, loop: asyncio.AbstractEventLoop) -> bytes:
+        """A body that is not there yet, or too large, never more than it may have in memory.
+
+        Raises `TooLarge`, or `Invalid` for one that does not come.
+        """
         most = self._config.max_body_bytes
-        there = peer.body()
-        if there is not None and len(there) <= most:
-            return there
         stated = request.header(b"content-length")
         if stated and (not stated.isdecimal() or int(stated) > most):
             raise TooLarge(f"a body of {stated[:20]} bytes is above the limit of {most}")
         if there is not None:
             raise TooLarge(f"the body is above the limit of {most} bytes")
-        loop = peer.outbox.loop
         deadline_s = loop.time() + self._config.body_timeout_s
         pieces = bytearray()
         while True:

@@ -23,7 +23,8 @@ class MemoryStore:
         self._bytes = 0
         self._count = 0
         self._records: collections.deque[Record] = collections.deque()
-        self._of_call: dict[str, Record | tuple[Record, ...]] = {}  # flat: lists would be walked by each pass of the collector
+        self._of_call: dict[tuple[str, str], Record | tuple[Record, ...]] = {}
+        """By process and path. Flat: lists would be walked by each pass of the collector."""
 
     @property
     def store_id(self) -> str:
@@ -34,7 +35,7 @@ class MemoryStore:
         return 1
 
     def append(self, record: Record) -> None:
-        call = f"{record.pid}/{record.path}"
+        call = (record.pid, record.path)
         before = self._of_call.setdefault(call, record)
         if before is not record:
             self._of_call[call] = _with(before, record)
@@ -51,7 +52,7 @@ class MemoryStore:
 
     def _forget(self, record: Record) -> None:
         self._bytes -= RECORD_BYTES + len(record.body)
-        call = f"{record.pid}/{record.path}"
+        call = (record.pid, record.path)
         kept = self._of_call.pop(call)
         if kept is not record:  # it is the first of several: they are forgotten in the order in which they came
             assert isinstance(kept, tuple)
@@ -61,7 +62,7 @@ class MemoryStore:
         """Nothing to wait for: what is in memory is all that this store has."""
 
     def find(self, pid: str, path: str) -> Sequence[Record]:
-        found = self._of_call.get(f"{pid}/{path}", ())
+        found = self._of_call.get((pid, path), ())
         return found if isinstance(found, tuple) else (found,)
 
     def tail(self, pid: str, after: int = 0) -> Sequence[Record]:

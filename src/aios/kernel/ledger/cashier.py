@@ -71,11 +71,8 @@ class Cashier:
         if isinstance(ticket.payment, Payment):
             ticket.payment.release()
 
-    def settle(self, call: Call, error: BaseException | None) -> None:
-        """An attempt that had its turn has ended, in an error or well: book what it came to."""
-        payment: Payment | None = call.payment
-        if payment is None:
-            return self.free.ended(call, error)
+    def settle(self, call: Call, payment: Payment, error: BaseException | None) -> None:
+        """An attempt that was paid for and had its turn has ended, in an error or well: book what it came to."""
         if payment.reservation is None:
             return
         reserved = payment.reservation.amount
