@@ -427,10 +427,9 @@ def settled_twice() -> Iterator[None]:
     """A call that was given up is settled where it was stopped, and where its answer ends."""
     settle = Cashier.settle
 
-    def settled(self: Cashier, call: Call, error: BaseException | None) -> None:
-        payment, actual = call.payment, call.came_to
-        reservation = payment.reservation if payment is not None else None
-        settle(self, call, error)
+    def settled(self: Cashier, call: Call, payment: Payment, error: BaseException | None) -> None:
+        reservation, actual = payment.reservation, call.came_to
+        settle(self, call, payment, error)
         if reservation is not None and error is not None:
             reservation.settled = False
             self._till.settle(reservation, actual)

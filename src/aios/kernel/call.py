@@ -103,8 +103,7 @@ class CallPath:
         self._tell_end(call, "ok")
         if process.kind == "agent":
             self._guard.ended(call)
-        quota = self._cashier.quota(call) if call.payment is not None else ()
-        return Answer(value, call.label, call.id, call.wait_s, call.cost, quota)
+        return Answer(value, call.label, call.id, call.wait_s, call.cost, call.quota)
 
     async def drain(self) -> None:
         """Take no new work; return when no call has a turn, or waits for one, any more."""
@@ -266,10 +265,12 @@ class CallPath:
         """Give a turn to the next, settled; when that was, by the monotonic clock."""
         cost = cost_of(call.input_tokens, call.cached_tokens, call.output_tokens or call.said_tokens)
         turn.settle(cost, at_least=not ended_well)  # first: who is next follows from what it came to
-        if call.payment is None:
+        payment = call.payment
+        call.turn = call.payment = None  # they know the call, by its ticket: a ring would be left to the collector
+        if payment is None:
             self._free.ended(call, failure)
         else:
-            self._cashier.settle(call, call.payment, failure)
+            self._cashier.settle(call, payment, failure)
         turn.release()
         ended = self._clock.monotonic()
         if call.frozen is not None:

@@ -73,13 +73,12 @@ class Call(msgspec.Struct, eq=False):
     """One system call on its way: who makes it, what it is, and where it stands. Compared by identity.
 
     `frozen_s`: how long it stood back; while it does, less the time at which it began to. `models`: those that it may use.
-    `queue`: where it waits for a turn, by its `ticket`, as long as it does.
-    `payment`: what is reserved for an attempt, if anything is; `granted`: tokens that its answer may have, where they are fewer
-    than it could take; `came_to`: what an attempt came to, as far as that is known; `cost`: what all did, nano-dollars. `quota`:
-    see `Started`. `hear_out`: there when its caller went away but its answer is read on; does what it is given when that ended.
-    `queued`: its caller heard that it waits. `parked`: the account that it was parked at before its turn, and the limit.
-    `missed`: it has waited for a minute in vain. `unknown`: what it ends in as long as an act of it is under way that must not
-    happen twice.
+    `queue`: where it waits for a turn, by its `ticket`, as long as it does. `payment`: what is reserved for an attempt, if
+    anything is; `granted`: tokens that its answer may have, where they are fewer than it could take; `came_to`: what an attempt
+    came to, as far as that is known; `cost`: what all did, nano-dollars. `quota`: see `Started`, and at its end what is left.
+    `hear_out`: there when its caller went away but its answer is read on; does what it is given when that ended. `queued`: its
+    caller heard that it waits. `parked`: the account that it was parked at before its turn, and the limit. `missed`: it has
+    waited for a minute in vain. `unknown`: what it ends in as long as an act of it is under way that must not happen twice.
     """
 
     process: Process
