@@ -8,6 +8,13 @@ from aios.abi.account import LimitState
 from aios.server.exchange import Headers
 
 NAMES = {"calls": "requests", "tokens": "tokens"}
+OPENAI = {
+    unit: tuple(f"x-ratelimit-{what}-{name}".encode() for what in ("limit", "remaining", "reset")) for unit, name in NAMES.items()
+}
+ANTHROPIC = {
+    unit: tuple(f"anthropic-ratelimit-{name}-{what}".encode() for what in ("limit", "remaining", "reset"))
+    for unit, name in NAMES.items()
+}
 NANO = 10**9
 
 
@@ -15,14 +22,11 @@ def quota_headers(quota: tuple[LimitState, ...]) -> Headers:
     """As OpenAI says it."""
     headers: Headers = []
     for limit in quota:
-        name = NAMES[limit.unit]
-        headers += [
-            (f"x-ratelimit-limit-{name}".encode(), b"%d" % limit.amount),
-            (f"x-ratelimit-remaining-{name}".encode(), b"%d" % max(0, limit.free)),
-        ]
+        most, left, reset = OPENAI[limit.unit]
+        headers += ((most, b"%d" % limit.amount), (left, b"%d" % max(0, limit.free)))
         if limit.resets_ns is not None:
             left_s = -((limit.at_ns - limit.resets_ns) // NANO)  # rounded up: who comes a moment too early has to wait again
-            headers.append((f"x-ratelimit-reset-{name}".encode(), b"%ds" % left_s))
+            headers.append((reset, b"%ds" % left_s))
     return headers
 
 
@@ -35,9 +39,9 @@ def anthropic_quota_headers(quota: tuple[LimitState, ...]) -> Headers:
     """As Anthropic says it."""
     headers: Headers = []
     for limit in quota:
-        name = f"anthropic-ratelimit-{NAMES[limit.unit]}"
-        headers += [(f"{name}-limit".encode(), b"%d" % limit.amount), (f"{name}-remaining".encode(), b"%d" % max(0, limit.free))]
+        most, left, reset = ANTHROPIC[limit.unit]
+        headers += ((most, b"%d" % limit.amount), (left, b"%d" % max(0, limit.free)))
         if limit.resets_ns is not None:
             at = datetime.datetime.fromtimestamp(limit.resets_ns // NANO, datetime.UTC)
-            headers.append((f"{name}-reset".encode(), f"{at:%Y-%m-%dT%H:%M:%SZ}".encode()))
+            headers.append((reset, f"{at:%Y-%m-%dT%H:%M:%SZ}".encode()))
     return headers

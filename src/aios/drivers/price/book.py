@@ -116,6 +116,8 @@ class PriceBook:
 
     def price(self, provider: str, model: str) -> ModelPrice | None:
         """The price that holds now; None if nobody knows it."""
+        if not provider:
+            return None
         if provider == LOCAL:
             return ModelPrice(provider, model, "operator" if self._local is not FREE else "default", LOCAL, self._local)
         said = self._said.get(f"{provider}/{model}".lower())
@@ -132,7 +134,7 @@ class PriceBook:
         if (provider, model) not in self._found:
             if len(self._found) >= MAX_PRICES:
                 self._found.clear()
-            self._found[provider, model] = self.table.find(provider, model) if provider else None
+            self._found[provider, model] = self.table.find(provider, model)
         return self._found[provider, model]
 
     def search(self, model: str) -> Iterator[ModelPrice]:

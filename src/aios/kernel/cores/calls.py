@@ -35,7 +35,7 @@ from aios.abi.waits import Wait
 from aios.kernel.access.grants import Grants
 from aios.kernel.amounts import Amount, Bound
 from aios.kernel.cores.affinity import Affinity
-from aios.kernel.cores.conversations import Conversations, Heard
+from aios.kernel.cores.conversations import LEAST_BYTES, Conversations, Heard
 from aios.kernel.cores.drains import Drains
 from aios.kernel.cores.embedders import Embedders
 from aios.kernel.cores.pool import DEFAULT, Pool
@@ -213,11 +213,12 @@ class CoreCalls:
 
     def _remember_size(self, call: Call, usage: Usage) -> None:
         """What a conversation came to, for calls to come whose limits are short."""
-        request, info, bound = call.request, self._pool.info(call.core), call.payment.bounds[call.core]
+        request, info, size = call.request, self._pool.info(call.core), call.payment.bounds[call.core].fixed.tokens
         if isinstance(request, Generate) and request.messages and not info.counts:
-            known = call.core in call.payment.counted
-            size = asked_bound(request, info, call.plan.model) if known else bound.fixed.tokens
-            self._conversations.note(call.process, Heard(call.core, call.plan.model, request, usage.input_tokens, size))
+            if call.core in call.payment.counted:
+                size = asked_bound(request, info, call.plan.model)
+            if size >= LEAST_BYTES:
+                self._conversations.note(call.process, Heard(call.core, call.plan.model, request, usage.input_tokens, size))
 
     def _emitter(self, call: Call) -> Emit:
         """Passes deltas on, and waits for a reader whose buffer is full."""

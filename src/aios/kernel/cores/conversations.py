@@ -38,9 +38,7 @@ class Conversations:
         self._bytes = 0
 
     def note(self, process: Process, heard: Heard) -> None:
-        """A question of a process came to so many tokens."""
-        if heard.size < LEAST_BYTES:
-            return
+        """A question of a process came to so many tokens. One of less than `LEAST_BYTES` is not worth it."""
         kept = self._of[process] = self._of.pop(process, deque())
         kept.append(heard)
         self._bytes += heard.size

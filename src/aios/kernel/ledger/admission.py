@@ -40,22 +40,24 @@ class Admission:
         self._deadlines = deadlines
         self._notices = notices
 
-    async def admit(self, call: Call, bound_on: Callable[[Call, str], Bound], measure: Measure | None = None) -> Payment:
+    async def admit(
+        self, call: Call, own: Account, job: str, bound_on: Callable[[Call, str], Bound], measure: Measure | None
+    ) -> Payment:
         """Leave a call those servers that its accounts can pay for, once all is given back that is reserved for others.
 
         Where there is none it waits for the next minute, if that is all that is missing; else it is parked until there is, or
         ends in `OverBudget`. Raises `RateLimited` where it cannot wait so long.
         """
-        own, job = self._book.of(call.process), self._book.job_of(call)
         bounds = {server: bound_on(call, server) for server in call.feasible}
         payment = Payment(self._till, own.path, bounds, call, self._book.tags, job, limited=True)
         payment.measure = measure
         while self._book.is_limited(own, job) or any(account.overbilled for account in own.path):
             found = {server: self._till.behind(payment, server) or self._lasting(payment, server) for server in bounds}
-            able = frozenset(server for server, short in found.items() if short is None)
+            able = frozenset([server for server, short in found.items() if short is None])
             if able:
                 call.feasible = able
-                self._soften(call, {account for server in able for account in payment.accounts_on(server)})
+                for server in able:
+                    self._soften(call, payment.accounts_on(server))
                 break
             shorts = [(server, short) for server, short in found.items() if short is not None]
             if await self._sizes.known_better(call, payment, shorts):

@@ -52,6 +52,8 @@ OWN_TOOLS = frozenset({"function", "custom"})
 OWN_PARTS = frozenset({"input_audio"})
 """Kinds of content, besides texts and pictures, that are in the request: of a file, a few bytes may be a thousand pages."""
 
+NO_PRICE = FREE.worst(0)
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -79,7 +81,7 @@ def bound_of(request: Generate | Score, info: CoreInfo, price: Price | None, mod
     if asked and price is not None and not price.is_nothing:
         unknown += tuple(sorted(asked.keys() - PLAIN - SERVICES))
     priced = price is not None and not unknown
-    worst = (price or FREE).worst(given, media=media, words=words_of(request, info))
+    worst = NO_PRICE if price is None else price.worst(given, media=media, words=words_of(asked))
     return Bound(
         Amount(worst.of(given, 0), given, 1), worst.output, most, least, priced, info.local, tags_of(model, info.billed_by),
         sized or info.local, unknown,
@@ -171,9 +173,8 @@ def asked_of(request: Generate | Score, info: CoreInfo) -> Mapping[str, Any]:
     return request.extra or {} if isinstance(request, Generate) and request.wire == info.driver else {}
 
 
-def words_of(request: Generate | Score, info: CoreInfo) -> frozenset[str]:
+def words_of(asked: Mapping[str, Any]) -> frozenset[str]:
     """The same as prices name it: `service_tier=priority`."""
-    asked = asked_of(request, info)
     return frozenset([f"{name}={value}" for name, value in asked.items() if type(value) is str]) if asked else NO_WORDS
 
 
@@ -187,4 +188,4 @@ def money_of(usage: Usage, price: Price | None, request: Generate | Score, info:
     """Nano-dollars of a usage that can be true, of a request on a core: a seller may be dearer than the table."""
     if price is None:
         return usage.billed
-    return max(price.cost(usage, media=has_media(request), words=words_of(request, info)), usage.billed)
+    return max(price.cost(usage, media=has_media(request), words=words_of(asked_of(request, info))), usage.billed)

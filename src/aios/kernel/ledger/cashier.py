@@ -37,7 +37,7 @@ class Cashier:
         assert syscall.bound is not None
         account, job = self._book.of(call.process), self._book.job_of(call)
         if self._book.has_limits and self._book.is_limited(account, job):
-            return await self._admission.admit(call, syscall.bound, syscall.measure)
+            return await self._admission.admit(call, account, job, syscall.bound, syscall.measure)
         bounds = {server: syscall.bound(call, server) for server in call.feasible}
         return Payment(self._till, account.path, bounds, call, self._book.tags, job)
 

@@ -27,9 +27,12 @@ class Notices:
     def quota(self, call: Call) -> tuple[LimitState, ...]:
         """Of the limits of calls and of tokens those that leave a client's process least, one each; none for a native agent, and
         none that several tenants share."""
-        if not self._book.has_limits or call.process.is_native:
+        process, book = call.process, self._book
+        if not book.has_limits or process.is_native:
             return ()
-        path = [account for account in self._book.of(call.process).path if self._book.tells(account, call.process)]
+        path = [account for account in book.of(process).path if account.limits and book.tells(account, process)]
+        if not path:
+            return ()
         least: dict[str, LimitState] = {}
         for state in tightest(path, self._clock.now_ns()):
             kept = least.get(state.unit)

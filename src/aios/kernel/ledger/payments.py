@@ -234,7 +234,8 @@ class Till:
     def take(self, payment: Payment, server: str, recall: Callable[[], None]) -> Taken:
         """See `Payment.take`."""
         again = bool(self._recalled) and self._done_with(payment)
-        payment.rank = (CLASSES.index(payment._call.cls), *payment.rank[1:])  # it may have got another class
+        if CLASSES[payment.rank[0]] != payment._call.cls:  # it has got another class
+            payment.rank = (CLASSES.index(payment._call.cls), *payment.rank[1:])
         if self._first and not again and (behind := self.behind(payment, server)) is not None:
             payment.short = behind
             return "never"

@@ -12,9 +12,8 @@ def limit_state(account: Account, limit: Limit, now_ns: int) -> LimitState:
     """A limit as others see it."""
     whole = limit.window != "call"
     return LimitState(
-        account=account.name, unit=UNITS[limit.unit], window=limit.window, wanted=limit.wanted, amount=limit.amount,
-        spent=account.spent_in(limit.window, limit.unit), reserved=account.reserved[limit.unit] if whole else 0, soft=limit.soft,
-        resets_ns=account.ends_ns(limit.window, now_ns), at_ns=now_ns,
+        account.name, UNITS[limit.unit], limit.window, limit.wanted, limit.amount, account.spent_in(limit.window, limit.unit),
+        account.reserved[limit.unit] if whole else 0, limit.soft, account.ends_ns(limit.window, now_ns), now_ns,
     )  # fmt: skip
 
 
