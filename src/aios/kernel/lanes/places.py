@@ -268,6 +268,7 @@ class Place:
                 return
             del place.account.places[place.servers]
             place.entry = None
+            place.heap.clear()  # as in `Line.gone`
             place = place.parent
 
 
@@ -324,6 +325,8 @@ class Line(Place):
             self.below -= 1
         else:
             super().gone()
+            self.ranked.clear()  # who has left stands there yet, and knows the line: a ring would be left to the collector
+            self.oldest.clear()
         account = self.account
         if account.waiting > 1:
             account.waiting -= 1
