@@ -213,13 +213,12 @@ class CallPath:
         while True:
             path_s = call.process.path_s
             turn = call.turn = await self._turn(call, lane, syscall)
-            call.acted = False
             began, stood_back_s, ended_well = self._clock.monotonic(), call.frozen_s, False
             failure: BaseException | None = None
             try:
                 call.core = turn.dispatch.server
                 call.turn_at, call.turn_ns = began, self._clock.now_ns()
-                self._tell_turn(call, turn)
+                self._tell_turn(call, turn, call.turn_ns)
                 call.plan = syscall.plan(call)
                 if call.payment is not None:
                     self._cashier.record(call, call.payment)
@@ -241,6 +240,7 @@ class CallPath:
                 ended = (self._give_back if call.hear_out is None else self._hear_out)(call, turn, ended_well, failure)
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
+            call.acted = False
             call.feasible = call.feasible - {call.core} or call.feasible
 
     def _hear_out(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
@@ -287,7 +287,7 @@ class CallPath:
         else:
             program.ended()
 
-    def _tell_turn(self, call: Call, turn: Turn) -> None:
+    def _tell_turn(self, call: Call, turn: Turn, at_ns: int) -> None:
         process, given = call.process, turn.dispatch
         loads: dict[str, float] = {}
         unable: tuple[str, ...] = ()
@@ -299,7 +299,7 @@ class CallPath:
         self._events.append(
             Dispatched(
                 call.id, process.pid, process.name, call.cls, call.core, given.reason, call.attempt, turn.waiting, loads, unable,
-                near, seq=self._events.next, at_ns=self._clock.now_ns(), tenant=process.tenant,
+                near, seq=self._events.next, at_ns=at_ns, tenant=process.tenant,
             )
         )  # fmt: skip
 

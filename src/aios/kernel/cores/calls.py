@@ -136,9 +136,9 @@ class CoreCalls:
         if isinstance(call.plan, CoreCall):
             return replace(call.plan, model=model, request=granted(request, call.granted))
         seed = random.getrandbits(63) if request.seed is None else request.seed
-        return CoreCall(
-            id=self._ids(), model=model, request=granted(request, call.granted), seed=seed, tenant=call.process.tenant
-        )
+        if call.granted is not None:
+            request = granted(request, call.granted)
+        return CoreCall(id=self._ids(), model=model, request=request, seed=seed, tenant=call.process.tenant)
 
     def _remember(self, call: Call) -> None:
         """Where a call runs, if it could have run elsewhere."""
