@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from aios.cli.command import UNVERIFIED
+from benchmarks.against import BEFORE, there
 from benchmarks.rig.report import RESULTS
 from benchmarks.rig.traces import DATA
 
-NAMES = ("overhead", "convoy", "local", "scheduling", "budget")
+NAMES = ("overhead", "against", "convoy", "local", "scheduling", "budget")
 READING = ("scheduling",)
 """Those that read recorded work."""
 PROOFS = ("hog", "overspend")
@@ -19,7 +20,7 @@ PROOFS = ("hog", "overspend")
 
 
 def main() -> None:
-    """Each benchmark and proof in a process of its own, one after the other; what reads work that is not there is left out.
+    """Each benchmark and proof in a process of its own, one after the other; what reads what is not there is left out.
 
     Exit 1 if one could not be measured.
     """
@@ -33,6 +34,9 @@ def main() -> None:
     for name in NAMES:
         if name in READING and not options.data.is_dir():
             print(f"{name} is left out: there is no `{options.data}`, see `python -m benchmarks.{name}`\n")
+            continue
+        if name == "against" and not there(BEFORE):
+            print(f"against is left out: this clone does not have the commit {BEFORE[:7]}\n")
             continue
         data = ["--data", str(options.data)] if name in READING else []
         argv = [sys.executable, "-m", f"benchmarks.{name}", *quick, *data, "--json", str(RESULTS / f"{name}.json")]

@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 
 from aios.cli import hog, overspend
-from benchmarks import budget, convoy, local, overhead, scheduling
+from benchmarks import against, budget, convoy, local, overhead, scheduling
 from benchmarks.rig.report import RESULTS, Bar, Result, shown
 
 README = Path(__file__).parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 BARS: Mapping[str, Mapping[str, Bar]] = {
     "overhead": overhead.BARS,
+    "against": against.BARS,
     "convoy": convoy.BARS,
     "local": local.BARS,
     "scheduling": scheduling.BARS,
@@ -30,6 +31,7 @@ BARS: Mapping[str, Mapping[str, Bar]] = {
 }
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "overhead": overhead.MEANINGS,
+    "against": against.MEANINGS,
     "convoy": convoy.MEANINGS,
     "local": local.MEANINGS,
     "scheduling": scheduling.MEANINGS,

@@ -76,8 +76,11 @@ class Kernel:
 
 
 @contextmanager
-def kernel(port: int = 0, cores: tuple[Core, ...] = ()) -> Iterator[Kernel]:
-    """A kernel whose cores all lie before the upstream on `port`. Raises `Failed` if it does not start."""
+def kernel(port: int = 0, cores: tuple[Core, ...] = (), source: Path | None = None) -> Iterator[Kernel]:
+    """A kernel whose cores all lie before the upstream on `port`. Raises `Failed` if it does not start.
+
+    `source`: the folder of another package `aios` than the one that is installed.
+    """
     with tempfile.TemporaryDirectory(prefix="aios-benchmark-") as folder:
         home = Path(folder) / "home"
         file = Path(folder) / "kernel.toml"
@@ -87,7 +90,8 @@ def kernel(port: int = 0, cores: tuple[Core, ...] = ()) -> Iterator[Kernel]:
         begun = time.perf_counter()
         said = Path(folder) / "said"
         with said.open("wb") as errors:
-            process = subprocess.Popen(argv, env=os.environ | {"AIOS_HOME": str(home)}, stdout=subprocess.PIPE, stderr=errors)
+            places = {"AIOS_HOME": str(home)} | ({"PYTHONPATH": str(source)} if source is not None else {})
+            process = subprocess.Popen(argv, env=os.environ | places, stdout=subprocess.PIPE, stderr=errors)
         try:
             bound = port_of(process, said)
             wait_until_it_answers(bound)
