@@ -237,17 +237,15 @@ class CallPath:
                 failure = error
                 raise
             finally:
-                ended = (self._give_back if call.hear_out is None else self._hear_out)(call, turn, ended_well, failure)
+                if call.hear_out is None:
+                    ended = self._give_back(call, turn, ended_well, failure)
+                else:
+                    ended = self._clock.monotonic()
+                    call.hear_out(partial(self._heard_out, call, turn, failure, call.cost))
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
             call.attempt += 1
             call.acted = False
             call.feasible = call.feasible - {call.core} or call.feasible
-
-    def _hear_out(self, call: Call, turn: Turn, ended_well: bool, failure: BaseException | None) -> float:
-        """An attempt has ended, and its turn is given back when its answer was heard out; when it ended."""
-        assert call.hear_out is not None
-        call.hear_out(partial(self._heard_out, call, turn, failure, call.cost))
-        return self._clock.monotonic()
 
     def _heard_out(self, call: Call, turn: Turn, left: BaseException | None, told: int, failure: BaseException | None) -> None:
         """An answer has ended whose caller had `left`, in a `failure` or well: what it came to beyond what was `told` is told."""
