@@ -11,7 +11,7 @@ from aios.abi.process import SignalProcess, WaitFor
 from aios.kernel.amounts import Bound
 from aios.kernel.cores.calls import CoreCalls
 from aios.kernel.process import Call
-from aios.ports.core import CoreCall
+from aios.ports.core import CoreCall, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import RunningKernel, kernel_for_tests
@@ -69,6 +69,20 @@ async def test_for_calls_of_a_held_process_and_those_that_are_given_up_nothing_i
         await k.operator.call(WaitFor(pid=agent.pid))
         (account,) = (await k.operator.call(ShowAccounts(account="/local/work"))).accounts
         assert account.spent["lifetime"]["calls"] == 2 and account.reserved["calls"] == 0
+
+
+@pytest.mark.parametrize("price", [None, Price(10, 1, 100)])
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_a_call_that_was_on_its_way_when_it_came_is_told_what_is_left_of_it(price: Price | None, ahead: int) -> None:
+    async with kernel_for_tests([ScriptedCore(Script(text="one", first_s=1), slots=1, price=price)]) as k:
+        gate, other = await k.session(), await k.session("other")
+        before = [asyncio.ensure_future(other.call(hello)) for _ in range(ahead)]
+        await asyncio.sleep(0.2)
+        call = asyncio.ensure_future(gate.answer(hello))
+        await asyncio.sleep(0.2)
+        await limit(k, 10)
+        assert [left.free for left in (await call).quota] == [9]
+        await asyncio.gather(*before)
 
 
 async def test_nothing_is_reserved_for_calls_below_another_account() -> None:

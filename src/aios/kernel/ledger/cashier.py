@@ -80,7 +80,7 @@ class Cashier:
         over = payment.settle(actual)
         if payment.recorded:
             self._journal.settlement(call, Settled(*(reserved if actual is None else actual), actual is not None))
-        if payment.limited and error is None:
-            call.quota = self.quota(call)
+        if error is None:
+            call.quota = self.quota(call)  # a limit may have come meanwhile
         if over != NOTHING:
             self._notices.overbilled(call, payment, over)
