@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from aios.abi.account import SetLimit, Unit
-from aios.abi.errors import AiosError
-from aios.abi.llm import Generate
-from aios.ports.core import Price
+from aios.abi.errors import AiosError, CoreFailed
+from aios.abi.llm import Completion, Generate
+from aios.abi.process import SignalProcess, WaitFor
+from aios.ports.core import CoreCall, Emit, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore
 from aios.testing.kernel import kernel_for_tests
@@ -35,6 +36,10 @@ def found() -> Iterator[list[Any]]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+def ours(left: list[Any]) -> set[type]:
+    return {type(each) for each in left if type(each).__module__.startswith("aios")}
 
 
 async def ask(gate: Gate) -> None:
@@ -62,4 +67,36 @@ async def test_calls_that_have_ended_leave_no_rings(price: Price | None, unit: U
         with found() as left:
             await asyncio.gather(*(ask(gate) for _ in range(MANY)))
             core.calls.clear()
-    assert not {type(each) for each in left if type(each).__module__.startswith("aios")}
+    assert not ours(left)
+
+
+class Failing(ScriptedCore):
+    async def generate(self, call: CoreCall, emit: Emit) -> Completion:
+        await asyncio.sleep(0.1)
+        raise CoreFailed("this once")
+
+
+@pytest.mark.parametrize("amount", [None, 9000])  # some of them wait for a turn, and are refused when it comes
+async def test_calls_that_failed_or_were_refused_after_they_had_waited_leave_no_rings(amount: int | None) -> None:
+    async with kernel_for_tests([Failing(slots=4, price=Price(10, 1, 100))]) as k:
+        gate = await k.session()
+        await k.operator.call(SetLimit(account="/", unit="tokens", amount=amount, window="lifetime"))
+        with found() as left:
+            await asyncio.gather(*(ask(gate) for _ in range(MANY)))
+    assert not ours(left)
+
+
+async def test_calls_that_were_taken_out_of_their_queue_leave_no_rings() -> None:
+    async def work(gate: Gate) -> None:
+        await asyncio.gather(*(ask(gate) for _ in range(40)))
+
+    core = ScriptedCore(Script(text="one two", first_s=0.1), slots=4, price=Price(10, 1, 100))
+    async with kernel_for_tests([core], {"work": work}) as k:
+        with found() as left:
+            agent = await k.spawn("work")
+            await asyncio.sleep(0.25)
+            await k.operator.call(SignalProcess(pid=agent.pid, signal="suspend"))
+            await k.operator.call(SignalProcess(pid=agent.pid, signal="resume"))
+            await k.operator.call(WaitFor(pid=agent.pid))
+            core.calls.clear()
+    assert not ours(left)

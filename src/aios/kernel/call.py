@@ -243,6 +243,7 @@ class CallPath:
                     ended = self._clock.monotonic()
                     call.hear_out(partial(self._heard_out, call, turn, failure, call.cost))
                 self._ran(call.process, turn.dispatch.ticket.program, path_s, ended - began - (call.frozen_s - stood_back_s))
+                failure = None  # its traceback knows this frame: a ring would be left to the collector
             call.attempt += 1
             call.acted = False
             call.feasible = call.feasible - {call.core} or call.feasible
@@ -397,7 +398,7 @@ class CallPath:
             self._no_more.set()
         if call.stopped is not None and call.task is not None:
             call.task.uncancel()
-        call.task = None
+        call.task = call.requeue = None
         call.process.last_call = self._clock.monotonic()
         if call.process.calls.get(call.path) is call:
             del call.process.calls[call.path]

@@ -285,6 +285,7 @@ class Lane:
             raise
         finally:
             ticket.given = None  # its result holds the ticket: a ring would be left to the collector
+            del given  # so does what it raised, by its traceback
         return Turn(self, dispatch, self.waiting_by_class())
 
     def use(self, policy: Policy) -> None:
