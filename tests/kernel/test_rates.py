@@ -12,7 +12,7 @@ from aios.abi.account import AccountState, SetLimit, ShowAccounts, Unit, Window
 from aios.abi.errors import NotFound, OverBudget, RateLimited
 from aios.abi.event import ReadEvents
 from aios.abi.llm import Completion, Generate, Usage
-from aios.abi.process import Explain, SignalProcess, WaitFor
+from aios.abi.process import Explain, Renice, SignalProcess, WaitFor
 from aios.abi.request import CallOptions
 from aios.abi.system import AddToken
 from aios.kernel.ledger import admission
@@ -321,3 +321,27 @@ def test_a_minute_begins_anew_when_the_clock_jumps_over_its_edge_or_far_back() -
     account.turn(10**30)
     assert account.spent_in("minute", 2) == account.spent_in("day", 2) == 0
     assert begun_ns("now", now_ns) == 0 and ends_ns("now", now_ns) is None and ends_ns("minute", 0) == MINUTE_NS
+
+
+@pytest.mark.parametrize("by", ["renice", "soft limit", "renice, and the limit goes"])
+@pytest.mark.parametrize("rate", [(1, "calls"), (521, "tokens")])
+async def test_a_call_that_gets_a_lower_class_while_it_waits_for_a_minute_goes_on_like_others(
+    by: str, rate: tuple[int, Unit]
+) -> None:
+    async with kernel_for_tests([ScriptedCore("one", slots=8)]) as k:
+        first, other = await k.session("first"), await k.session("other", cls="interactive")
+        await limit(k, "/local", *rate)
+        calls = [asyncio.ensure_future(first.call(hello)) for _ in range(3)]
+        await asyncio.sleep(TO_NEXT_S + 20)  # the third has missed a minute
+        calls.append(asyncio.ensure_future(other.call(hello)))
+        await asyncio.sleep(1)
+        if by == "soft limit":
+            await k.operator.call(SetLimit(account="/local/other", unit="calls", amount=10, soft=0))
+        else:
+            await k.operator.call(Renice(pid=other.process.pid, cls="batch"))
+        if by == "renice, and the limit goes":
+            await limit(k, "/local", None, rate[1])
+        else:
+            await asyncio.wait(calls[:2])
+            assert not calls[3].done()
+        await asyncio.gather(*calls)

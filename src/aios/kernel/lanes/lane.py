@@ -407,13 +407,17 @@ class Lane:
     def try_turn(self, ticket: Ticket) -> Turn | None:
         """A turn at once, if a server is idle: the way that costs no future.
 
-        None of those who wait could have it: each change was followed by a dispatch. A ticket that can never pay was not to be
-        brought here.
+        None of those who wait could have it: each change was followed by a dispatch. One that may not pay after all, since it is
+        of another class than when it was let in, waits until the next step: who is before it may have gone on by then.
         """
         urgent = self._preempts() and self.policy.urgent(ticket)
         idle = self._idle(ticket.feasible, urgent)
         name = least_loaded(idle, ticket) if idle else None
-        if name is None or (ticket.payment is not None and not self._pays(ticket, ticket.payment, name)):
+        try:
+            if name is None or (ticket.payment is not None and not self._pays(ticket, ticket.payment, name)):
+                return None
+        except Withdrawn:
+            asyncio.get_running_loop().call_soon(self._dispatch_all, tuple(ticket.feasible))
             return None
         reason = "free" if self._servers[name].has_room() else "urgent"
         dispatch = Dispatch(ticket, name, reason, idle)

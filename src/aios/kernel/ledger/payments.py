@@ -237,7 +237,7 @@ class Till:
         if CLASSES[payment.rank[0]] != payment._call.cls:  # it has got another class
             payment.rank = (CLASSES.index(payment._call.cls), *payment.rank[1:])
         if self._first and not again and (behind := self.behind(payment, server)) is not None:
-            payment.short = behind
+            payment.server, payment.short = server, behind
             return "never"
         short = self._in_front(payment, server) if self._waiting and not again else None
         if short is None:
@@ -249,7 +249,7 @@ class Till:
                     self._note_served(got.accounts, payment.whose)
                 return "taken"
             if got.lasts:
-                payment.short = got
+                payment.server, payment.short = server, got
                 return "never"
             short = got
         payment.server, payment.recall = server, recall
