@@ -464,6 +464,21 @@ async def test_beyond_a_soft_limit_calls_are_of_class_batch() -> None:
         assert [event.cls for event in await told(k, "dispatch")] == ["standard", "batch"]
 
 
+async def test_the_command_that_raises_a_limit_or_unblocks_it_leaves_its_soft_limit_as_it_is() -> None:
+    unknown = Unknown("one two", price=PRICE)
+    unknown.usage = Usage(10_000, 0, 3)
+    async with kernel_for_tests([unknown]) as k:
+        gate = await k.session()
+        soft = SetLimit(account="/local/client", unit="money", amount=10**5, window="day", soft=2 * 10**4)
+        await k.operator.call(soft)
+        await gate.call(hello)
+        with pytest.raises(OverBudget, match="`aios budget /local/client --usd 0.0001 --soft 0.00002 --per day` lets it go on"):
+            await gate.call(hello)
+        await k.operator.call(soft)
+        with pytest.raises(OverBudget, match="`aios budget /local/client --usd AMOUNT --soft 0.00002 --per day` raises it"):
+            await gate.call(hello)
+
+
 async def test_that_a_soft_limit_is_passed_is_told_once_in_a_window() -> None:
     async with kernel_for_tests([core("one two")]) as k:
         gate = await k.session()

@@ -6,6 +6,7 @@ import datetime
 
 from aios.abi.account import UNITS, Window
 from aios.kernel.amounts import CALLS, MONEY, Bound
+from aios.kernel.ledger.accounts import Limit
 from aios.kernel.ledger.ledger import Short
 
 NANO = 10**9
@@ -20,10 +21,10 @@ def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
     name, limit = short.account.name, short.limit
     if limit is None:
         own = short.account.limits[:1]
-        again = "".join(f" --{flag(each.unit)} {number(each.unit, each.wanted)}{_per(each.window)}" for each in own)
+        again = "".join(f" --{flag(each.unit)} {number(each.unit, each.wanted)}{_rest(each)}" for each in own)
         return f"`{name}` is blocked: more was billed than had been reserved; `aios budget {name}{again}` lets it go on"
     most = words(limit.unit, limit.wanted) + per(limit.window)
-    raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_per(limit.window)}` raises it"
+    raises = f"`aios budget {name} --{flag(limit.unit)} AMOUNT{_rest(limit)}` raises it"
     if short.because == "price" and limit.unit != MONEY:
         return f"`{name}` has a limit of {most}, and nobody knows how many this call comes to: leave out {_listed(bound.unknown)}"
     if short.because == "price":
@@ -76,8 +77,10 @@ def per(window: Window) -> str:
     return {"lifetime": "", "now": " at once"}.get(window, f" per {window}")
 
 
-def _per(window: Window) -> str:
-    return "" if window == "lifetime" else f" --per {window}"
+def _rest(limit: Limit) -> str:
+    """What else `aios budget` is told of a limit that stays as it is but for its amount."""
+    soft = "" if limit.soft is None else f" --soft {number(limit.unit, limit.soft)}"
+    return soft if limit.window == "lifetime" else f"{soft} --per {limit.window}"
 
 
 def utc(at_ns: int) -> str:
