@@ -178,6 +178,7 @@ async def test_what_is_left_stands_in_the_headers_that_clients_know() -> None:
             said = answer.headers
             assert (said["anthropic-ratelimit-requests-limit"], said["anthropic-ratelimit-requests-remaining"]) == ("10", "7")
             assert said["anthropic-ratelimit-tokens-reset"].endswith("Z")
+            assert not [name for name in said if name.lower().startswith("x-ratelimit-")], "those are another vendor's"
 
 
 async def test_streams_say_what_is_left_when_they_begin() -> None:

@@ -73,7 +73,7 @@ class AnthropicDoor:
             writer.be_patient(patience_of(request))
             answer = await self._repeats.call(request, writer, caller, asked.request, options)
             body = whole_message(answer.value, self._ids(), asked.thinks)
-            await writer.whole(200, body, [*answer_headers(answer), *anthropic_quota_headers(answer.quota), *more])
+            await writer.whole(200, body, [*answer_headers(answer, anthropic_quota_headers), *more])
 
     async def _count(self, request: HttpRequest, writer: Writer) -> None:
         question = read_question(request.body, version_of(request.header(b"anthropic-version")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +15,7 @@ from aios.abi.errors import AiosError, Draining, Invalid, QueueFull, Unauthentic
 from aios.abi.request import CLASSES, MAX_TRACE_CHARACTERS, MAX_WAITS_FOR, NO_OPTIONS, CallOptions, Class, Trace, check_job
 from aios.ports.kernel import Answer
 from aios.server.exchange import JSON, Headers, HttpRequest
-from aios.server.quota import cost_header, quota_headers
+from aios.server.quota import Quota, cost_header, quota_headers
 
 LONGEST_PATIENCE_S = 45.0
 MAX_SESSION_CHARACTERS = 200
@@ -184,12 +185,12 @@ def _seconds(header: bytes, request: HttpRequest) -> float:
         raise Invalid(f"`{name}` must be a number of seconds", field=name) from None
 
 
-def answer_headers(answer: Answer) -> Headers:
-    """Which call it was, how long it waited for its turn, what it cost, and how much may still be asked for."""
+def answer_headers(answer: Answer, left: Callable[[Quota], Headers] = quota_headers) -> Headers:
+    """Which call it was, how long it waited for its turn, what it cost, and how much is `left`, in a vendor's words."""
     headers = [JSON, (b"x-aios-ticket", answer.call.encode()), (b"x-aios-wait-ms", b"%d" % (answer.wait_s * 1000))]
     if answer.cost:
         headers.append(cost_header(answer.cost))
-    return [*headers, *quota_headers(answer.quota)] if answer.quota else headers
+    return [*headers, *left(answer.quota)] if answer.quota else headers
 
 
 def refusal_headers(error: AiosError) -> Headers:

@@ -7,6 +7,7 @@ import datetime
 from aios.abi.account import LimitState
 from aios.server.exchange import Headers
 
+Quota = tuple[LimitState, ...]
 NAMES = {"calls": "requests", "tokens": "tokens"}
 OPENAI = {
     unit: tuple(f"x-ratelimit-{what}-{name}".encode() for what in ("limit", "remaining", "reset")) for unit, name in NAMES.items()
@@ -18,7 +19,7 @@ ANTHROPIC = {
 NANO = 10**9
 
 
-def quota_headers(quota: tuple[LimitState, ...]) -> Headers:
+def quota_headers(quota: Quota) -> Headers:
     """As OpenAI says it."""
     headers: Headers = []
     for limit in quota:
@@ -35,7 +36,7 @@ def cost_header(cost: int) -> tuple[bytes, bytes]:
     return (b"x-aios-cost", f"{cost // NANO}.{cost % NANO:09d}".encode())
 
 
-def anthropic_quota_headers(quota: tuple[LimitState, ...]) -> Headers:
+def anthropic_quota_headers(quota: Quota) -> Headers:
     """As Anthropic says it."""
     headers: Headers = []
     for limit in quota:
