@@ -520,6 +520,7 @@ async def test_scores_are_paid_for_too() -> None:
         ({"amount": float("nan")}, "amount"),
         ({"amount": 2**60}, "amount"),
         ({"amount": 5, "soft": 9}, "soft"),
+        ({"amount": 5, "soft": 2, "window": "call"}, "soft"),
         ({"amount": 5, "unit": "euro"}, "unit"),
         ({"amount": 5, "account": "local"}, "account"),
         ({"amount": 5, "account": "/ｌocal"}, "account"),

@@ -132,6 +132,8 @@ class SetLimit(Request[AccountState], frozen=True, kw_only=True):
             raise ValueError("`unit` must be `calls`: a tool comes to nothing else")
         if self.account.startswith(TOOL) and self.soft is not None:
             raise ValueError("`soft` must be left out: calls of a tool have no class")
+        if self.window == "call" and self.soft is not None:
+            raise ValueError("`soft` must be left out: of a limit per call nothing is spent before the call")
         within("amount", self.amount, 0, MOST_AMOUNT)
         within("soft", self.soft, 0, MOST_AMOUNT)
         if self.soft is not None and self.amount is not None and self.soft > self.amount:
