@@ -73,8 +73,8 @@ class AccountState(Reply, frozen=True, omit_defaults=True):
 
     `spent`: in each window by unit, `reserved` for calls that are under way. `limits`: its own. `effective`: of each unit and
     window the limit that leaves least, its own or one above it; who is one of several tenants sees none that all of them share.
-    `overbilled`: nano-dollars that were billed beyond what had been
-    reserved; it blocks the account until a limit is set anew. `waiting`: calls that wait for room in it.
+    `overbilled`: what was billed beyond what had been reserved, added up over the units that are limited; it blocks the account
+    until a limit is set anew. `waiting`: calls that wait for room in it.
     """
 
     account: str

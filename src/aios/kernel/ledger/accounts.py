@@ -40,8 +40,8 @@ class Limit:
 class Account:
     """What is spent and reserved under one name and all names below it.
 
-    `spent`: since it is there. `overbilled`: nano-dollars, or of what else is limited, that were billed beyond what had been
-    reserved for them: it blocks the account until it is cleared.
+    `spent`: since it is there. `overbilled`: what was billed beyond what had been reserved, added up over the units that are
+    limited: it blocks the account until it is cleared.
     """
 
     name: str
