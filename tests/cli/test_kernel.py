@@ -398,6 +398,11 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     assert "/nobody has no limit of tokens in all any more; it still has one of 5 tokens per hour" in lifted
     fleet.aios("budget", "/nobody", "--none", "tokens", "--per", "hour")
     assert "nothing limits /nobody" in fleet.aios("budget", "/nobody").stderr
+    assert "/nobody had no limit of tokens in all\n" in fleet.aios("budget", "/nobody", "--none", "tokens").stderr
+    lifted = fleet.aios("budget", "/nobody/agnet", "--none", "money", expect=4).stderr
+    assert "there is no account `/nobody/agnet`; did you mean `/nobody/agent`?" in lifted
+    assert "`aios budget / 5.50` is one for all together" in fleet.aios("budget", "5.50", expect=2).stderr
+    assert "there is no process `5.5`" in fleet.aios("budget", "5.5", "--calls", "9", expect=4).stderr
     lazy = started(fleet)
     assert f"`{lazy}` has asked no model yet: limit its agent, `/local/sleeps`" in fleet.aios("budget", lazy, expect=4).stderr
     assert "there is no process `nobody-7`" in fleet.aios("budget", "nobody-7", expect=4).stderr

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import click
 
-from aios.abi.account import TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.abi.account import TAGS, TOP, UNITS, WINDOWS, LimitState, SetLimit, ShowAccounts, Unit, Window
+from aios.abi.errors import NotFound
 from aios.cli.accounts import alike, path_of
 from aios.cli.command import Command, as_json, valid
-from aios.cli.money import Count, Dollars, amount_of, per
+from aios.cli.money import Count, Dollars, amount_of, is_dollars, per
 from aios.cli.show import put_json, say, since, table
 from aios.cli.spend import BLOCKED
 from aios.sdk.client import Client
@@ -56,27 +57,50 @@ def budget(
     if soft is not None and (lifted is not None or not wanted):
         raise click.UsageError("`--soft` is said with the limit that it stands below, as in `5 --soft 4`")
     if window is not None and not wanted:
+        if is_dollars(account):
+            raise click.UsageError(whose(account, window))
         raise click.UsageError(f"say how much: `5 --per {window}`, or `--none money --per {window}` for no limit")
+    if wanted and account.startswith((TOP, *TAGS)):  # before any kernel is asked
+        limit_of(account, *wanted[0], window, soft)
     with Client() as kernel:
-        path = path_of(kernel, account)
+        try:
+            path = path_of(kernel, account)
+        except NotFound:
+            if not wanted and is_dollars(account):
+                raise click.UsageError(whose(account, window)) from None
+            raise
         if wanted:
             for near in alike(kernel, path) if lifted is None else ():
                 say(f"nobody has spent as {path} yet, and this limits no other account: there is {near}")
-            set_limit(kernel, path, *wanted[0], window or "lifetime", soft, as_json)
+            set_limit(kernel, limit_of(path, *wanted[0], window, soft), as_json)
         else:
             limits(kernel, path, as_json)
 
 
-def set_limit(kernel: Client, path: str, unit: Unit, amount: int | None, window: Window, soft: str | None, as_json: bool) -> None:
-    """Limit an account, or no longer, and say what holds now."""
+def whose(amount: str, window: Window | None) -> str:
+    """What to say to somebody who names an amount alone."""
+    return f"say whose limit it is: `aios budget / {amount}{f' --per {window}' if window else ''}` is one for all together"
+
+
+def limit_of(path: str, unit: Unit, amount: int | None, window: Window | None, soft: str | None) -> SetLimit:
+    """The limit that a person means. Raises `click.UsageError`."""
     most_soft = soft_of(unit, soft)
-    state = kernel.call(valid(lambda: SetLimit(account=path, unit=unit, amount=amount, window=window, soft=most_soft)))
+    return valid(lambda: SetLimit(account=path, unit=unit, amount=amount, window=window or "lifetime", soft=most_soft))
+
+
+def set_limit(kernel: Client, wanted: SetLimit, as_json: bool) -> None:
+    """Limit an account, or no longer, and say what holds now. Raises `NotFound` where there is none that a limit could be of."""
+    unit, amount, window = wanted.unit, wanted.amount, wanted.window
+    before = kernel.call(ShowAccounts(account=wanted.account)).accounts[0].limits if amount is None else ()
+    state = kernel.call(wanted)
     if as_json:
         put_json(state)
     elif amount is None:
         others = [f"{amount_of(unit, each.wanted)}{per(each.window) or ' in all'}" for each in state.limits if each.unit == unit]
         still = f"; it still has one of {' and of '.join(others)}" if others else ""
-        say(f"{state.account} has no limit of {unit}{per(window) or ' in all'} any more{still}")
+        was = any((each.unit, each.window) == (unit, window) for each in before)
+        none = f"no limit of {unit}{per(window) or ' in all'}"
+        say(f"{state.account} {f'has {none} any more' if was else f'had {none}'}{still}")
     else:
         holds = next(each for each in state.limits if (each.unit, each.window) == (unit, window))
         later = f", now {amount_of(unit, holds.amount)} as that is spent or reserved" if holds.amount > holds.wanted else ""

@@ -34,6 +34,11 @@ _dollars = re.compile(r"\$?(?=\.?[0-9])[0-9]{0,12}(\.[0-9]{1,9})?", re.ASCII)
 _window = re.compile(r"\$?[0-9.]+ ?/ ?(hour|day|month|lifetime)", re.ASCII)
 
 
+def is_dollars(text: str) -> bool:
+    """Whether a text reads as an amount of money."""
+    return _dollars.fullmatch(text) is not None
+
+
 class Count(click.ParamType):  # type: ignore[type-arg]  # as above
     """How many tokens or calls: plain digits, and no others that one may read over."""
 
