@@ -47,6 +47,7 @@ def test_without_a_model_it_lists_what_is_configured() -> None:
         '[[core]]\nname = "far"\nbase_url = "http://127.0.0.1:8/v1"\nmodels = ["gpt-4o", "gpt-4oo"]\nprovider = "openai"\n'
         '[[core]]\nname = "own"\nbase_url = "http://127.0.0.1:7/v1"\nmodels = ["x"]\nprice = {input = 10, output = 20}\n'
         '[[core]]\nname = "none"\nbase_url = "http://127.0.0.1:6/v1"\n'
+        '[[core]]\nname = "lists"\nbase_url = "http://127.0.0.1:5/v1"\nprovider = "openai"\n'
     )
     told = json.loads(prices("--json").stdout)
     listed = told["prices"]
@@ -58,7 +59,10 @@ def test_without_a_model_it_lists_what_is_configured() -> None:
     ], "each once, though the file says it and a core has it"
     assert told["unknown"] == ["`gpt-4oo` on `far`", "`any model` on `none`"]
     assert listed[3]["price"]["rates"] == {"input": 10_000_000, "output": 20_000_000}
-    assert "nobody knows the price of `gpt-4oo` on `far`: where money is limited it is refused" in prices().stderr
+    said = prices().stderr
+    assert "nobody knows the price of `gpt-4oo` on `far`: where money is limited it is refused, until aios.toml" in said
+    assert 'says it in `[prices.models."openai/gpt-4oo"]`\n' in said and "says `price` or `provider` of `none`\n" in said
+    assert "`lists`" not in said, "what it lists has prices"
     assert listed[0]["price"]["rates"] == {"input": 20_000_000, "output": 80_000_000}
     assert "aios.toml" in prices("openai/gpt-4o").stdout and "table" in prices("openai/gpt-4o-mini").stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from os.path import commonprefix
 
@@ -34,33 +35,49 @@ def prices(model: str | None, as_json: bool) -> None:
     """
     config = read_config()
     book = PriceBook(config.prices, SystemClock())
-    asked = dict(configured(config, book)) if model is None else {}
-    found = tuple(book.search(model)) if model is not None else tuple(once((*filter(None, asked.values()), *book.said())))
-    nameless = tuple(name for name, price in asked.items() if price is None)
+    asked = tuple(configured(config, book)) if model is None else ()
+    found = (
+        tuple(book.search(model))
+        if model is not None
+        else tuple(once((*(each.price for each in asked if each.price), *book.said())))
+    )
+    nameless = tuple(each for each in asked if each.price is None)
     if model is not None and not found:
         raise NotFound(unknown(book, model), field="model")
     if as_json:
-        put_json(PriceList(book.info(), found, nameless))
+        put_json(PriceList(book.info(), found, tuple(each.name for each in nameless)))
         return
     if found:
         table(HEADERS, map(cells, found))
-    for name in nameless:
-        say(f"nobody knows the price of {name}: where money is limited it is refused")
+    for each in nameless:
+        say(f"nobody knows the price of {each.name}: where money is limited it is refused, until aios.toml says {each.way_out}")
     say(about(book.info()))
     if old := book.age():
         say(old)
 
 
-def configured(config: Config, book: PriceBook) -> Iterator[tuple[str, ModelPrice | None]]:
-    """The models of aios.toml by core, as `MODEL on CORE`, with their prices, None if nobody knows one."""
+@dataclass(frozen=True)
+class Configured:
+    """A model of aios.toml. `name`: as `MODEL on CORE`; `price`: None if nobody knows it; `way_out`: what would say it."""
+
+    name: str
+    price: ModelPrice | None
+    way_out: str
+
+
+def configured(config: Config, book: PriceBook) -> Iterator[Configured]:
+    """The models of aios.toml by core. Those that a provider lists by itself are not known here, and each has its own price."""
     cores: list[tuple[str, tuple[str, ...], str, CorePrice | None]] = []
     if config.local is not None:
         cores.append((config.local.name, (config.local.model,), LOCAL, config.local.price))
-    cores += [(core.name, core.models or ("any model",), core.provider, core.price) for core in config.cores]
+    for each in config.cores:
+        any_model = () if each.provider and each.provider != LOCAL and each.price is None else ("any model",)
+        cores.append((each.name, each.models or any_model, each.provider, each.price))
     for core, models, provider, own in cores:
         for model in models:
             price = book.price(provider, model) if own is None else ModelPrice(provider, model, "operator", core, own.exact())
-            yield f"`{model}` on `{core}`", price
+            way_out = f'it in `[prices.models."{provider}/{model}"]`' if provider else f"`price` or `provider` of `{core}`"
+            yield Configured(f"`{model}` on `{core}`", price, way_out)
 
 
 def once(prices: Iterable[ModelPrice]) -> Iterator[ModelPrice]:

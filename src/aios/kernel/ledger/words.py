@@ -29,7 +29,7 @@ def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
         return f"`{name}` has a limit of {most}, and nobody knows how many this call comes to: leave out {_listed(bound.unknown)}"
     if short.because == "price":
         what = " at ".join(f"`{tag.partition(':')[2]}`" for tag in bound.tags)
-        says = "say it in `[prices]` of aios.toml, see `aios prices`"
+        says = "say it in `[prices]` of aios.toml, or as `price` of its core if that names no `provider`; see `aios prices`"
         if bound.unknown:
             says = f"leave out {_listed(bound.unknown)}"
         return f"`{name}` has a limit of {most}, and nobody knows what this call of {what} costs: {says}"
