@@ -6,8 +6,7 @@ from msgspec.structs import replace
 
 from aios.abi.account import AccountState, LimitState
 from aios.abi.errors import NotFound
-from aios.abi.process import ProcessInfo
-from aios.cli.accounts import path_among, same_name
+from aios.cli.accounts import check_no_agent, same_name
 from aios.cli.budget import lines_of
 from aios.cli.group import aios
 from aios.cli.spend import above_of, cells, dearest, unit_of
@@ -48,19 +47,16 @@ def test_what_is_gone_lasts_no_time_and_a_blocked_limit_is_listed_as_such() -> N
     ]
 
 
-def test_a_process_is_found_by_its_name_be_it_a_clients_and_an_agent_is_told_by_its_account() -> None:
-    processes = [client("bot-1", "acme"), client("bot-2", "other"), client("lazy-3", "acme")]
+def test_an_agent_or_a_user_is_told_by_its_account() -> None:
     paths = ["/", "/acme", "/acme/@ann", "/acme/@ann/bot", "/acme/@ann/bot/bot-1", "/other/bot", "/other/bot/bot-2"]
-    for text in ("bot-1", "acme/bot-1", "pid of bot-1"):
-        assert path_among(paths, processes, text) == "/acme/@ann/bot/bot-1"
     for text, said in (
-        ("bot", "names no process: say the account, as `/acme/@ann/bot`, `/other/bot`"),
+        ("bot", "say the account, as `/acme/@ann/bot`, `/other/bot`"),
         ("ann", "say the account, as `/acme/@ann`"),
-        ("lazy-3", "`acme/lazy-3` has asked no model yet: limit its agent, `/acme/lazy`"),
-        ("nobody-4", "there is no process `nobody-4`"),
     ):
         with pytest.raises(NotFound, match=said):
-            path_among(paths, processes, text)
+            check_no_agent(paths, text)
+    for text in ("bot-1", "acme/bot-1", "nobody-4", ""):
+        check_no_agent(paths, text)
 
 
 def test_a_limit_of_an_account_that_is_not_there_says_which_may_have_been_meant() -> None:
@@ -69,13 +65,6 @@ def test_a_limit_of_an_account_that_is_not_there_says_which_may_have_been_meant(
     assert same_name(paths, "/acme/ann") == ["/acme/@ann"] and same_name(paths, "/other/@bot") == ["/other/bot"]
     for there_or_new in ("/", "/acme", "/new", "/acme/@ann", "/other/bot", "/acme/new", "job:acme/bot", "model:bot"):
         assert same_name(paths, there_or_new) == []
-
-
-def client(name: str, tenant: str) -> ProcessInfo:
-    return ProcessInfo(
-        pid=f"pid of {name}", name=name, kind="session", cls="standard", state="waiting", word="idle", started_ns=0,
-        agent=name.split("-")[0], tenant=tenant,
-    )  # fmt: skip
 
 
 def test_where_nothing_costs_money_what_was_spent_is_shown_in_tokens() -> None:

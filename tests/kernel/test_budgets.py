@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from aios.abi.account import AccountState, LimitState, SetLimit, ShowAccounts, Unit, Window
-from aios.abi.errors import Cancelled, CoreFailed, Denied, Killed, NotFound, OverBudget, QueueFull
+from aios.abi.errors import Cancelled, CoreFailed, Denied, Killed, NotFound, OverBudget, QueueFull, TooLarge
 from aios.abi.event import ReadEvents
 from aios.abi.lane import UseLane
 from aios.abi.llm import Generate, Queued, Score, Started, Usage
@@ -18,6 +18,7 @@ from aios.drivers.core.scripted import Answers
 from aios.kernel import main, process
 from aios.kernel.guard import GuardConfig
 from aios.kernel.lanes.lane import LaneConfig
+from aios.kernel.ledger import calls
 from aios.ports.core import CoreCall, Emit, NotAsked, Price
 from aios.ports.gate import Gate
 from aios.testing import Script, ScriptedCore, time
@@ -533,6 +534,25 @@ async def test_scores_are_paid_for_too() -> None:
 def test_what_cannot_be_a_limit_is_refused(fields: dict[str, Any], field: str) -> None:
     with pytest.raises((ValueError, msgspec.ValidationError), match=field):
         msgspec.convert({"account": "/local", "unit": "money", **fields}, SetLimit)
+
+
+async def test_however_many_processes_there_are_accounts_are_listed_and_each_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_SHOWN", 8)
+    async with kernel_for_tests([core()]) as k:
+        sessions = [await k.session("many") for _ in range(9)]
+        for gate in sessions:
+            await gate.call(hello)
+        with pytest.raises(TooLarge):
+            await k.operator.call(ShowAccounts(account="/", below=True))
+        account = (await k.operator.call(ShowAccounts(process=sessions[0].process.pid))).accounts[0].account
+        assert account == f"/local/many/{sessions[0].process.name}"
+        await limit(k, account, 5, "calls")
+        listed = (await k.operator.call(ShowAccounts(account="/", below=True, processes=False))).accounts
+        assert [each.account for each in listed if each.account.startswith("/local/many")] == ["/local/many", account]
+        assert (await sessions[0].call(ShowAccounts(process=sessions[0].process.pid))).accounts[0].account == account
+        for asking, pid in ((sessions[0], sessions[1].process.pid), (k.operator, "7")):
+            with pytest.raises(NotFound):
+                await asking.call(ShowAccounts(process=pid))
 
 
 async def test_clients_see_their_own_account_alone_and_limit_none() -> None:

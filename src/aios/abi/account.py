@@ -96,16 +96,21 @@ class AccountList(Reply, frozen=True):
 class ShowAccounts(Request[AccountList], frozen=True, kw_only=True):
     """What was spent and may be spent: of an account, or with `below` of it and all accounts below it.
 
-    `account`: a path as `/TENANT/@USER/AGENT/PROCESS` (None: the caller's own), or a tag, see `SetLimit`. Who is no operator sees
-    its own and those below.
+    `account`: a path as `/TENANT/@USER/AGENT/PROCESS` (None: the caller's own), or a tag, see `SetLimit`; or `process`: a pid, of
+    whose account it is then. `processes`: False leaves out, of those below, processes that have no limit of their own. Who is no
+    operator sees its own and those below.
     """
 
     account: str | None = None
     below: bool = False
+    process: str | None = None
+    processes: bool = True
 
     def __post_init__(self) -> None:
         if self.account is not None:
             check_account_path("account", self.account)
+            if self.process is not None:
+                raise ValueError("`process` must be left out where `account` says which")
 
 
 class SetLimit(Request[AccountState], frozen=True, kw_only=True):

@@ -6,31 +6,31 @@ from collections.abc import Sequence
 
 from aios.abi.account import TAGS, TOP, ShowAccounts
 from aios.abi.errors import NotFound, TooLarge
-from aios.abi.process import ProcessInfo
-from aios.cli.select import every_process, full_name, named
+from aios.cli.select import find, full_name
 from aios.sdk.client import Client
 
 
 def path_of(kernel: Client, text: str) -> str:
-    """The path of an account that was named by it, or by a process. Raises what `path_among` does."""
+    """The path of an account that was named by it, or by a process. Raises `NotFound`, `Conflict`."""
     if text.startswith(("/", *TAGS)):
         return text
-    accounts = kernel.call(ShowAccounts(account=TOP, below=True)).accounts
-    return path_among([each.account for each in accounts], every_process(kernel), text)
+    found = kernel.call(ShowAccounts(account=TOP, below=True, processes=False)).accounts
+    check_no_agent([each.account for each in found], text)
+    process = find(kernel, text)
+    try:
+        return kernel.call(ShowAccounts(process=process.pid)).accounts[0].account
+    except NotFound:
+        agent = f"`/{process.tenant}/{process.agent}`"
+        said = f"`{full_name(process)}` has asked no model yet: limit its agent, {agent}"
+        raise NotFound(said, field="account") from None
 
 
-def path_among(paths: Sequence[str], processes: Sequence[ProcessInfo], text: str) -> str:
-    """The path of a process that a person means, as `named` has it. Raises `NotFound`, `Conflict`."""
+def check_no_agent(paths: Sequence[str], text: str) -> None:
+    """Raise `NotFound` where a text names agents or users, which are said by their accounts."""
     agents = [path for path in paths if path.rsplit("/", 1)[-1].removeprefix("@") == text and not is_process(path)]
     if text and agents:
         some = ", ".join(f"`{path}`" for path in agents[:5])
         raise NotFound(f"`{text[:80]}` names no process: say the account, as {some}", field="account")
-    process = named(processes, text)
-    for path in paths:
-        if path.startswith(f"/{process.tenant}/") and path.endswith(f"/{process.name}"):
-            return path
-    agent = f"`/{process.tenant}/{process.agent}`"
-    raise NotFound(f"`{full_name(process)}` has asked no model yet: limit its agent, {agent}", field="account")
 
 
 def is_process(account: str) -> bool:

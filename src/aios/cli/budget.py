@@ -118,7 +118,7 @@ def soft_of(unit: Unit, soft: str | None) -> int | None:
 
 def limits(kernel: Client, path: str, as_json: bool) -> None:
     """List the limits of an account and of all below it, and those above that hold for it."""
-    found = kernel.call(valid(lambda: ShowAccounts(account=path, below=True)))
+    found = kernel.call(valid(lambda: ShowAccounts(account=path, below=True, processes=False)))
     if as_json:
         put_json(found)
         return

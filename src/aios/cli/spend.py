@@ -42,7 +42,8 @@ def spend(account: str, everything: bool, most: Window | None, as_json: bool) ->
         raise click.UsageError("`--most` goes with neither `--all` nor `--json`, which have all accounts")
     with Client() as kernel:
         account = path_of(kernel, account)
-        found = kernel.call(valid(lambda: ShowAccounts(account=account, below=True)))
+        processes = everything or as_json or most is not None or account != TOP
+        found = kernel.call(valid(lambda: ShowAccounts(account=account, below=True, processes=processes)))
         above = [] if as_json else [kernel.call(ShowAccounts(account=name)).accounts[0] for name in above_of(account)]
     if as_json:
         put_json(found)

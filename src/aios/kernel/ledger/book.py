@@ -167,11 +167,17 @@ class Book:
             account = self._open(account, part)
         return account
 
-    def below(self, account: Account) -> Iterator[Account]:
-        """An account and all below it, by name; with the one above all, the tags."""
+    def of_pid(self, pid: str) -> Account | None:
+        """The account of a process that has one."""
+        return next((account for process, account in self._of.items() if process.pid == pid), None)
+
+    def below(self, account: Account, processes: bool = True) -> Iterator[Account]:
+        """An account and all below it, by name; with the one above all, the tags. Without `processes`: of these the limited."""
         yield account
         prefix = account.name.rstrip("/") + "/"
-        yield from (self._accounts[name] for name in sorted(self._accounts) if name.startswith(prefix) and name != account.name)
+        hidden = frozenset[Account]() if processes else frozenset(self._of.values()) - self._limited
+        names = [name for name, each in self._accounts.items() if name.startswith(prefix) and each not in hidden]
+        yield from (self._accounts[name] for name in sorted(names) if name != account.name)
         if account is self.top:
             yield from (self.tags[name] for name in sorted(self.tags))
 

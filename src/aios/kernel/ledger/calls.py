@@ -45,10 +45,11 @@ class AccountCalls:
     async def _show(self, call: Call) -> AccountList:
         request = call.request
         assert isinstance(request, ShowAccounts)
-        account = self._visible(call, request.account)
-        found = list(self._book.below(account)) if request.below else [account]
+        account = self._of_process(call, request.process) if request.process else self._visible(call, request.account)
+        found = list(self._book.below(account, request.processes)) if request.below else [account]
         if len(found) > MOST_SHOWN:
-            raise TooLarge(f"there are {len(found):,} accounts below `{account.name}`: name one of them", field="account")
+            said = f"there are {len(found):,} accounts below `{account.name}`: name one of them, as in `aios spend /TENANT/AGENT`"
+            raise TooLarge(said, field="account")
         return AccountList(accounts=tuple(self.state(each, call.process) for each in found), at_ns=self._clock.now_ns())
 
     def _visible(self, call: Call, path: str | None) -> Account:
@@ -60,6 +61,13 @@ class AccountCalls:
         if call.process.operator or path == own.name or path.startswith(own.name + "/"):
             return self._book.named(path)
         raise NotFound(f"there is no account `{path[:200]}` below `{own.name}`", field="account")
+
+    def _of_process(self, call: Call, pid: str) -> Account:
+        """The account of a process that a caller may see. Raises `NotFound`, also where it has asked no model yet."""
+        account = self._book.of_pid(pid)
+        if account is None:
+            raise NotFound(f"there is no account of a process `{pid[:80]}`", field="process")
+        return self._visible(call, account.name)
 
     async def _limit(self, call: Call) -> AccountState:
         request = call.request
