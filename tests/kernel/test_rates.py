@@ -178,7 +178,7 @@ async def test_a_call_that_needs_nearly_a_whole_minute_has_one_however_many_smal
         explained = await k.operator.call(Explain(pid=other.process.pid))
         waits = [call.wait.on for call in explained.calls if call.wait is not None and call.wait.code == "R"]
         assert waits[-1].startswith(
-            "`/local` has a limit of 10,000 tokens per minute, and an earlier call that missed the last one comes first"
+            "`/local` has a limit of 10,000 tokens per minute, and an earlier call that missed the last minute comes first"
         )
         await large
         assert time() - began < 110

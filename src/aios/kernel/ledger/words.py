@@ -40,7 +40,7 @@ def why(short: Short, bound: Bound, now_ns: int, tells: bool = True) -> str:
     ends = short.account.ends_ns(limit.window, now_ns)
     resets = f"; it begins anew at {utc(ends)}" if ends is not None else ""
     if short.because == "behind":
-        return f"`{name}` has a limit of {most}, and an earlier call that missed the last one comes first{resets}: {raises}"
+        return f"`{name}` has a limit of {most}, and an earlier call that missed the last minute comes first{resets}: {raises}"
     if not tells:
         return f"`{name}` has too little left{per(limit.window)} for this call, which may come to {least}{resets}: {raises}"
     return f"`{name}` has spent {spent} of {most}, and this call may come to {least}{resets}: {raises}"
