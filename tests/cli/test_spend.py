@@ -47,6 +47,13 @@ def test_what_is_gone_lasts_no_time_and_a_blocked_limit_is_listed_as_such() -> N
     ]
 
 
+def test_of_a_limit_that_was_lowered_below_what_stood_both_are_listed() -> None:
+    for wanted, said in ((1000, "1,000 calls per day"), (5, "5 calls per day (now 1,000 calls)")):
+        assert [line[1] for line in lines_of((LimitState("/", "calls", "day", wanted, 1000, 900, 100),), "", AT_NS, "0")] == [
+            said
+        ]
+
+
 def test_an_agent_or_a_user_is_told_by_its_account() -> None:
     paths = ["/", "/acme", "/acme/@ann", "/acme/@ann/bot", "/acme/@ann/bot/bot-1", "/other/bot", "/other/bot/bot-2"]
     for text, said in (

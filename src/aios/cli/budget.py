@@ -134,12 +134,16 @@ def limits(kernel: Client, path: str, as_json: bool) -> None:
 def lines_of(
     states: tuple[LimitState, ...], below: str, at_ns: int, waiting: str, blocked: bool = False
 ) -> Iterator[tuple[str, ...]]:
-    """One line for each limit; with `below` of those above that account alone. `blocked`: as more was billed than reserved."""
+    """One line for each limit; with `below` of those above that account alone. `blocked`: as more was billed than reserved.
+
+    Of one that was lowered below what stood it is told what it was lowered to, and what holds now.
+    """
     for state in states:
         if state.account == below:
             continue
+        holds = f" (now {amount_of(state.unit, state.amount)})" if state.amount > state.wanted else ""
         yield (
-            state.account, f"{amount_of(state.unit, state.amount)}{per(state.window)}",
+            state.account, f"{amount_of(state.unit, state.wanted)}{per(state.window)}{holds}",
             amount_of(state.unit, state.soft) if state.soft is not None else "-", amount_of(state.unit, state.spent),
             amount_of(state.unit, state.reserved), BLOCKED if blocked else amount_of(state.unit, state.free),
             since(at_ns, state.resets_ns) if state.resets_ns is not None else "-", waiting,
