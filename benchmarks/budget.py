@@ -32,7 +32,7 @@ BARS = {
     "overshoot": Bar("at most", 0.0),
     "used": Bar("at least", 0.97),
     "refused_early": Bar("at most", 0.0),
-    "charge_after_overshoot": Bar("at least", 0.5),
+    "charge_after_overshoot": Bar("at least", 1.0),
     "ledger_us_per_call": Bar("at most", 10),
 }
 MEANINGS = {

@@ -29,6 +29,7 @@ class Book:
         self.top = Account(TOP)
         self._accounts: dict[str, Account] = {TOP: self.top}
         self._of: dict[Process, Account] = {}
+        self._of_pid: dict[str, Account] = {}
         self._children: dict[Account, set[Account]] = {}
         """Of accounts of processes, those directly below."""
         self._left: dict[Account, Process] = {}
@@ -49,7 +50,7 @@ class Book:
         account = self._of.get(process)
         if account is None:
             above = self._above(process)
-            account = self._of[process] = self._open(above, process.name)
+            account = self._of[process] = self._of_pid[process.pid] = self._open(above, process.name)
             self._children.setdefault(above, set()).add(account)
             if process.exit is not None:
                 self._left[account] = process
@@ -134,7 +135,8 @@ class Book:
         if account is not None:
             self._left[account] = process
         while account in self._left and not self._children.get(account):
-            del self._of[self._left.pop(account)], self._accounts[account.name]
+            left = self._left.pop(account)
+            del self._of[left], self._of_pid[left.pid], self._accounts[account.name]
             self._limited.discard(account)
             self._children.pop(account, None)
             above = account.parent
@@ -169,7 +171,7 @@ class Book:
 
     def of_pid(self, pid: str) -> Account | None:
         """The account of a process that has one."""
-        return next((account for process, account in self._of.items() if process.pid == pid), None)
+        return self._of_pid.get(pid)
 
     def below(self, account: Account, processes: bool = True) -> Iterator[Account]:
         """An account and all below it, by name; with the one above all, the tags. Without `processes`: of these the limited."""

@@ -65,9 +65,9 @@ class AccountCalls:
     def _of_process(self, call: Call, pid: str) -> Account:
         """The account of a process that a caller may see. Raises `NotFound`, also where it has asked no model yet."""
         account = self._book.of_pid(pid)
-        if account is None:
+        if account is None or not (call.process.operator or self._book.of(call.process) in account.path):
             raise NotFound(f"there is no account of a process `{pid[:80]}`", field="process")
-        return self._visible(call, account.name)
+        return account
 
     async def _limit(self, call: Call) -> AccountState:
         request = call.request
