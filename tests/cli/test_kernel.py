@@ -408,6 +408,12 @@ def test_a_budget_is_set_listed_and_lifted_and_what_was_spent_is_shown(fleet: Pl
     assert "there is no process `nobody-7`" in fleet.aios("budget", "nobody-7", expect=4).stderr
     fleet.aios("kill", lazy, "--yes")
     fleet.aios("spend", "--most", "hour")
+    asked = re.search(r"^(/local/\S+/(\S+-\d+)) ", fleet.aios("spend", "--all").stdout, re.MULTILINE)
+    assert asked is not None
+    path, name = asked.groups()
+    for text in (name, f"local/{name}"):
+        assert f"{path} may spend 5 calls per month" in fleet.aios("budget", text, "--calls", "5", "--per", "month").stderr
+        assert f"{path} has no limit of calls per month" in fleet.aios("budget", text, "--none", "calls", "--per", "month").stderr
 
 
 def test_texts_become_vectors_on_the_embedded_model(fleet: Place) -> None:

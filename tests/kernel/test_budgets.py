@@ -550,7 +550,7 @@ async def test_however_many_processes_there_are_accounts_are_listed_and_each_is_
         listed = (await k.operator.call(ShowAccounts(account="/", below=True, processes=False))).accounts
         assert [each.account for each in listed if each.account.startswith("/local/many")] == ["/local/many", account]
         assert (await sessions[0].call(ShowAccounts(process=sessions[0].process.pid))).accounts[0].account == account
-        for asking, pid in ((sessions[0], sessions[1].process.pid), (k.operator, "7")):
+        for asking, pid in ((sessions[0], sessions[1].process.pid), (k.operator, "7"), (sessions[0], "")):
             with pytest.raises(NotFound, match=f"^there is no account of a process `{pid}`$"):  # nor what that account is called
                 await asking.call(ShowAccounts(process=pid))
 

@@ -45,7 +45,8 @@ class AccountCalls:
     async def _show(self, call: Call) -> AccountList:
         request = call.request
         assert isinstance(request, ShowAccounts)
-        account = self._of_process(call, request.process) if request.process else self._visible(call, request.account)
+        pid = request.process
+        account = self._visible(call, request.account) if pid is None else self._of_process(call, pid)
         found = list(self._book.below(account, request.processes)) if request.below else [account]
         if len(found) > MOST_SHOWN:
             said = f"there are {len(found):,} accounts below `{account.name}`: name one of them, as in `aios spend /TENANT/AGENT`"
